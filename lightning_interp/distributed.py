@@ -1,0 +1,160 @@
+"""Merging over ranks: reductions that every rank enters together, or none does.
+
+A computation that needs other ranks is written as a generator that yields what it wants to exchange and receives the
+merged result. Between two exchanges it works alone; if that fails on one rank, all ranks learn of it before the next
+exchange and leave together, so that none waits for a partner that never comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["Gather", "Maximum", "Minimum", "PeerError", "Steps", "Sum", "agree", "run", "world_size"]
+
+Group = Any
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Ask for the sum over ranks of a tensor that has the same shape on all of them."""
+
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Ask for the elementwise minimum over ranks."""
+
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class Maximum:
+    """Ask for the elementwise maximum over ranks."""
+
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Ask for the tensors of all ranks, in the order of ranks; their first dimension may differ."""
+
+    tensor: Tensor
+
+
+Exchange = Sum | Minimum | Maximum | Gather
+Steps = Generator[Exchange, Any, T]
+
+
+class PeerError(RuntimeError):
+    """Another rank failed, so this one gave up the same work."""
+
+
+def world_size(group: Group = None) -> int:
+    """Number of ranks, 1 where no process group exists.
+
+    Example:
+        >>> world_size()
+        1
+
+    """
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def agree(ok: bool, group: Group = None) -> bool:
+    """Whether every rank says yes. A collective: all ranks must call it.
+
+    Example:
+        >>> agree(True), agree(False)
+        (True, False)
+
+    """
+    if world_size(group) == 1:
+        return ok
+    flag = torch.tensor([1.0 if ok else 0.0], device=_device(group))
+    dist.all_reduce(flag, op=dist.ReduceOp.MIN, group=group)
+    return bool(flag.item() > 0)
+
+
+def run(steps: Steps[T], group: Group = None) -> T:
+    """Carry out a computation over all ranks.
+
+    Args:
+        steps: A generator that yields :class:`Sum`, :class:`Minimum`, :class:`Maximum` or :class:`Gather`, receives the
+            merged result of each, and returns the value.
+        group: The process group; all ranks by default.
+
+    Returns:
+        What the generator returned.
+
+    Raises:
+        PeerError: If another rank failed; the failing rank raises its own error.
+
+    Example:
+        >>> def mean(z):
+        ...     total = yield Sum(z.sum())
+        ...     count = yield Sum(torch.tensor(len(z)))
+        ...     return total / count
+        >>> run(mean(torch.tensor([1.0, 2.0])))
+        tensor(1.5000)
+
+    """
+    result: Any = None
+    while True:
+        request: Exchange | None = None
+        error: BaseException | None = None
+        value: Any = None
+        try:
+            request = steps.send(result)
+        except StopIteration as stop:
+            value = stop.value
+        except Exception as exception:
+            error = exception
+        if not agree(error is None, group):
+            steps.close()
+            if error is not None:
+                raise error
+            raise PeerError("Another rank failed in this reading; its own log says why.")
+        if request is None:
+            return value  # type: ignore[no-any-return]
+        result = _exchange(request, group)
+
+
+def _exchange(request: Exchange, group: Group) -> Any:
+    if world_size(group) == 1:
+        return [request.tensor] if isinstance(request, Gather) else request.tensor
+    home = request.tensor.device
+    if isinstance(request, Gather):
+        return [part.to(home) for part in _gather(request.tensor.to(_device(group)), group)]
+    op = {Sum: dist.ReduceOp.SUM, Minimum: dist.ReduceOp.MIN, Maximum: dist.ReduceOp.MAX}[type(request)]
+    merged = request.tensor.detach().to(_device(group), copy=True).contiguous()
+    dist.all_reduce(merged, op=op, group=group)
+    return merged.to(home)
+
+
+def _gather(tensor: Tensor, group: Group) -> list[Tensor]:
+    """All-gather of unequal lengths, padded to the longest."""
+    length = torch.tensor([tensor.shape[0]], device=tensor.device)
+    lengths = [torch.zeros_like(length) for _ in range(world_size(group))]
+    dist.all_gather(lengths, length, group=group)
+    sizes = [int(size) for size in torch.cat(lengths).tolist()]
+    padded = tensor.new_zeros((max(sizes), *tensor.shape[1:]))
+    padded[: tensor.shape[0]] = tensor
+    parts = [torch.empty_like(padded) for _ in sizes]
+    if padded.numel():
+        dist.all_gather(parts, padded, group=group)
+    return [part[:size] for part, size in zip(parts, sizes, strict=True)]
+
+
+def _device(group: Group) -> torch.device:
+    """Where the backend of the group expects its tensors."""
+    if dist.get_backend(group) == dist.Backend.NCCL:
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")

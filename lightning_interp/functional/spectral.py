@@ -1,0 +1,169 @@
+"""Geometry of a cloud of representations from the eigenvalues of its covariance."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_interp.functional._numerics import plogp, wide_dtype
+
+__all__ = ["SpectralMeasures", "anisotropy", "covariance_from_sums", "curvature_sums", "spectral_measures"]
+
+
+class SpectralMeasures(NamedTuple):
+    """Shape of a spectrum; every entry a scalar."""
+
+    rankme: Tensor
+    """exp of the entropy of the singular values, 1 to D (Garrido et al. 2023)."""
+    effective_rank: Tensor
+    """exp of the entropy of the eigenvalues, 1 to D (Roy & Vetterli 2007)."""
+    participation_ratio: Tensor
+    """(Σλ)²/Σλ², 1 to D."""
+    matrix_entropy: Tensor
+    """Entropy of the eigenvalues divided by log min(N, D), 0 to 1 (Skean et al. 2025)."""
+    alpha: Tensor
+    """Decay of the spectrum: minus the slope of log λ_i on log i (Agrawal et al. 2022)."""
+    alpha_r2: Tensor
+    """How well that line fits, R²."""
+
+
+def covariance_from_sums(outer: Tensor, total: Tensor, count: Tensor | float) -> Tensor:
+    """Σzzᵀ/N − (Σz/N)(Σz/N)ᵀ from sums.
+
+    Args:
+        outer: Σ z zᵀ, shape (D, D).
+        total: Σ z, shape (D,).
+        count: N.
+
+    Returns:
+        The covariance (divided by N), shape (D, D). Where the mean is far larger than the spread, centre first: the
+        difference of two large numbers keeps few digits.
+
+    Example:
+        >>> z = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+        >>> covariance_from_sums(z.T @ z, z.sum(0), 2)
+        tensor([[1., 0.],
+                [0., 0.]])
+
+    """
+    mean = total / count
+    return outer / count - torch.outer(mean, mean)
+
+
+def spectral_measures(covariance: Tensor, count: Tensor | int) -> SpectralMeasures:
+    r"""RankMe, effective rank, participation ratio, matrix entropy and α-ReQ of a covariance.
+
+    With λ the eigenvalues in falling order, σ = √λ and p normalised to sum 1:
+    RankMe = :math:`\exp(-\sum p \log p)` with p ∝ σ, effective rank the same with p ∝ λ, participation ratio
+    :math:`(\sum\lambda)^2 / \sum\lambda^2`, matrix entropy :math:`-\sum p \log p / \log \min(N, D)` with p ∝ λ, α from
+    least squares of :math:`\log \lambda_i` on :math:`\log i`. Eigenvalues below 1.2e-7 of the largest count as zero.
+    Sources: arXiv 2210.02885, 2502.02013, 2202.05808.
+
+    Args:
+        covariance: Symmetric, shape (D, D).
+        count: Number N of representations that it was formed from.
+
+    Returns:
+        :class:`SpectralMeasures`, float64 (float32 where a device has none). A cloud without spread has NaN throughout;
+        α needs at least three eigenvalues above rounding. Cost: one symmetric eigendecomposition, O(D³).
+
+    Raises:
+        ValueError: If the covariance is not square.
+
+    Example:
+        >>> measures = spectral_measures(torch.eye(4), count=100)
+        >>> [round(value.item(), 3) for value in measures[:4]]
+        [4.0, 4.0, 4.0, 1.0]
+
+    """
+    if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
+        raise ValueError(f"`covariance` must be square, got shape {tuple(covariance.shape)}.")
+    wide = wide_dtype(covariance.device)
+    matrix = covariance.to(wide)
+    eigenvalues = torch.linalg.eigvalsh(matrix).flip(0)
+    dim = matrix.shape[0]
+    # Sums of float32 products leave small eigenvalues where there should be none.
+    floor = eigenvalues[0].clamp_min(0) * torch.finfo(torch.float32).eps
+    eigenvalues = torch.where(eigenvalues > floor, eigenvalues, 0.0)
+    total = eigenvalues.sum()
+    singular = eigenvalues.sqrt()
+    entropy = -plogp(eigenvalues / total).sum()
+    rank_bound = min(float(count), dim)
+    alpha, r2 = _decay(eigenvalues)
+    return SpectralMeasures(
+        rankme=(-plogp(singular / singular.sum()).sum()).exp(),
+        effective_rank=entropy.exp(),
+        participation_ratio=total**2 / (eigenvalues**2).sum(),
+        matrix_entropy=entropy / math.log(rank_bound) if rank_bound > 1 else entropy * math.nan,
+        alpha=alpha,
+        alpha_r2=r2,
+    )
+
+
+def _decay(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
+    kept = eigenvalues[eigenvalues > 0]
+    if len(kept) < 3:
+        nan = eigenvalues.new_full((), math.nan)
+        return nan, nan
+    x = torch.arange(1, len(kept) + 1, dtype=kept.dtype, device=kept.device).log()
+    y = kept.log()
+    x, y = x - x.mean(), y - y.mean()
+    slope = (x * y).sum() / (x * x).sum()
+    spread = (y * y).sum()
+    fitted = 1 - ((y - slope * x) ** 2).sum() / spread
+    # Equal eigenvalues lie on the line exactly, though they leave nothing to explain.
+    return -slope, torch.where(spread > 1e-20, fitted, torch.ones_like(fitted))
+
+
+def anisotropy(unit_total: Tensor, count: Tensor | int) -> Tensor:
+    r"""Mean cosine of two different representations, :math:`(\|\sum_i \bar z_i\|^2 - N) / (N (N - 1))`.
+
+    Args:
+        unit_total: Σ of representations scaled to unit length, shape (D,).
+        count: Number N of them.
+
+    Returns:
+        A scalar in [−1/(N−1), 1]: 0 for directions spread evenly, 1 for a single direction; NaN below two.
+
+    Example:
+        >>> anisotropy(torch.tensor([3.0, 0.0]), 3)
+        tensor(1.)
+
+    """
+    number = torch.as_tensor(count, dtype=unit_total.dtype, device=unit_total.device)
+    return ((unit_total**2).sum() - number) / (number * (number - 1))
+
+
+def curvature_sums(z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Sum and number of the angles between successive steps :math:`z_{t+1} - z_t` along sequences.
+
+    Args:
+        z: Representations, shape (B, T, D).
+        mask: Which positions count, bool (B, T); an angle needs three neighbouring ones and two steps of some length.
+
+    Returns:
+        The sum of angles in radians and how many there are. Their ratio is the mean curvature: 0 for a straight path,
+        π/2 on average for independent steps in many dimensions, 2π/3 for independent positions.
+
+    Example:
+        >>> path = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]])
+        >>> total, number = curvature_sums(path, torch.ones(1, 3, dtype=torch.bool))
+        >>> round((total / number).item(), 4)
+        1.5708
+
+    """
+    wide = wide_dtype(z.device)
+    if z.shape[1] < 3:
+        zero = torch.zeros((), dtype=wide, device=z.device)
+        return zero, zero.clone()
+    steps = z.diff(dim=1)
+    length = torch.linalg.vector_norm(steps, dim=-1)
+    product = (steps[:, 1:] * steps[:, :-1]).sum(-1)
+    norm = length[:, 1:] * length[:, :-1]
+    valid = mask[:, 2:] & mask[:, 1:-1] & mask[:, :-2] & (norm > 0)
+    cosine = (product / norm.clamp_min(torch.finfo(z.dtype).tiny)).clamp(-1, 1)
+    angle = torch.where(valid, cosine.acos(), 0.0)
+    return angle.sum(dtype=wide), valid.sum().to(wide)

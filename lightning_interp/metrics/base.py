@@ -1,0 +1,151 @@
+"""What every metric on representations shares: shapes, positions, omissions, and merging over ranks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_interp.distributed import Steps, Sum, run, world_size
+from lightning_interp.functional._numerics import finite_rows
+
+__all__ = ["SUMMARY", "FULL", "RepresentationMetric", "Rows"]
+
+SUMMARY = "summary"
+FULL = "full"
+_POSITION_BITS = 20
+
+
+class Rows(NamedTuple):
+    """One batch, a row per position."""
+
+    z: Tensor
+    """Representations, (R, D); rows that are left out hold zeros or are gone."""
+    valid: Tensor
+    """Which rows count, bool (R,)."""
+    key: Tensor
+    """Sample and place within it in one number, int64 (R,): the same on any number of ranks."""
+
+
+class RepresentationMetric(Metric):
+    """Base of the metrics in this package.
+
+    ``update(representations, mask, labels, positions)`` takes one batch and reads nothing back from the device.
+    ``compute`` merges ranks through :mod:`lightning_interp.distributed` and returns a flat dict of scalars, whose keys
+    are ``measure`` or ``measure/label set``. What torchmetrics would do to merge, gathering whole states, is off.
+
+    Args:
+        kwargs: Further arguments of ``torchmetrics.Metric``, such as ``process_group``.
+
+    """
+
+    full_state_update = False
+    higher_is_better = None
+    is_differentiable = False
+
+    nonfinite: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"sync_on_compute": False, **kwargs})
+        self.add_state("nonfinite", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self._sequences = 0
+
+    @property
+    @abstractmethod
+    def measures(self) -> dict[str, str]:
+        """Every key of ``compute``, with its level: ``"summary"`` or ``"full"``."""
+
+    @abstractmethod
+    def steps(self) -> Steps[dict[str, Tensor]]:
+        """The computation, as a generator that :func:`lightning_interp.distributed.run` carries out over ranks."""
+
+    def compute(self) -> dict[str, Tensor]:
+        """Merge what all ranks have seen and return the measures."""
+        return run(self.steps(), self.process_group)
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        super().reset()
+        self._sequences = 0
+
+    def _nonfinite_steps(self) -> Steps[Tensor]:
+        merged: Tensor = yield Sum(self.nonfinite)
+        return merged
+
+    def _rows(self, representations: Tensor, mask: Tensor | None, positions: Tensor | None) -> Rows:
+        """Check shapes, leave out masked and non-finite vectors, number the rows."""
+        z = representations.detach()
+        if z.ndim == 2:
+            z = z.unsqueeze(1)
+        if z.ndim != 3 or not z.is_floating_point():
+            raise ValueError(
+                "`representations` must be floating point of shape (N, D) or (B, T, D), got "
+                f"{tuple(representations.shape)} of {representations.dtype}."
+            )
+        batch, length, dim = z.shape
+        device = z.device
+        if mask is None:
+            valid = torch.ones(batch, length, dtype=torch.bool, device=device)
+        else:
+            valid = mask.to(device=device, dtype=torch.bool)
+            valid = valid.unsqueeze(1) if valid.ndim == 1 else valid
+            if valid.shape != (batch, length):
+                raise ValueError(
+                    f"`mask` {tuple(mask.shape)} does not fit `representations` {tuple(representations.shape)}."
+                )
+        if positions is None:
+            step, rank = world_size(self.process_group), _rank(self.process_group)
+            positions = (torch.arange(batch, device=device) + self._sequences) * step + rank
+        elif positions.shape != (batch,):
+            raise ValueError(f"`positions` {tuple(positions.shape)} must have one entry per sample, {batch} here.")
+        self._sequences += batch
+        place = torch.arange(length, device=device)
+        key = (positions.to(device).long()[:, None] << _POSITION_BITS) + place
+        flat, counted = z.reshape(batch * length, dim), valid.flatten()
+        finite = finite_rows(flat)
+        # Not in place: a state made under inference mode could not be written to outside it.
+        self.nonfinite = self.nonfinite.to(device) + (counted & ~finite).sum()
+        counted = counted & finite
+        return Rows(flat, counted, key.flatten())
+
+
+def sample_of(key: Tensor) -> Tensor:
+    """The sample that a row's key belongs to."""
+    return key >> _POSITION_BITS
+
+
+def label_columns(name: str, value: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Labels as (B·T, M) whatever way they came: per sample (B,), per position (B, T), several a position (B, T, M)."""
+    batch, length = shape
+    if value.is_floating_point() or value.is_complex():
+        raise ValueError(f"`labels[{name!r}]` must hold integers, got {value.dtype}.")
+    if value.ndim == 1 and value.shape == (batch,):
+        value = value[:, None].expand(batch, length)
+    if value.ndim == 2:
+        value = value.unsqueeze(-1)
+    if value.ndim != 3 or value.shape[:2] != (batch, length):
+        raise ValueError(
+            f"`labels[{name!r}]` {tuple(value.shape)} fits neither {batch} samples nor positions ({batch}, {length})."
+        )
+    return value.reshape(batch * length, value.shape[2]).long()
+
+
+def as_mapping(labels: Tensor | Mapping[str, Tensor] | None, names: tuple[str, ...]) -> Mapping[str, Tensor]:
+    """A single tensor stands for the only label set there is."""
+    if labels is None:
+        return {}
+    if isinstance(labels, Tensor):
+        if len(names) != 1:
+            raise ValueError(
+                f"`labels` is one tensor, but there are {len(names)} label sets {list(names)}: pass a dict."
+            )
+        return {names[0]: labels}
+    return labels
+
+
+def _rank(group: Any) -> int:
+    return torch.distributed.get_rank(group) if world_size(group) > 1 else 0

@@ -1,0 +1,475 @@
+"""Information, variation, regularity and disentanglement of a stream of representations."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_interp.distributed import Gather, Maximum, Steps, Sum
+from lightning_interp.functional._numerics import wide_dtype
+from lightning_interp.functional.jackknife import jackknife_se
+from lightning_interp.functional.ngrams import MAX_TOKEN_ID, next_token_labels, ngram_labels
+from lightning_interp.functional.structure import (
+    StructureMeasures,
+    check_average,
+    label_mean,
+    structure_measures,
+)
+from lightning_interp.metrics._codes import Codes
+from lightning_interp.metrics._names import BUILT_IN_LABELS, BUILT_IN_PARENTS, check_names, check_parents, check_plane
+from lightning_interp.metrics._plan import LabelPlan, make_plan, seed_of
+from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric, as_mapping, label_columns, sample_of
+
+__all__ = ["StructureMetric"]
+
+_CONDITIONAL = ("variation", "regularity", "disentanglement")
+_PLANE = ("complexity", "expressivity")
+
+
+class StructureMetric(RepresentationMetric):
+    r"""Structure of the mapping from labels to representations; the part that both estimators share.
+
+    Per label set: ``information``, ``variation``, ``regularity``, ``disentanglement`` as defined in
+    :func:`lightning_interp.functional.structure_measures`, over the rows whose label is kept, which are the set's own
+    pool. Without a label set: ``information`` over all rows.
+
+    A row's labels are compared over the whole reading and over all ranks: the minimum count applies to totals. The
+    chance level of a conditional measure is its mean over ``shuffles`` random exchanges of labels between rows, for
+    nested sets within the parent: what labels of these sizes would show if they carried nothing. ``*_above_chance`` is
+    the difference, and the one to read when labels are rare.
+
+    Args:
+        labels: Names of the label sets. Built in, from ``labels["token"]``: ``"token"``; ``"bigram"`` and
+            ``"trigram"``, nested under the token; ``"flat_bigram"`` and ``"flat_trigram"``, the n-gram that ends at the
+            position; ``"next_token"``. Any other name is looked up in the labels given to ``update``.
+        parents: Name of the label set that another is nested under, beside ``bigram`` and ``trigram`` under ``token``.
+        min_count: Labels with fewer rows are left out.
+        average: ``"frequency"`` or ``"plain"``; see :func:`~lightning_interp.functional.structure_measures`.
+        regularity_unit: Regularity is divided by log of the number of bins (``"log"``), or by information
+            (``"information"``, as in Conklin 2025), where it is a share and the identity no longer applies.
+        information_plane: Names (X, Y) of two flat label sets: adds ``complexity`` I(X;Z), ``expressivity`` I(Y;Z) and
+            ``optimality`` I(Y;Z)/I(X;Z) over the rows that have a kept label in both (arXiv 2604.07569). Their
+            ``*_above_chance`` are differences, except ``optimality_above_chance``, the ratio of the two differences.
+        shuffles: Random exchanges of labels for the chance level; 0 leaves it out.
+        jackknife: Groups of sequences for standard errors under ``<key>/se``; 0 leaves them out. Costs a pass over the
+            tables per group.
+        seed: Of reference points and shuffles.
+        kwargs: Further arguments of ``torchmetrics.Metric``.
+
+    Raises:
+        ValueError: If an argument is out of range or a name unknown.
+
+    """
+
+    prefix = ""
+    _row_dtype: torch.dtype = torch.float32
+
+    payload: list[Tensor]
+    index: list[Tensor]
+    valid: list[Tensor]
+
+    def __init__(
+        self,
+        labels: Sequence[str] = (),
+        parents: Mapping[str, str] | None = None,
+        min_count: int = 5,
+        average: str = "frequency",
+        regularity_unit: str = "log",
+        information_plane: Sequence[str] | None = None,
+        shuffles: int = 3,
+        jackknife: int = 0,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_average(average)
+        if regularity_unit not in ("log", "information"):
+            raise ValueError(f"`regularity_unit` must be 'log' or 'information', got {regularity_unit!r}.")
+        for name, value, least in (("min_count", min_count, 1), ("shuffles", shuffles, 0), ("jackknife", jackknife, 0)):
+            if value < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+        if jackknife == 1:
+            raise ValueError("`jackknife` needs at least 2 groups, or 0 for no standard errors; got 1.")
+        self.labels = check_names(labels)
+        self.plane = check_plane(information_plane)
+        extra = [name for name in self.plane if name not in self.labels]
+        self.parents = check_parents({**BUILT_IN_PARENTS, **(parents or {})}, (*self.labels, *extra), self.plane)
+        # Every set whose labels are stored: those measured, those of the plane, and parents of either.
+        self._stored = tuple(dict.fromkeys([*self.labels, *extra, *self.parents.values()]))
+        self.min_count = min_count
+        self.average = average
+        self.regularity_unit = regularity_unit
+        self.shuffles = shuffles
+        self.jackknife = jackknife
+        self.seed = seed
+        self._columns: dict[str, int] = {}
+        self._dim: int | None = None
+        for state in ("payload", "index", "valid"):
+            self.add_state(state, [], dist_reduce_fx=None)
+
+    @property
+    def measures(self) -> dict[str, str]:
+        """Every key of ``compute`` with its level."""
+        p = self.prefix
+        keys = {f"{p}information": SUMMARY, "rows": FULL, "nonfinite": FULL, **self._extra_measures()}
+        for name in self.labels:
+            keys[f"{p}information/{name}"] = FULL
+            if name in self.parents:
+                keys[f"{p}parent_variation/{name}"] = FULL
+            for measure in _CONDITIONAL:
+                keys |= self._with_chance(measure, f"/{name}")
+            # Variation is information minus regularity: its distance from chance shows nothing new.
+            if self.shuffles:
+                keys[f"{p}variation_above_chance/{name}"] = FULL
+            keys[f"coverage/{name}"] = FULL
+            keys[f"num_labels/{name}"] = FULL
+        if self.plane:
+            for measure in _PLANE:
+                keys |= self._with_chance(measure, "")
+            keys[f"{p}optimality"] = SUMMARY
+            if self.shuffles:
+                keys[f"{p}optimality_above_chance"] = FULL
+        if self.jackknife:
+            keys |= {f"{key}/se": FULL for key in list(keys) if self._has_se(key)}
+        return keys
+
+    def _with_chance(self, measure: str, suffix: str) -> dict[str, str]:
+        p = self.prefix
+        keys = {f"{p}{measure}{suffix}": SUMMARY}
+        if self.shuffles:
+            keys[f"{p}{measure}_above_chance{suffix}"] = SUMMARY
+            keys[f"{p}{measure}_chance{suffix}"] = FULL
+            keys[f"{p}{measure}_chance{suffix}/sd"] = FULL
+        return keys
+
+    def _has_se(self, key: str) -> bool:
+        measure = key.split("/")[0].removeprefix(self.prefix)
+        return measure in ("information", "parent_variation", "optimality", *_CONDITIONAL, *_PLANE)
+
+    def _extra_measures(self) -> dict[str, str]:
+        return {}
+
+    # ------------------------------------------------------------------ update
+
+    def update(
+        self,
+        representations: Tensor,
+        mask: Tensor | None = None,
+        labels: Tensor | Mapping[str, Tensor] | None = None,
+        positions: Tensor | None = None,
+    ) -> None:
+        """Take in one batch.
+
+        Args:
+            representations: Vectors, shape (B, T, D) or (N, D).
+            mask: Which positions count, (B, T); all by default.
+            labels: Integer labels by name, each per sample (B,), per position (B, T), or several a position (B, T, M);
+                negative where there is none. A single tensor where there is one label set. n-grams and next tokens that
+                are not given are formed from ``labels["token"]``, over the positions of ``mask``.
+            positions: Place of each sample in the data set, (B,), which makes shuffles and groups the same on any
+                number of ranks; order of arrival by default.
+
+        Raises:
+            ValueError: If shapes do not fit or a label set is missing.
+
+        """
+        rows = self._rows(representations, mask, positions)
+        shape = (1, 1) if representations.ndim < 2 else _batch_shape(representations)
+        given = as_mapping(labels, self._stored)
+        columns = [rows.key[:, None]]
+        for name in self._stored:
+            value = label_columns(name, self._labels_of(name, given, rows.valid.view(shape), shape), shape)
+            if self._columns.setdefault(name, value.shape[1]) != value.shape[1]:
+                raise ValueError(
+                    f"`labels[{name!r}]` has {value.shape[1]} labels a position, earlier batches {self._columns[name]}."
+                )
+            columns.append(value.to(rows.key.device))
+        index = torch.cat(columns, dim=1)
+        self._dim = rows.z.shape[1]
+        if rows.z.device.type == "cpu":
+            # No device to wait for: drop what does not count at once.
+            keep = rows.valid
+            self.payload.append(self._encode(rows.z[keep]))
+            self.index.append(index[keep])
+        else:
+            clean = rows.z.masked_fill(~rows.valid[:, None], 0)
+            self.payload.append(self._encode(clean))
+            self.index.append(index)
+            self.valid.append(rows.valid)
+
+    def _labels_of(self, name: str, given: Mapping[str, Tensor], read: Tensor, shape: tuple[int, int]) -> Tensor:
+        if name in given:
+            return given[name]
+        if name not in BUILT_IN_LABELS or name == "token" or "token" not in given:
+            needed = "token" if name in BUILT_IN_LABELS else name
+            raise ValueError(f"Label set {name!r} needs `labels[{needed!r}]`, got {sorted(given) or 'no labels'}.")
+        tokens = given["token"]
+        if tokens.shape != shape:
+            raise ValueError(f"`labels['token']` {tuple(tokens.shape)} must be {shape} to form {name!r}.")
+        tokens = tokens.to(read.device)
+        if name == "next_token":
+            return next_token_labels(tokens, read)
+        return ngram_labels(tokens, read, n=2 if "bigram" in name else 3, nested=not name.startswith("flat_"))
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        super().reset()
+        self._columns = {}
+
+    # ------------------------------------------------------------------ compute
+
+    def steps(self) -> Steps[dict[str, Tensor]]:
+        """Merge labels first, decide which are kept, then sum only their tables over ranks."""
+        nonfinite = yield from self._nonfinite_steps()
+        widths = yield from self._widths()
+        payload, index = self._local(1 + sum(widths.values()))
+        codes = yield from self._codes(payload)
+        del payload
+        parts: list[Tensor] = yield Gather(index)
+        everything = torch.cat(parts)
+        total = len(everything)
+        nan = torch.full((), math.nan, dtype=torch.float64)
+        values = dict.fromkeys(self.measures, nan)
+        values |= {"rows": torch.tensor(float(total)), "nonfinite": nonfinite.float()}
+        if total == 0:
+            return values
+        order = everything[:, 0].argsort(stable=True)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(total)
+        start = sum(len(part) for part in parts[: self._rank_of(parts)])
+        here = place[start : start + len(index)]
+        everything = everything[order]
+        groups = self._groups(everything[:, 0])
+
+        p = self.prefix
+        values |= yield from self._all_rows(codes, here, groups, total)
+        plans = self._plans(everything, widths)
+        for name in self.labels:
+            plan = plans[name]
+            values[f"coverage/{name}"] = plan.pool.double().mean()
+            values[f"num_labels/{name}"] = torch.tensor(float(plan.num_labels))
+            found = yield from self._label_set(codes, plan, here, groups, name)
+            values |= {f"{p}{measure}/{name}{suffix}": value for (measure, suffix), value in found.items()}
+        if self.plane:
+            values |= yield from self._plane_steps(codes, plans, here, groups)
+        return {key: values[key] for key in self.measures}
+
+    def _widths(self) -> Steps[dict[str, int]]:
+        """Labels a position of every stored set, which a rank without rows learns from the others."""
+        mine = [self._columns.get(name, 0) for name in self._stored]
+        merged: Tensor = yield Maximum(torch.tensor(mine, dtype=torch.long))
+        for name, own, width in zip(self._stored, mine, merged.tolist(), strict=True):
+            if own not in (0, width):
+                raise ValueError(f"`labels[{name!r}]` has {own} labels a position here and {width} on another rank.")
+        return dict(zip(self._stored, merged.tolist(), strict=True))
+
+    def _local(self, columns: int) -> tuple[Tensor, Tensor]:
+        """The rows of this rank that count, and their labels on the CPU."""
+        if not self.payload:
+            return torch.zeros(0, 0), torch.zeros(0, columns, dtype=torch.long)
+        payload, index = torch.cat(self.payload), torch.cat(self.index)
+        if self.valid:
+            keep = torch.cat(self.valid)
+            payload, index = payload[keep], index[keep]
+        return payload, index.cpu()
+
+    def _rank_of(self, parts: list[Tensor]) -> int:
+        return torch.distributed.get_rank(self.process_group) if len(parts) > 1 else 0
+
+    def _groups(self, keys: Tensor) -> Tensor | None:
+        """Jackknife group of each row: whole sequences, dealt out in their order."""
+        if not self.jackknife:
+            return None
+        _, sequence = torch.unique(sample_of(keys), return_inverse=True)
+        return torch.as_tensor(sequence % self.jackknife)
+
+    def _plans(self, everything: Tensor, widths: Mapping[str, int]) -> dict[str, LabelPlan]:
+        columns = dict(zip(widths, torch.split(everything[:, 1:], list(widths.values()), dim=1), strict=True))
+        if "token" in columns and any(name in BUILT_IN_LABELS[1:5] for name in self._stored):
+            largest = int(columns["token"].max())
+            if largest > MAX_TOKEN_ID:
+                raise ValueError(f"Token id {largest} is above {MAX_TOKEN_ID}, the largest that n-grams can hold.")
+        return {
+            name: make_plan(
+                columns[name],
+                columns[self.parents[name]][:, 0] if name in self.parents else None,
+                self.min_count,
+            )
+            for name in self._stored
+        }
+
+    def _all_rows(self, codes: Codes, here: Tensor, groups: Tensor | None, total: int) -> Steps[dict[str, Tensor]]:
+        """Information over all rows, and its floor."""
+        plan = LabelPlan(torch.zeros(total, 1, dtype=torch.long), torch.tensor([total]), None, None)
+        measures, loo = yield from self._measure(codes, plan, plan.ids, here, groups)
+        information = measures.information
+        values = {}
+        floor = yield from self._floor(codes, plan, here)
+        if floor is not None:
+            values[f"{self.prefix}floor"] = floor
+            information = self._floored(information, floor)
+        values[f"{self.prefix}information"] = information
+        if loo is not None:
+            values[f"{self.prefix}information/se"] = jackknife_se(loo.information)
+        return values
+
+    def _label_set(
+        self, codes: Codes, plan: LabelPlan, here: Tensor, groups: Tensor | None, name: str
+    ) -> Steps[dict[tuple[str, str], Tensor]]:
+        """The measures of one label set by (measure, suffix), chance level included."""
+        values: dict[tuple[str, str], Tensor] = {}
+        if plan.num_labels == 0:
+            return values
+        raw, loo = yield from self._measure(codes, plan, plan.ids, here, groups)
+        chance = []
+        for repeat in range(self.shuffles):
+            ids = plan.shuffled(seed_of(self.seed, name, repeat))
+            shuffled, _ = yield from self._measure(codes, plan, ids, here, None)
+            chance.append(shuffled)
+        floor = yield from self._floor(codes, plan, here)
+        raw_values = self._finished(raw, floor)
+        for measure, value in raw_values.items():
+            if measure != "parent_variation" or name in self.parents:
+                values[measure, ""] = value
+        if chance:
+            by_chance = [self._finished(one, floor) for one in chance]
+            for measure in _CONDITIONAL:
+                levels = torch.stack([one[measure] for one in by_chance])
+                values[f"{measure}_chance", ""] = levels.mean()
+                values[f"{measure}_chance", "/sd"] = levels.std() if len(levels) > 1 else levels.mean() * math.nan
+                values[f"{measure}_above_chance", ""] = raw_values[measure] - levels.mean()
+        if loo is not None:
+            for measure, spread in self._finished(loo, floor).items():
+                if measure != "parent_variation" or name in self.parents:
+                    values[measure, "/se"] = jackknife_se(spread)
+        return values
+
+    def _plane_steps(
+        self, codes: Codes, plans: Mapping[str, LabelPlan], here: Tensor, groups: Tensor | None
+    ) -> Steps[dict[str, Tensor]]:
+        """Complexity, expressivity and optimality over the rows that have both labels."""
+        p = self.prefix
+        both = plans[self.plane[0]].pool & plans[self.plane[1]].pool
+        values: dict[str, Tensor] = {}
+        raw, chance, spread = [], [], []
+        for measure, name in zip(_PLANE, self.plane, strict=True):
+            plan = plans[name].restricted(both)
+            if plan.num_labels == 0:
+                return values
+            found, loo = yield from self._measure(codes, plan, plan.ids, here, groups)
+            raw.append(found.regularity)
+            values[f"{p}{measure}"] = found.regularity
+            levels = []
+            for repeat in range(self.shuffles):
+                ids = plan.shuffled(seed_of(self.seed, measure, repeat))
+                shuffled, _ = yield from self._measure(codes, plan, ids, here, None)
+                levels.append(shuffled.regularity)
+            if levels:
+                level = torch.stack(levels)
+                chance.append(level.mean())
+                values[f"{p}{measure}_chance"] = level.mean()
+                values[f"{p}{measure}_chance/sd"] = level.std() if len(level) > 1 else level.mean() * math.nan
+                values[f"{p}{measure}_above_chance"] = found.regularity - level.mean()
+            if loo is not None:
+                spread.append(loo.regularity)
+                values[f"{p}{measure}/se"] = jackknife_se(loo.regularity)
+        values[f"{p}optimality"] = raw[1] / raw[0]
+        if chance:
+            values[f"{p}optimality_above_chance"] = (raw[1] - chance[1]) / (raw[0] - chance[0])
+        if spread:
+            values[f"{p}optimality/se"] = jackknife_se(spread[1] / spread[0])
+        return values
+
+    def _finished(self, measures: StructureMeasures, floor: Tensor | None) -> dict[str, Tensor]:
+        """Apply the floor and the unit of regularity."""
+        values = measures._asdict()
+        if self.regularity_unit == "information":
+            values["regularity"] = values["regularity"] / values["information"]
+        for name in ("information", "variation", "parent_variation"):
+            if floor is not None:
+                values[name] = self._floored(values[name], floor)
+        return values
+
+    def _floored(self, entropy: Tensor, floor: Tensor) -> Tensor:
+        return entropy
+
+    def _floor(self, codes: Codes, plan: LabelPlan, here: Tensor) -> Steps[Tensor | None]:
+        """Mean entropy of single rows over the pool, with the weights of the labels."""
+        floors = codes.floors()
+        if floors is None:
+            return None
+        wide = wide_dtype(floors.device)
+        sums = torch.zeros(plan.num_labels + 1, dtype=wide, device=floors.device)
+        for column in plan.ids[here].to(floors.device).unbind(1):
+            sums.index_add_(0, column, floors.to(wide))
+        merged: Tensor = yield Sum(sums[:-1])
+        sizes = plan.sizes.to(merged.device)
+        parents = None if plan.parents is None else plan.parents.to(merged.device)
+        return label_mean(merged / sizes, sizes, parents, self.average).cpu()
+
+    def _measure(
+        self, codes: Codes, plan: LabelPlan, ids: Tensor, here: Tensor, groups: Tensor | None
+    ) -> Steps[tuple[StructureMeasures, StructureMeasures | None]]:
+        """Measures of labels ``ids`` over all ranks; with groups also without each of them, stacked."""
+        number = plan.num_labels
+        local = ids[here]
+        mine = None if groups is None else groups[here]
+        chunks = codes.chunks(number, len(ids))
+        weights = torch.tensor([chunk.stop - chunk.start for chunk in chunks], dtype=torch.float64)
+        whole, without = [], []
+        for chunk in chunks:
+            table: Tensor = yield Sum(codes.table(local, number, chunk))
+            whole.append(torch.stack(self._from_table(table, plan.sizes, plan.parents)))
+            if groups is None or mine is None:
+                continue
+            left = []
+            for group in range(self.jackknife):
+                part: Tensor = yield Sum(
+                    codes.table(local.masked_fill((mine != group)[:, None], number), number, chunk)
+                )
+                inside = ids[groups == group].flatten()
+                sizes = plan.sizes - torch.bincount(inside, minlength=number + 1)[:number]
+                kept = sizes > 0
+                parents = None if plan.parents is None else plan.parents[kept]
+                rest = (table - part)[kept.to(table.device)].clamp_min(0)
+                left.append(torch.stack(self._from_table(rest, sizes[kept], parents)))
+            without.append(torch.stack(left))
+        share = weights / weights.sum()
+        merged = (torch.stack(whole) * share[:, None]).sum(0)
+        if not without:
+            return StructureMeasures(*merged), None
+        spread = (torch.stack(without) * share[:, None, None]).sum(0)
+        return StructureMeasures(*merged), StructureMeasures(*spread.unbind(1))
+
+    def _from_table(self, table: Tensor, sizes: Tensor, parents: Tensor | None) -> list[Tensor]:
+        device = table.device
+        found = structure_measures(
+            table,
+            sizes.to(device),
+            None if parents is None else parents.to(device),
+            average=self.average,
+            correction=self._correction,
+        )
+        return [value.to("cpu", torch.float64) for value in found]
+
+    @property
+    def _correction(self) -> str | None:
+        return None
+
+    @abstractmethod
+    def _encode(self, z: Tensor) -> Tensor:
+        """What is kept of a batch of rows, (R, D) → (R, …)."""
+
+    @abstractmethod
+    def _codes(self, payload: Tensor) -> Steps[Codes]:
+        """The coded rows of this rank, once the whole reading is there."""
+
+
+def _batch_shape(representations: Tensor) -> tuple[int, int]:
+    batch = representations.shape[0]
+    return (batch, 1) if representations.ndim == 2 else (batch, representations.shape[1])
