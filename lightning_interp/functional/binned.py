@@ -35,13 +35,13 @@ def bin_indices(z: Tensor, bins: int, lower: Tensor, upper: Tensor) -> Tensor:
     """
     wide = wide_dtype(z.device)
     low, high = lower.to(wide), upper.to(wide)
-    width = high - low
-    scale = torch.where(width > 0, bins / width.clamp_min(torch.finfo(wide).tiny), torch.zeros_like(width))
+    # Multiplied and then divided, so that a value on an edge falls exactly there; a reciprocal would be off by an ulp.
+    width = torch.where(high > low, high - low, math.inf)
     indices = torch.empty(z.shape, dtype=torch.uint8, device=z.device)
-    rows = max(1, _STEP // z.shape[1])
+    rows = max(1, _STEP // max(1, z.shape[1]))
     for start in range(0, z.shape[0], rows):
         part = slice(start, start + rows)
-        indices[part] = ((z[part].to(wide) - low) * scale).floor_().clamp_(0, bins - 1).to(torch.uint8)
+        indices[part] = ((z[part].to(wide) - low) * bins / width).floor_().clamp_(0, bins - 1).to(torch.uint8)
     return indices
 
 
@@ -109,6 +109,11 @@ def check_bins(bins: int, correction: str | None) -> None:
     """Refuse a number of bins or a correction that no estimator here has."""
     if not 2 <= bins <= 256:
         raise ValueError(f"`bins` must be between 2 and 256, got {bins}.")
+    check_correction(correction)
+
+
+def check_correction(correction: str | None) -> None:
+    """Refuse a correction that does not exist."""
     if correction not in (None, "miller_madow"):
         raise ValueError(f"`correction` must be None or 'miller_madow', got {correction!r}.")
 

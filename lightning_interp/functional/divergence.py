@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lightning_interp.functional._numerics import plogp
+from lightning_interp.functional._numerics import as_float, plogp
 
 __all__ = ["js_divergence"]
 
@@ -23,7 +23,7 @@ def js_divergence(p: Tensor, q: Tensor) -> Tensor:
         q: Probabilities of a shape that broadcasts with ``p``.
 
     Returns:
-        The divergence, shape (...).
+        The divergence, shape (...), in float32 or wider.
 
     Raises:
         ValueError: If the last dimensions differ.
@@ -38,5 +38,6 @@ def js_divergence(p: Tensor, q: Tensor) -> Tensor:
         raise ValueError(
             f"`p` and `q` must have the same number of outcomes, got {tuple(p.shape)} and {tuple(q.shape)}."
         )
+    p, q = as_float(p), as_float(q)
     middle = plogp((p + q) / 2).sum(-1)
     return (plogp(p).sum(-1) / 2 + plogp(q).sum(-1) / 2 - middle).clamp_min(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from functools import lru_cache
 
 import numpy as np
@@ -40,8 +41,9 @@ def reference_points(num_points: int, dim: int, seed: int = 0) -> Tensor:
 
     """
     _check_sizes(dim, num_points)
-    generator = torch.Generator().manual_seed(seed)
-    points = torch.randn(num_points, dim, generator=generator, dtype=torch.float32)
+    # Not the seed itself: after `torch.manual_seed(seed)` the first embedding of a model would be these very points.
+    generator = torch.Generator().manual_seed(zlib.crc32(f"reference points {seed}".encode()))
+    points = torch.randn(num_points, dim, generator=generator, dtype=torch.float32, device="cpu")
     return torch.nn.functional.normalize(points, dim=-1)
 
 
@@ -90,8 +92,9 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(512)
 def _vmf_divergence(kappa: float, dim: int) -> float:
     """KL of von Mises–Fisher with concentration kappa from the uniform distribution on the sphere, in nats."""
     peak_cosine = 2 * kappa / ((dim - 2) + math.hypot(dim - 2, 2 * kappa))
-    peak = math.acos(min(1.0, peak_cosine))
-    curvature = kappa * peak_cosine + ((dim - 2) / math.sin(peak) ** 2 if dim > 2 else 0.0)
+    # There κ sin²θ = (d − 2) cos θ, which tells small angles better than an arc cosine.
+    peak = math.atan2(math.sqrt((dim - 2) * peak_cosine / kappa), peak_cosine)
+    curvature = kappa * peak_cosine + (kappa / peak_cosine if dim > 2 else 0.0)
     reach = 15 / math.sqrt(curvature)
     start, stop = max(0.0, peak - reach), min(math.pi, peak + reach)
     theta = start + (stop - start) * (_NODES + 1) / 2

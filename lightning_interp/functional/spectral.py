@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_interp.functional._numerics import plogp, wide_dtype
+from lightning_interp.functional._numerics import as_float, plogp, wide_dtype
 
 __all__ = ["SpectralMeasures", "anisotropy", "covariance_from_sums", "curvature_sums", "spectral_measures"]
 
@@ -134,7 +134,8 @@ def anisotropy(unit_total: Tensor, count: Tensor | int) -> Tensor:
 
     """
     number = torch.as_tensor(count, dtype=unit_total.dtype, device=unit_total.device)
-    return ((unit_total**2).sum() - number) / (number * (number - 1))
+    pairs = torch.where(number > 1, number * (number - 1), math.nan)
+    return ((unit_total**2).sum() - number) / pairs
 
 
 def curvature_sums(z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,11 +160,13 @@ def curvature_sums(z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     if z.shape[1] < 3:
         zero = torch.zeros((), dtype=wide, device=z.device)
         return zero, zero.clone()
-    steps = z.diff(dim=1)
+    steps = as_float(z).diff(dim=1)
     length = torch.linalg.vector_norm(steps, dim=-1)
-    product = (steps[:, 1:] * steps[:, :-1]).sum(-1)
-    norm = length[:, 1:] * length[:, :-1]
-    valid = mask[:, 2:] & mask[:, 1:-1] & mask[:, :-2] & (norm > 0)
-    cosine = (product / norm.clamp_min(torch.finfo(z.dtype).tiny)).clamp(-1, 1)
-    angle = torch.where(valid, cosine.acos(), 0.0)
+    moved = length > 0
+    unit = steps / length.clamp_min(torch.finfo(steps.dtype).tiny).unsqueeze(-1)
+    valid = mask[:, 2:] & mask[:, 1:-1] & mask[:, :-2] & moved[:, 1:] & moved[:, :-1]
+    # Kahan's form: an arc cosine loses half its digits near 0 and π.
+    apart = torch.linalg.vector_norm(unit[:, 1:] - unit[:, :-1], dim=-1)
+    along = torch.linalg.vector_norm(unit[:, 1:] + unit[:, :-1], dim=-1)
+    angle = torch.where(valid, 2 * torch.atan2(apart, along), 0.0)
     return angle.sum(dtype=wide), valid.sum().to(wide)

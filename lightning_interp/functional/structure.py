@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_interp.functional._numerics import plogp, wide_dtype
-from lightning_interp.functional.binned import miller_madow
+from lightning_interp.functional.binned import check_correction, miller_madow
 
 __all__ = ["StructureMeasures", "check_average", "label_mean", "structure_measures"]
 
@@ -80,6 +80,7 @@ def structure_measures(
 
     """
     check_average(average)
+    check_correction(correction)
     table = counts.unsqueeze(1) if counts.ndim == 2 else counts
     if table.ndim != 3 or sizes.shape != table.shape[:1]:
         raise ValueError(
@@ -89,6 +90,7 @@ def structure_measures(
     if parents is not None and parents.shape != sizes.shape:
         raise ValueError(f"`parents` {tuple(parents.shape)} must have the shape of `sizes` {tuple(sizes.shape)}.")
     wide = wide_dtype(table.device)
+    table = table if table.is_floating_point() else table.to(wide)
     num_labels, groups, bins = table.shape
     if num_labels == 0:
         return StructureMeasures(*(torch.full((), math.nan, dtype=wide, device=table.device) for _ in range(5)))

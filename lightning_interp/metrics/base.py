@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_interp.distributed import Steps, Sum, run, world_size
+from lightning_interp.distributed import Maximum, Steps, Sum, run, world_size
 from lightning_interp.functional._numerics import finite_rows
 
 __all__ = ["SUMMARY", "FULL", "RepresentationMetric", "Rows"]
@@ -53,6 +53,7 @@ class RepresentationMetric(Metric):
         super().__init__(**{"sync_on_compute": False, **kwargs})
         self.add_state("nonfinite", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self._sequences = 0
+        self._dim: int | None = None
 
     @property
     @abstractmethod
@@ -71,9 +72,14 @@ class RepresentationMetric(Metric):
         """Forget all batches."""
         super().reset()
         self._sequences = 0
+        self._dim = None
 
     def _nonfinite_steps(self) -> Steps[Tensor]:
+        """How many vectors were left out, once all ranks are known to read vectors of the same dimension."""
         merged: Tensor = yield Sum(self.nonfinite)
+        width: Tensor = yield Maximum(torch.tensor(self._dim or 0))
+        if self._dim not in (None, int(width)):
+            raise ValueError(f"Representations have {self._dim} dimensions here and {int(width)} on another rank.")
         return merged
 
     def _rows(self, representations: Tensor, mask: Tensor | None, positions: Tensor | None) -> Rows:
@@ -87,6 +93,8 @@ class RepresentationMetric(Metric):
                 f"{tuple(representations.shape)} of {representations.dtype}."
             )
         batch, length, dim = z.shape
+        if self._dim not in (None, dim):
+            raise ValueError(f"`representations` have {dim} dimensions, earlier batches {self._dim}.")
         device = z.device
         if mask is None:
             valid = torch.ones(batch, length, dtype=torch.bool, device=device)
@@ -103,6 +111,7 @@ class RepresentationMetric(Metric):
         elif positions.shape != (batch,):
             raise ValueError(f"`positions` {tuple(positions.shape)} must have one entry per sample, {batch} here.")
         self._sequences += batch
+        self._dim = dim
         place = torch.arange(length, device=device)
         key = (positions.to(device).long()[:, None] << _POSITION_BITS) + place
         flat, counted = z.reshape(batch * length, dim), valid.flatten()

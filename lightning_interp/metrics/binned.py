@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lightning_interp.distributed import Maximum, Minimum, Steps
@@ -70,7 +69,7 @@ class BinnedStructure(StructureMetric):
         payload = yield from settle_width(payload)
         dim = payload.shape[1]
         if self.bounds is not None:
-            lower, upper = (payload.new_full((dim,), bound, dtype=torch.float32) for bound in self.bounds)
+            lower, upper = (payload.new_full((dim,), bound, dtype=wide_dtype(payload.device)) for bound in self.bounds)
         else:
             wide = wide_dtype(payload.device)
             empty = len(payload) == 0

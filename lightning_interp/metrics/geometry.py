@@ -112,7 +112,7 @@ class SpectralGeometry(RepresentationMetric):
         norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
         self.unit_total = self.unit_total + (z / norm.clamp_min(torch.finfo(z.dtype).tiny)).sum(0, dtype=wide)
         batch, length = representations.shape[0], 1 if representations.ndim == 2 else representations.shape[1]
-        angle, angles = curvature_sums(z.view(batch, length, -1), rows.valid.view(batch, length))
+        angle, angles = curvature_sums(z.view(batch, length, z.shape[1]), rows.valid.view(batch, length))
         self.angle, self.angles = self.angle + angle, self.angles + angles
 
     def steps(self) -> Steps[dict[str, Tensor]]:
@@ -121,7 +121,8 @@ class SpectralGeometry(RepresentationMetric):
         width: Tensor = yield Maximum(torch.tensor(self.mean.numel()))
         dim = int(width)
         if dim == 0:
-            return {key: torch.tensor(math.nan) for key in self.measures} | {"rows": torch.tensor(0.0)}
+            empty = {key: torch.tensor(math.nan) for key in self.measures}
+            return empty | {"rows": torch.tensor(0.0), "nonfinite": nonfinite.double().cpu()}
         if self.mean.numel():
             count, mean, scatter, unit = self.count, self.mean, self.scatter, self.unit_total
             angle, angles = self.angle, self.angles
@@ -141,6 +142,8 @@ class SpectralGeometry(RepresentationMetric):
         if not self.center:
             covariance = covariance + torch.outer(centre, centre)
         rank = int(number) - 1 if self.center else int(number)
+        # No rows at all: no spread, and so NaN throughout.
+        covariance = covariance if number > 0 else torch.zeros_like(covariance)
         found = spectral_measures(covariance.cpu(), max(rank, 1))._asdict()
         found = {name: value.cpu() for name, value in found.items()}
         values = {

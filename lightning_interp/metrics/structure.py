@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ __all__ = ["StructureMetric"]
 
 _CONDITIONAL = ("variation", "regularity", "disentanglement")
 _PLANE = ("complexity", "expressivity")
+# Entries of all tables that travel in one exchange: 32 MB.
+_EXCHANGE = 1 << 22
 
 
 class StructureMetric(RepresentationMetric):
@@ -100,7 +102,7 @@ class StructureMetric(RepresentationMetric):
         extra = [name for name in self.plane if name not in self.labels]
         self.parents = check_parents({**BUILT_IN_PARENTS, **(parents or {})}, (*self.labels, *extra), self.plane)
         # Every set whose labels are stored: those measured, those of the plane, and parents of either.
-        self._stored = tuple(dict.fromkeys([*self.labels, *extra, *self.parents.values()]))
+        self.needs = tuple(dict.fromkeys([*self.labels, *extra, *self.parents.values()]))
         self.min_count = min_count
         self.average = average
         self.regularity_unit = regularity_unit
@@ -108,7 +110,6 @@ class StructureMetric(RepresentationMetric):
         self.jackknife = jackknife
         self.seed = seed
         self._columns: dict[str, int] = {}
-        self._dim: int | None = None
         for state in ("payload", "index", "valid"):
             self.add_state(state, [], dist_reduce_fx=None)
 
@@ -180,9 +181,9 @@ class StructureMetric(RepresentationMetric):
         """
         rows = self._rows(representations, mask, positions)
         shape = (1, 1) if representations.ndim < 2 else _batch_shape(representations)
-        given = as_mapping(labels, self._stored)
+        given = as_mapping(labels, self.needs)
         columns = [rows.key[:, None]]
-        for name in self._stored:
+        for name in self.needs:
             value = label_columns(name, self._labels_of(name, given, rows.valid.view(shape), shape), shape)
             if self._columns.setdefault(name, value.shape[1]) != value.shape[1]:
                 raise ValueError(
@@ -190,7 +191,6 @@ class StructureMetric(RepresentationMetric):
                 )
             columns.append(value.to(rows.key.device))
         index = torch.cat(columns, dim=1)
-        self._dim = rows.z.shape[1]
         if rows.z.device.type == "cpu":
             # No device to wait for: drop what does not count at once.
             keep = rows.valid
@@ -261,12 +261,12 @@ class StructureMetric(RepresentationMetric):
 
     def _widths(self) -> Steps[dict[str, int]]:
         """Labels a position of every stored set, which a rank without rows learns from the others."""
-        mine = [self._columns.get(name, 0) for name in self._stored]
+        mine = [self._columns.get(name, 0) for name in self.needs]
         merged: Tensor = yield Maximum(torch.tensor(mine, dtype=torch.long))
-        for name, own, width in zip(self._stored, mine, merged.tolist(), strict=True):
+        for name, own, width in zip(self.needs, mine, merged.tolist(), strict=True):
             if own not in (0, width):
                 raise ValueError(f"`labels[{name!r}]` has {own} labels a position here and {width} on another rank.")
-        return dict(zip(self._stored, merged.tolist(), strict=True))
+        return dict(zip(self.needs, merged.tolist(), strict=True))
 
     def _local(self, columns: int) -> tuple[Tensor, Tensor]:
         """The rows of this rank that count, and their labels on the CPU."""
@@ -290,7 +290,7 @@ class StructureMetric(RepresentationMetric):
 
     def _plans(self, everything: Tensor, widths: Mapping[str, int]) -> dict[str, LabelPlan]:
         columns = dict(zip(widths, torch.split(everything[:, 1:], list(widths.values()), dim=1), strict=True))
-        if "token" in columns and any(name in BUILT_IN_LABELS[1:5] for name in self._stored):
+        if "token" in columns and any(name in BUILT_IN_LABELS[1:5] for name in self.needs):
             largest = int(columns["token"].max())
             if largest > MAX_TOKEN_ID:
                 raise ValueError(f"Token id {largest} is above {MAX_TOKEN_ID}, the largest that n-grams can hold.")
@@ -300,13 +300,13 @@ class StructureMetric(RepresentationMetric):
                 columns[self.parents[name]][:, 0] if name in self.parents else None,
                 self.min_count,
             )
-            for name in self._stored
+            for name in self.needs
         }
 
     def _all_rows(self, codes: Codes, here: Tensor, groups: Tensor | None, total: int) -> Steps[dict[str, Tensor]]:
         """Information over all rows, and its floor."""
         plan = LabelPlan(torch.zeros(total, 1, dtype=torch.long), torch.tensor([total]), None, None)
-        measures, loo = yield from self._measure(codes, plan, plan.ids, here, groups)
+        (measures,), loo = yield from self._measure(codes, plan, [plan.ids], here, groups)
         information = measures.information
         values = {}
         floor = yield from self._floor(codes, plan, here)
@@ -325,12 +325,8 @@ class StructureMetric(RepresentationMetric):
         values: dict[tuple[str, str], Tensor] = {}
         if plan.num_labels == 0:
             return values
-        raw, loo = yield from self._measure(codes, plan, plan.ids, here, groups)
-        chance = []
-        for repeat in range(self.shuffles):
-            ids = plan.shuffled(seed_of(self.seed, name, repeat))
-            shuffled, _ = yield from self._measure(codes, plan, ids, here, None)
-            chance.append(shuffled)
+        variants = self._with_shuffles(plan, name)
+        (raw, *chance), loo = yield from self._measure(codes, plan, variants, here, groups)
         floor = yield from self._floor(codes, plan, here)
         raw_values = self._finished(raw, floor)
         for measure, value in raw_values.items():
@@ -361,16 +357,12 @@ class StructureMetric(RepresentationMetric):
             plan = plans[name].restricted(both)
             if plan.num_labels == 0:
                 return values
-            found, loo = yield from self._measure(codes, plan, plan.ids, here, groups)
+            variants = self._with_shuffles(plan, measure)
+            (found, *shuffled), loo = yield from self._measure(codes, plan, variants, here, groups)
             raw.append(found.regularity)
             values[f"{p}{measure}"] = found.regularity
-            levels = []
-            for repeat in range(self.shuffles):
-                ids = plan.shuffled(seed_of(self.seed, measure, repeat))
-                shuffled, _ = yield from self._measure(codes, plan, ids, here, None)
-                levels.append(shuffled.regularity)
-            if levels:
-                level = torch.stack(levels)
+            if shuffled:
+                level = torch.stack([one.regularity for one in shuffled])
                 chance.append(level.mean())
                 values[f"{p}{measure}_chance"] = level.mean()
                 values[f"{p}{measure}_chance/sd"] = level.std() if len(level) > 1 else level.mean() * math.nan
@@ -384,6 +376,10 @@ class StructureMetric(RepresentationMetric):
         if spread:
             values[f"{p}optimality/se"] = jackknife_se(spread[1] / spread[0])
         return values
+
+    def _with_shuffles(self, plan: LabelPlan, name: str) -> list[Tensor]:
+        """The labels as they are, and exchanged at random as often as is asked for."""
+        return [plan.ids, *(plan.shuffled(seed_of(self.seed, name, repeat)) for repeat in range(self.shuffles))]
 
     def _finished(self, measures: StructureMeasures, floor: Tensor | None) -> dict[str, Tensor]:
         """Apply the floor and the unit of regularity."""
@@ -413,40 +409,43 @@ class StructureMetric(RepresentationMetric):
         return label_mean(merged / sizes, sizes, parents, self.average).cpu()
 
     def _measure(
-        self, codes: Codes, plan: LabelPlan, ids: Tensor, here: Tensor, groups: Tensor | None
-    ) -> Steps[tuple[StructureMeasures, StructureMeasures | None]]:
-        """Measures of labels ``ids`` over all ranks; with groups also without each of them, stacked."""
+        self, codes: Codes, plan: LabelPlan, variants: Sequence[Tensor], here: Tensor, groups: Tensor | None
+    ) -> Steps[tuple[list[StructureMeasures], StructureMeasures | None]]:
+        """Measures of each assignment of labels over all ranks; of the first also without each group, stacked."""
         number = plan.num_labels
-        local = ids[here]
-        mine = None if groups is None else groups[here]
-        chunks = codes.chunks(number, len(ids))
-        weights = torch.tensor([chunk.stop - chunk.start for chunk in chunks], dtype=torch.float64)
-        whole, without = [], []
-        for chunk in chunks:
-            table: Tensor = yield Sum(codes.table(local, number, chunk))
-            whole.append(torch.stack(self._from_table(table, plan.sizes, plan.parents)))
-            if groups is None or mine is None:
-                continue
-            left = []
-            for group in range(self.jackknife):
-                part: Tensor = yield Sum(
-                    codes.table(local.masked_fill((mine != group)[:, None], number), number, chunk)
-                )
-                inside = ids[groups == group].flatten()
-                sizes = plan.sizes - torch.bincount(inside, minlength=number + 1)[:number]
-                kept = sizes > 0
-                parents = None if plan.parents is None else plan.parents[kept]
-                rest = (table - part)[kept.to(table.device)].clamp_min(0)
-                left.append(torch.stack(self._from_table(rest, sizes[kept], parents)))
-            without.append(torch.stack(left))
-        share = weights / weights.sum()
-        merged = (torch.stack(whole) * share[:, None]).sum(0)
-        if not without:
-            return StructureMeasures(*merged), None
-        spread = (torch.stack(without) * share[:, None, None]).sum(0)
-        return StructureMeasures(*merged), StructureMeasures(*spread.unbind(1))
+        jobs = [ids[here] for ids in variants]
+        rests: list[tuple[Tensor, Tensor]] = []
+        if groups is not None:
+            jobs += [jobs[0].masked_fill((groups[here] != group)[:, None], number) for group in range(self.jackknife)]
+            rests = [(groups == group, variants[0]) for group in range(self.jackknife)]
+        chunks = codes.chunks(number, len(variants[0]))
+        share = torch.tensor([chunk.stop - chunk.start for chunk in chunks], dtype=torch.float64)
+        share /= share.sum()
+        found = torch.zeros(len(jobs), len(StructureMeasures._fields), dtype=torch.float64)
+        for chunk, weight in zip(chunks, share, strict=True):
+            whole = torch.zeros(0)
+            for batch in _batches(len(jobs), number * (chunk.stop - chunk.start) * codes.bins):
+                tables: Tensor = yield Sum(torch.stack([codes.table(jobs[job], number, chunk) for job in batch]))
+                for job, table in zip(batch, tables, strict=True):
+                    whole = table if job == 0 else whole
+                    if job < len(variants):
+                        found[job] += weight * self._from_table(table, plan.sizes, plan.parents)
+                    else:
+                        inside, ids = rests[job - len(variants)]
+                        found[job] += weight * self._without(whole, table, plan, ids[inside])
+        spread = found[len(variants) :]
+        loo = StructureMeasures(*spread.unbind(1)) if len(spread) else None
+        return [StructureMeasures(*row) for row in found[: len(variants)]], loo
 
-    def _from_table(self, table: Tensor, sizes: Tensor, parents: Tensor | None) -> list[Tensor]:
+    def _without(self, whole: Tensor, part: Tensor, plan: LabelPlan, ids: Tensor) -> Tensor:
+        """Measures once the rows of one group, with labels ``ids``, are taken out of a table."""
+        number = plan.num_labels
+        sizes = plan.sizes - torch.bincount(ids.flatten(), minlength=number + 1)[:number]
+        kept = sizes > 0
+        parents = None if plan.parents is None else plan.parents[kept]
+        return self._from_table((whole - part)[kept.to(whole.device)].clamp_min(0), sizes[kept], parents)
+
+    def _from_table(self, table: Tensor, sizes: Tensor, parents: Tensor | None) -> Tensor:
         device = table.device
         found = structure_measures(
             table,
@@ -455,7 +454,7 @@ class StructureMetric(RepresentationMetric):
             average=self.average,
             correction=self._correction,
         )
-        return [value.to("cpu", torch.float64) for value in found]
+        return torch.stack(found).to("cpu", torch.float64)
 
     @property
     def _correction(self) -> str | None:
@@ -468,6 +467,13 @@ class StructureMetric(RepresentationMetric):
     @abstractmethod
     def _codes(self, payload: Tensor) -> Steps[Codes]:
         """The coded rows of this rank, once the whole reading is there."""
+
+
+def _batches(number: int, entries: int) -> Iterator[range]:
+    """Jobs that exchange their tables together: as many as fit the bound, at least one."""
+    size = max(1, _EXCHANGE // max(1, entries))
+    for start in range(0, number, size):
+        yield range(start, min(start + size, number))
 
 
 def _batch_shape(representations: Tensor) -> tuple[int, int]:
