@@ -1,0 +1,161 @@
+"""Measures over training: small multiples with one line per site."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from lightning_interp.figures._style import finite, line_styles, log_step_axis, new_figure, shorten, shorten_all
+
+__all__ = ["measure_curves"]
+
+Panels: TypeAlias = Mapping[str, Mapping[str, tuple[Sequence[int], Sequence[float]]]]
+Bands: TypeAlias = Mapping[str, Mapping[str, Sequence[float] | tuple[Sequence[float], Sequence[float]]]]
+
+_MARKED = 25  # Up to so many readings a line shows each as a marker, beyond it every few.
+
+
+def measure_curves(panels: Panels, title: str | None = None, bands: Bands | None = None) -> Figure:
+    """Draw measures over training steps on a logarithmic axis, one panel per measure.
+
+    A label has the same colour, dash and marker in every panel, and one legend beside the panels names them all. A
+    step 0 has a place of its own at the left of the axis. NaN and infinite values leave a gap; a reading between gaps
+    or alone is a marker. Made for 1 to 12 panels of up to 12 lines; more still draw, less readably.
+
+    Args:
+        panels: Panel title → line label → (steps, values), steps increasing, both of one length. Lines of one panel
+            may have different steps, and a panel may be without lines.
+        title: The heading of the figure.
+        bands: Panel title → line label → the half-width around each value (a standard error), or a tuple of
+            (lower, upper) curves, shaded in the line's colour.
+
+    Returns:
+        A figure that pyplot does not know of: it is freed with its last reference.
+
+    Raises:
+        ValueError: If there is no panel, a line's steps do not increase or differ in number from its values, or
+            a band belongs to no line or has another length.
+
+    Cost:
+        30 ms for a panel of 12 lines, and 100 ms more to render it to pixels, mostly for its texts (one slow core).
+
+    Example:
+        >>> steps = [1, 10, 100, 1000]
+        >>> figure = measure_curves(
+        ...     {"information": {"encoder": (steps, [0.99, 0.95, 0.81, 0.80])}},
+        ...     bands={"information": {"encoder": [0.01, 0.01, 0.02, 0.02]}},
+        ... )
+        >>> [axes.get_title() for axes in figure.axes]
+        ['information']
+
+    """
+    if not panels:
+        raise ValueError("panels={}: expected at least one panel, as {title: {label: (steps, values)}}.")
+    lines = {panel: _checked_lines(panel, given) for panel, given in panels.items()}
+    edges = _checked_bands(bands or {}, lines)
+    labels = list(dict.fromkeys(label for panel in lines.values() for label in panel))
+    styles = line_styles(labels)
+
+    columns = _columns(len(lines))
+    rows = math.ceil(len(lines) / columns)
+    names = dict(zip(labels, shorten_all(labels, 28), strict=True))
+    legend_width = 0.9 + 0.085 * max(map(len, names.values()), default=0)
+    figure = new_figure(width=0.4 + 3.1 * columns + (legend_width if labels else 0), height=0.6 + 2.3 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(lines) :]:
+        axes.remove()
+
+    steps = np.concatenate([np.zeros(0, int), *(s for panel in lines.values() for s, _ in panel.values())])
+    for index, (axes, (panel, given)) in enumerate(zip(grid.flat, lines.items(), strict=False)):
+        x_label = log_step_axis(axes, steps)
+        if index + columns >= len(lines):
+            axes.set_xlabel(x_label, fontsize=9)
+        for label, (at, values) in given.items():
+            _draw_line(axes, at, values, styles[label], order=labels.index(label))
+            if label in edges.get(panel, {}):
+                lower, upper = edges[panel][label]
+                axes.fill_between(at, lower, upper, color=styles[label]["color"], alpha=0.18, linewidth=0)
+        _finish_panel(axes, panel, empty=all(np.isnan(values).all() for _, values in given.values()))
+    if title:
+        figure.suptitle(title, fontsize=12)
+    if labels:
+        handles = [Line2D([], [], label=names[label], markersize=4, **styles[label]) for label in labels]
+        figure.legend(handles=handles, loc="outside right upper", fontsize=9, frameon=False, handlelength=2.6)
+    return figure
+
+
+def _columns(panels: int) -> int:
+    return {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 7: 4, 8: 4, 9: 3}.get(panels, 4)
+
+
+def _draw_line(
+    axes: Axes, steps: np.ndarray[Any, Any], values: np.ndarray[Any, Any], style: dict[str, Any], order: int
+) -> None:
+    there = np.pad(~np.isnan(values), 1)
+    alone = there[1:-1] & ~there[:-2] & ~there[2:]
+    stride = 1 if there.sum() <= _MARKED else math.ceil(len(values) / 8)
+    # Lines start their marks at different readings, so that marks of close lines do not lie on one another.
+    marked = alone | ((np.arange(len(values)) - order) % stride == 0)
+    axes.plot(steps, values, linewidth=1.5, markersize=3.5, markevery=np.flatnonzero(marked).tolist(), **style)
+
+
+def _finish_panel(axes: Axes, title: str, empty: bool) -> None:
+    axes.set_title(shorten(title, 40), fontsize=10)
+    axes.tick_params(labelsize=8)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    axes.ticklabel_format(axis="y", useOffset=False)
+    if empty:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no readings", transform=axes.transAxes, ha="center", va="center", color="0.5", fontsize=9)
+
+
+def _checked_lines(
+    panel: str, lines: Mapping[str, tuple[Sequence[int], Sequence[float]]]
+) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    checked = {}
+    for label, (steps, values) in lines.items():
+        where = f"panels[{panel!r}][{label!r}]"
+        if len(steps) != len(values):
+            raise ValueError(f"{where} has {len(steps)} steps and {len(values)} values; expected as many of each.")
+        at = np.array(steps, dtype=np.int64)
+        if (np.diff(at) <= 0).any() or (at < 0).any():
+            raise ValueError(f"{where} has steps {list(steps)}; expected increasing steps from 0 on.")
+        checked[label] = (at, finite(values))
+    return checked
+
+
+def _checked_bands(
+    bands: Bands, lines: Mapping[str, Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]]
+) -> dict[str, dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]]:
+    edges: dict[str, dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]] = {}
+    for panel, given in bands.items():
+        if panel not in lines:
+            raise ValueError(f"bands has the panel {panel!r}, which panels does not have; it has {list(lines)}.")
+        for label, band in given.items():
+            if label not in lines[panel]:
+                raise ValueError(
+                    f"bands[{panel!r}] has the line {label!r}, which the panel does not have; it has "
+                    f"{list(lines[panel])}."
+                )
+            values = lines[panel][label][1]
+            around = isinstance(band, tuple) and len(band) == 2 and np.ndim(band[0]) == 1
+            sides = [finite(side) for side in band] if around else [finite(band)]  # type: ignore[arg-type]
+            for side in sides:
+                if side.shape != values.shape:
+                    raise ValueError(
+                        f"bands[{panel!r}][{label!r}] has {side.size} widths for {values.size} values; expected one "
+                        "half-width per value, or a tuple of a lower and an upper curve."
+                    )
+            edges.setdefault(panel, {})[label] = (
+                (sides[0], sides[1]) if around else (values - sides[0], values + sides[0])
+            )
+    return edges

@@ -1,0 +1,282 @@
+"""Figures that arrive in every kind of logger, and errors that end no training."""
+
+from __future__ import annotations
+
+import io
+import random
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from PIL import Image
+from pytorch_lightning.demos.boring_classes import BoringModel
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_interp.compat import pl
+from lightning_interp.figures import measure_curves
+from lightning_interp.reporting import Reporter, log_folder
+
+
+def make_trainer(folder: Path, logger=False, callbacks=(), **arguments) -> pl.Trainer:
+    quiet = {
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "cpu",
+    }
+    return pl.Trainer(logger=logger, callbacks=list(callbacks), default_root_dir=folder, **(quiet | arguments))
+
+
+def draw(colour: str = "red") -> Figure:
+    return Figure(figsize=(2, 1), dpi=50, facecolor=colour)
+
+
+def colour_of(image: Image.Image) -> tuple[int, ...]:
+    return image.convert("RGB").getpixel((5, 5))
+
+
+class Silent(pl.loggers.logger.DummyLogger):
+    """A logger that shows no pictures but says where it lives."""
+
+    def __init__(self, save_dir=None, version="v3"):
+        super().__init__()
+        self._save_dir, self._version = save_dir, version
+
+    @property
+    def save_dir(self):
+        if isinstance(self._save_dir, Exception):
+            raise self._save_dir
+        return self._save_dir
+
+    @property
+    def name(self):
+        return "project"
+
+    @property
+    def version(self):
+        return self._version
+
+
+class TestLogFolder:
+    @pytest.mark.parametrize("kind", [pl.loggers.TensorBoardLogger, pl.loggers.CSVLogger])
+    def test_is_the_log_dir_of_lightning_s_file_loggers(self, tmp_path, kind):
+        trainer = make_trainer(tmp_path, kind(tmp_path / "logs", name="run", version=3))
+        assert log_folder(trainer) == tmp_path / "logs" / "run" / "version_3" == Path(trainer.log_dir)
+
+    def test_is_the_first_logger_s(self, tmp_path):
+        loggers = [pl.loggers.CSVLogger(tmp_path, name=name, version=0) for name in "ab"]
+        assert log_folder(make_trainer(tmp_path, loggers)) == tmp_path / "a" / "version_0"
+
+    @pytest.mark.parametrize(("version", "last"), [("v3", "v3"), (7, "version_7")])
+    def test_is_one_run_s_folder_for_other_loggers(self, tmp_path, version, last):
+        trainer = make_trainer(tmp_path, Silent(str(tmp_path), version))
+        assert log_folder(trainer) == tmp_path / "project" / last
+
+    def test_is_the_root_without_a_folder_of_the_logger(self, tmp_path):
+        assert log_folder(make_trainer(tmp_path)) == tmp_path
+        assert log_folder(make_trainer(tmp_path, Silent())) == tmp_path
+
+    def test_is_the_root_when_the_logger_fails(self, tmp_path):
+        trainer = make_trainer(tmp_path, Silent(OSError("no disk")))
+        with pytest.warns(UserWarning, match="Silent does not tell its folder.*OSError: no disk"):
+            assert log_folder(trainer) == tmp_path
+
+    def test_is_none_where_no_files_are_wanted_or_possible(self, tmp_path):
+        assert log_folder(make_trainer(tmp_path, pl.loggers.CSVLogger(tmp_path), fast_dev_run=True)) is None
+        assert log_folder(pl.Trainer(barebones=True, accelerator="cpu")) is None
+        assert log_folder(make_trainer(tmp_path, Silent("s3://bucket"))) is None
+        assert log_folder(make_trainer(tmp_path, Silent(f"file://{tmp_path}"))) == tmp_path / "project" / "v3"
+
+    def test_is_rank_zero_s_on_every_rank(self, tmp_path, monkeypatch):
+        trainer = make_trainer(tmp_path, Silent(OSError("asked on another rank")))
+        monkeypatch.setattr(type(trainer), "is_global_zero", property(lambda self: False))
+        monkeypatch.setattr(trainer.strategy, "broadcast", lambda mine: str(tmp_path / "of rank 0"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert log_folder(trainer) == tmp_path / "of rank 0"
+
+
+class Shows(pl.Callback):
+    """Reports a figure after each validation, as the library's callbacks do."""
+
+    def __init__(self, draw, tag="structure/overview"):
+        self.draw, self.tag = draw, tag
+
+    def on_fit_start(self, trainer, pl_module):
+        self.reporter = Reporter(log_folder(trainer))
+
+    def on_validation_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            self.reporter.figure(trainer, self.tag, self.draw)
+
+
+def fit(trainer: pl.Trainer) -> list[warnings.WarningMessage]:
+    """Three validations, at steps 2, 4 and 6."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(BoringModel())
+    assert trainer.global_step == 6
+    return [warning for warning in caught if "said once" in str(warning.message)]
+
+
+THREE = {"max_epochs": 3, "limit_train_batches": 2, "limit_val_batches": 1, "num_sanity_val_steps": 1}
+
+
+def test_tensorboard_shows_every_step(tmp_path):
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+    colours = iter(["red", "lime", "blue"])
+    assert fit(make_trainer(tmp_path, logger, [Shows(lambda: draw(next(colours)))], **THREE)) == []
+    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
+    assert events.Tags()["images"] == ["structure/overview"]
+    shown = events.Images("structure/overview")
+    assert [event.step for event in shown] == [2, 4, 6]
+    images = [Image.open(io.BytesIO(event.encoded_image_string)) for event in shown]
+    assert [image.size for image in images] == [(100, 50)] * 3
+    assert [colour_of(image) for image in images] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    assert not list(tmp_path.rglob("*.png"))
+
+
+@pytest.mark.parametrize("csv", [True, False], ids=["CSVLogger", "no logger"])
+def test_else_a_file_holds_the_newest(tmp_path, csv):
+    logger = pl.loggers.CSVLogger(tmp_path, name="run", version=0) if csv else False
+    colours = iter(["red", "lime", "blue"])
+    assert fit(make_trainer(tmp_path, logger, [Shows(lambda: draw(next(colours)))], **THREE)) == []
+    folder = tmp_path / "run" / "version_0" if csv else tmp_path
+    assert [path.name for path in (folder / "figures").iterdir()] == ["structure-overview.png"]
+    assert colour_of(Image.open(folder / "figures" / "structure-overview.png")) == (0, 0, 255)
+
+
+class FakeWandb(pl.loggers.WandbLogger):
+    """Its real ``log_image`` needs the wandb package and an account."""
+
+    def __init__(self, calls, error=None):
+        self.calls, self.error = calls, error
+
+    def log_image(self, key, images, step=None, **kwargs):
+        if self.error:
+            raise self.error
+        self.calls.append((key, images, step))
+
+
+class FakeMLFlow(pl.loggers.MLFlowLogger):
+    def __init__(self, calls):
+        self.calls = calls
+
+    run_id = "run 7"
+
+    @property
+    def experiment(self):
+        return self
+
+    def log_image(self, run_id, image, artifact_file):
+        self.calls.append((run_id, image, artifact_file))
+
+
+def test_each_logger_gets_the_picture_in_its_own_way(tmp_path):
+    wandb, mlflow, drawn = [], [], []
+    trainer = make_trainer(tmp_path)
+    trainer.loggers = [FakeWandb(wandb), Silent(), FakeMLFlow(mlflow)]
+
+    def count_and_draw():
+        drawn.append(1)
+        return draw()
+
+    Reporter(tmp_path).figure(trainer, "a/b", count_and_draw, step=12)
+    [(key, [image], step)] = wandb
+    assert (key, step, image.size, colour_of(image)) == ("a/b", 12, (100, 50), (255, 0, 0))
+    [(run, pixels, name)] = mlflow
+    assert (run, pixels.shape, pixels.dtype, name) == ("run 7", (50, 100, 3), np.uint8, "figures/a-b.png")
+    assert len(drawn) == 1
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_a_broken_drawing_is_said_once_and_training_goes_on(tmp_path):
+    def broken():
+        raise ZeroDivisionError("no readings")
+
+    callbacks = [Shows(broken, "first"), Shows(lambda: "not a figure", "second")]
+    said = fit(make_trainer(tmp_path, pl.loggers.CSVLogger(tmp_path), callbacks, **THREE))
+    assert len(said) == 2
+    assert "'first' could not be drawn: ZeroDivisionError: no readings" in str(said[0].message)
+    assert "'second' could not be drawn: " in str(said[1].message)
+
+
+def test_a_broken_logger_is_said_once_and_the_file_takes_its_place(tmp_path, monkeypatch):
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+
+    def refuse(*args, **kwargs):
+        raise ConnectionError("server gone")
+
+    monkeypatch.setattr(torch.utils.tensorboard.SummaryWriter, "add_image", refuse)
+    said = fit(make_trainer(tmp_path, logger, [Shows(draw)], **THREE))
+    assert len(said) == 1
+    assert "TensorBoardLogger did not take the figure 'structure/overview': ConnectionError" in str(said[0].message)
+    assert (Path(logger.log_dir) / "figures" / "structure-overview.png").exists()
+
+
+def test_one_broken_logger_keeps_nothing_from_another(tmp_path):
+    trainer, calls = make_trainer(tmp_path), []
+    trainer.loggers = [FakeWandb([], RuntimeError("offline")), FakeMLFlow(calls)]
+    with pytest.warns(RuntimeWarning, match="FakeWandb did not take.*RuntimeError: offline"):
+        Reporter(tmp_path).figure(trainer, "a", draw)
+    assert len(calls) == 1
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_a_folder_that_cannot_be_written_is_said_once(tmp_path):
+    (tmp_path / "figures").write_text("in the way")
+    said = fit(make_trainer(tmp_path, False, [Shows(draw)], **THREE))
+    assert len(said) == 1
+    assert "could not be written" in str(said[0].message)
+
+
+@pytest.mark.parametrize("arguments", [{"fast_dev_run": 2}, {"barebones": True}], ids=str)
+def test_nothing_is_drawn_where_nobody_would_see_it(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    drawn = []
+    callback = Shows(lambda: drawn.append(1))
+    if "barebones" in arguments:
+        trainer = pl.Trainer(callbacks=[callback], accelerator="cpu", max_steps=2, **arguments)
+    else:
+        trainer = make_trainer(tmp_path, pl.loggers.CSVLogger(tmp_path), [callback], **arguments)
+    trainer.fit(BoringModel())
+    assert trainer.global_step == 2
+    assert isinstance(callback.reporter, Reporter)
+    assert drawn == []
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_only_rank_zero_draws(tmp_path, monkeypatch):
+    trainer, drawn = make_trainer(tmp_path), []
+    monkeypatch.setattr(type(trainer), "is_global_zero", property(lambda self: False))
+    Reporter(tmp_path).figure(trainer, "a", lambda: drawn.append(1))
+    assert drawn == []
+
+
+def test_file_names_are_safe_and_differ(tmp_path):
+    trainer, reporter = make_trainer(tmp_path), Reporter(tmp_path)
+    long = "information/" + "x" * 300
+    for tag in ["../../etc/passwd", "Ünïcode *?", "", long + "a", long + "b"]:
+        reporter.figure(trainer, tag, draw)
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    assert len(names) == 5
+    assert names[0] == "figures/etc-passwd.png"
+    assert all(len(name) < 140 and name.startswith("figures/") and name.count("/") == 1 for name in names)
+
+
+def test_random_streams_and_pyplot_are_left_alone(tmp_path):
+    trainer = make_trainer(tmp_path, pl.loggers.TensorBoardLogger(tmp_path))
+    figures = pyplot.get_fignums()
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    lines = {"encoder": ([1, 10, 100], [0.3, 0.2, 0.1])}
+    Reporter(tmp_path).figure(trainer, "a", lambda: measure_curves({"information": lines}), step=3)
+    trainer.logger.experiment.flush()
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == states[1:]
+    assert pyplot.get_fignums() == figures
+    assert EventAccumulator(trainer.log_dir).Reload().Tags()["images"] == ["a"]
