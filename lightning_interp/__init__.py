@@ -1,0 +1,21 @@
+"""What is my model learning, and when: Lightning callbacks that read representations while a model trains."""
+
+from lightning_interp.analyze import analyze
+from lightning_interp.callbacks import (
+    RepresentationGeometry,
+    RepresentationMetrics,
+    RepresentationStructure,
+    ValidationAnalysis,
+    ValidationSchedule,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "RepresentationStructure",
+    "RepresentationGeometry",
+    "RepresentationMetrics",
+    "ValidationAnalysis",
+    "ValidationSchedule",
+    "analyze",
+]

@@ -67,18 +67,17 @@ class History:
         return list(dict.fromkeys(key for reading in self.readings for key in reading.values))
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
-        """Steps and values of a key, measured or logged by the model, over the readings that have it."""
-        pairs = [(r.step, value) for r in self.readings if (value := r.get(key)) is not None]
-        return [step for step, _ in pairs], [value for _, value in pairs]
+        """Steps, increasing, and values of a key, measured or logged by the model, over the readings that have it.
+
+        Of several readings at one step the last counts.
+        """
+        by_step = {r.step: value for r in self.readings if (value := r.get(key)) is not None}
+        steps = sorted(by_step)
+        return steps, [by_step[step] for step in steps]
 
     def state_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, so that a ``weights_only`` checkpoint can hold it."""
-        return {
-            "readings": [
-                {"step": r.step, "epoch": r.epoch, "index": r.index, "values": dict(r.values), "context": dict(r.context)}
-                for r in self.readings
-            ]
-        }
+        return {"readings": [{**vars(r), "values": dict(r.values), "context": dict(r.context)} for r in self.readings]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the readings of a checkpoint; what was held before is dropped."""

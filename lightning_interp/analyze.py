@@ -1,0 +1,114 @@
+"""The readings of the callbacks for a finished model, without a Trainer."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_interp.callbacks.analysis import ValidationAnalysis
+from lightning_interp.compat import is_overridden, pl
+from lightning_interp.isolation import untouched
+from lightning_interp.labels import batch_size
+from lightning_interp.positions import SamplePositions
+
+__all__ = ["analyze"]
+
+Forward = Callable[[nn.Module, Any, int], Any]
+
+
+def analyze(
+    model: nn.Module,
+    dataloader: Iterable[Any],
+    callbacks: ValidationAnalysis | Sequence[ValidationAnalysis],
+    forward: Forward | None = None,
+) -> dict[str, float]:
+    """Read a finished model: the measures that the callbacks would log at a validation.
+
+    Runs the model once over the loader in evaluation mode and without gradients, on the device where it is. Neither the
+    model (mode, random state, hooks) nor the history of a callback is changed.
+
+    Args:
+        model: A ``LightningModule``, of which ``validation_step`` is run where it has one, a transformers model or any
+            other ``nn.Module``. Names of sites are relative to it.
+        dataloader: Batches. A dict goes into the model by the names that its ``forward`` takes, a tuple or a tensor by
+            its first entry.
+        callbacks: What to read. All read this one loader, whatever their ``dataloader_idx``.
+        forward: How to run a batch, called with model, batch and its number, where the ways above do not fit.
+
+    Returns:
+        Every measure by its key, undefined ones left out.
+
+    Raises:
+        ValueError: If there is no callback, or one of them finds what it does not expect.
+
+    Cost: one pass over the loader, and what the callbacks state.
+
+    Example:
+        >>> from lightning_interp import RepresentationGeometry
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU())
+        >>> found = analyze(model, [torch.randn(16, 8)], RepresentationGeometry(sites={"hidden": "0"}))
+        >>> 1 <= found["effective_rank/hidden"] <= 4
+        True
+
+    """
+    chosen = [callbacks] if isinstance(callbacks, ValidationAnalysis) else list(callbacks)
+    wrong = [type(one).__name__ for one in chosen if not isinstance(one, ValidationAnalysis)]
+    if not chosen or wrong:
+        raise ValueError(f"`callbacks` must be one or more ValidationAnalysis callbacks, got {wrong or 'none'}.")
+    first = next(model.parameters(), None)
+    device = first.device if first is not None else torch.device("cpu")
+    run = forward or _default_forward(model)
+    readers = [copy.deepcopy(callback) for callback in chosen]
+    values: dict[str, float] = {}
+    with untouched(model), torch.no_grad():
+        model.eval()
+        try:
+            for reader in readers:
+                reader.resolve(model)
+                reader.positions = SamplePositions(dataloader, max_examples=reader.max_examples)
+                reader.begin()
+            for index, batch in enumerate(dataloader):
+                _run_batch(model, pl.utilities.move_data_to_device(batch, device), index, run, readers)
+            for reader in readers:
+                found = {reader.prefix + key: float(value) for key, value in reader.finish().items()}
+                values |= {key: value for key, value in found.items() if not math.isnan(value)}
+        finally:
+            for reader in readers:
+                reader.release()
+    return values
+
+
+def _run_batch(model: nn.Module, batch: Any, index: int, run: Forward, readers: Sequence[ValidationAnalysis]) -> None:
+    size = batch_size(batch)
+    selected = []
+    for reader in readers:
+        selection = reader.positions.select(size)
+        selected.append(selection)
+        if len(selection):
+            reader.before_batch(batch, selection)
+    run(model, batch, index)
+    for reader, selection in zip(readers, selected, strict=True):
+        if len(selection):
+            reader.after_batch(batch, selection)
+
+
+def _default_forward(model: nn.Module) -> Forward:
+    if isinstance(model, pl.LightningModule) and is_overridden("validation_step", model):
+        step: Callable[..., Any] = model.validation_step
+        takes_index = len(inspect.signature(step).parameters) > 1
+        return lambda _, batch, index: step(batch, index) if takes_index else step(batch)
+    parameters = inspect.signature(model.forward).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+    def forward(model: nn.Module, batch: Any, index: int) -> Any:
+        if isinstance(batch, Mapping):
+            return model(**{key: value for key, value in batch.items() if takes_all or key in parameters})
+        return model(batch[0] if isinstance(batch, list | tuple) else batch)
+
+    return forward

@@ -1,0 +1,503 @@
+"""The base of every callback here: when a validation run is read, and what becomes of the reading."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+import warnings
+import weakref
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from lightning_interp.compat import pl
+from lightning_interp.distributed import PeerError, agree, world_size
+from lightning_interp.history import History, Reading, merge_rows, write_csv
+from lightning_interp.labels import batch_size
+from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.positions import SamplePositions, Selection
+from lightning_interp.reporting import Reporter, log_folder
+
+__all__ = ["Draw", "ValidationAnalysis"]
+
+Draw = Callable[[], Figure]
+
+# Facts about what was read, which several callbacks on one site share; the first of them reports.
+_FACTS = ("rows", "nonfinite")
+
+
+class ValidationAnalysis(pl.Callback):
+    """Reads a validation run and logs what it found beside the task loss.
+
+    A subclass says what to do with a batch and what to make of a reading; this class decides when to read, merges
+    ranks' success and failure, logs, keeps the history and draws. To write one's own, fill in :meth:`measures`,
+    :meth:`resolve`, :meth:`after_batch` and :meth:`finish`, and where needed :meth:`begin`, :meth:`before_batch`,
+    :meth:`release` and :meth:`figures`. None of these needs a Trainer, so that
+    :func:`lightning_interp.analyze` can call them too.
+
+    What every reading logs beside its measures: ``seconds/<callback>``, time spent, and, once a reading was dropped,
+    ``failed/<callback>``, how many were.
+
+    The sanity check rehearses one whole reading, unlogged: what is wrong with the arguments shows there, as an error.
+    After a reading has succeeded, an error drops that reading on all ranks, with one warning, and training goes on.
+
+    Args:
+        every_n_validations: Read only every n-th validation run.
+        max_examples: Samples to read over all ranks, the same at every reading; bounds memory. ``None`` for all.
+        dataloader_idx: Which validation loader to read. Keys of another than 0 end in ``/dataloader_idx_<n>``.
+        prefix: Put before every key.
+        log: ``"summary"`` logs what a person watches; ``"full"`` logs everything. History and ``readings.csv`` hold
+            everything either way.
+        draw_figures: Draw figures at the end of the fit, and while it runs at most once in ``figure_interval``.
+        figure_interval: Seconds between figures while training runs; longer where drawing takes more than a hundredth
+            of it.
+        write_csv: Write ``readings.csv`` in the log folder.
+        on_error: ``"drop"`` the reading, or ``"raise"``.
+
+    Raises:
+        ValueError: If an argument is out of range; at the start of the fit if two callbacks would log the same key.
+
+    """
+
+    def __init__(
+        self,
+        every_n_validations: int = 1,
+        max_examples: int | None = 2000,
+        dataloader_idx: int = 0,
+        prefix: str = "",
+        log: str = SUMMARY,
+        draw_figures: bool = True,
+        figure_interval: float = 60.0,
+        write_csv: bool = True,
+        on_error: str = "drop",
+    ) -> None:
+        super().__init__()
+        if every_n_validations < 1:
+            raise ValueError(f"`every_n_validations` must be at least 1, got {every_n_validations}.")
+        if max_examples is not None and max_examples < 1:
+            raise ValueError(f"`max_examples` must be at least 1, or None for all, got {max_examples}.")
+        if dataloader_idx < 0:
+            raise ValueError(f"`dataloader_idx` must be at least 0, got {dataloader_idx}.")
+        if log not in (SUMMARY, FULL):
+            raise ValueError(f"`log` must be 'summary' or 'full', got {log!r}.")
+        if on_error not in ("drop", "raise"):
+            raise ValueError(f"`on_error` must be 'drop' or 'raise', got {on_error!r}.")
+        self.every_n_validations = every_n_validations
+        self.max_examples = max_examples
+        self.dataloader_idx = dataloader_idx
+        self.prefix = prefix
+        self.log_level = log  # Lightning puts its own `log` on every callback
+        self.draw_figures = draw_figures
+        self.figure_interval = figure_interval
+        self.write_csv = write_csv
+        self.on_error = on_error
+
+        self.history = History()
+        self.reading: dict[str, float] = {}
+        self.failed = 0
+        self._validations = 0
+        self._name = type(self).__name__
+        self._rehearsed = False
+        self._warned = False
+        self._warned_of_omissions = False
+        self._warned_of_undefined = False
+        self._elsewhere: frozenset[str] = frozenset()
+        self.positions = SamplePositions([])
+        """Counts through the batches of the reading."""
+        self.group: Any = None
+        """The process group over which data are split; ``None`` for all ranks."""
+        self._active = False
+        self._rehearsing = False
+        self._error: Exception | None = None
+        self._selection: Selection | None = None
+        self._pending: dict[str, float] | None = None
+        self._seconds = 0.0
+        self._next_drawing = math.inf
+        self._folder: Path | None = None
+        self._reporter: Reporter | None = None
+        self._trainer: weakref.ref[Any] | None = None
+
+    # ------------------------------------------------- what a subclass fills in
+
+    @abstractmethod
+    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Every key that a reading gives, with its level, ``"summary"`` or ``"full"``.
+
+        Args:
+            model: The model that is to be read; without it, keys hold a pattern where a name depends on the model.
+
+        """
+
+    @abstractmethod
+    def resolve(self, model: nn.Module) -> None:
+        """Find in the model what is to be read, and attach to it. An error here stops the run before it starts."""
+
+    def release(self) -> None:
+        """Detach from the model and free what was kept for readings."""
+
+    def begin(self) -> None:
+        """A reading starts; :attr:`positions` and :attr:`group` are set."""
+
+    def before_batch(self, batch: Any, selection: Selection) -> None:
+        """A batch that has selected samples is about to go through the model."""
+
+    @abstractmethod
+    def after_batch(self, batch: Any, selection: Selection) -> None:
+        """The batch went through the model."""
+
+    def abort(self) -> None:
+        """The reading is given up: forget it."""
+
+    @abstractmethod
+    def finish(self) -> Mapping[str, Tensor | float]:
+        """Merge ranks and return all measures by key. Called on all ranks, or on none."""
+
+    def figures(self) -> Mapping[str, Draw]:
+        """Pictures of the history so far, by tag; each is drawn only when it is needed."""
+        return {}
+
+    # ------------------------------------------------- keys
+
+    def logged_keys(self, model: nn.Module | None = None) -> list[str]:
+        """The keys that every reading logs under the present ``log`` level.
+
+        Args:
+            model: The model; without it, keys hold ``<site>`` where a site's name depends on the model.
+
+        """
+        levels = {**self.measures(model), f"seconds/{self._name}": SUMMARY}
+        keys = [self.full_key(key) for key, level in levels.items() if self.log_level == FULL or level == SUMMARY]
+        return [key for key in keys if key not in self._elsewhere]
+
+    def full_key(self, key: str) -> str:
+        """A measure's key with the prefix and, for another loader than the first, the loader's suffix."""
+        suffix = f"/dataloader_idx_{self.dataloader_idx}" if self.dataloader_idx else ""
+        return f"{self.prefix}{key}{suffix}"
+
+    # ------------------------------------------------- life in a Trainer
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """A new Trainer starts a new history."""
+        if stage == "fit" and (self._trainer is None or self._trainer() is not trainer):
+            self.history = History()
+            self.failed = self._validations = 0
+            self._rehearsed = self._warned = False
+        self._trainer = weakref.ref(trainer)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Attach to the model and check keys against those of the other callbacks."""
+        self._attach(trainer, pl_module)
+        self._next_drawing = time.monotonic() + self.figure_interval
+
+    def _attach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.release()
+        self._name = _unique_name(self, trainer)
+        self.resolve(pl_module)
+        self._elsewhere = _reported_earlier(self, trainer, pl_module)
+        if world_size() > 1:
+            _silence_sync_warning([self.full_key(key) for key in [*self.measures(pl_module), *self._own_keys()]])
+        self._folder = log_folder(trainer)
+        self._reporter = Reporter(self._folder)
+
+    def _own_keys(self) -> tuple[str, str]:
+        return f"seconds/{self._name}", f"failed/{self._name}"
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Decide whether this validation run is read."""
+        started = time.perf_counter()
+        self._active, self._error, self._pending, self._selection = False, None, None, None
+        self._seconds = 0.0
+        fitting = trainer.state.fn == "fit"
+        if not fitting:
+            self._attach(trainer, pl_module)
+        self._rehearsing = bool(trainer.sanity_checking)
+        if not self._rehearsing and fitting:
+            self._validations += 1
+            if (self._validations - 1) % self.every_n_validations:
+                return
+        self.positions, self.group = self._find_loader(trainer), _data_group(trainer)
+        self._active = True
+        self._guarded(self.begin)
+        self._seconds += time.perf_counter() - started
+
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Get ready for the model's forward pass."""
+        if self._active and dataloader_idx == self.dataloader_idx and self._error is None:
+            started = time.perf_counter()
+            self._guarded(lambda: self._before(batch))
+            self._seconds += time.perf_counter() - started
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in what the forward pass showed."""
+        selection = self._selection
+        if self._active and dataloader_idx == self.dataloader_idx and selection is not None:
+            started = time.perf_counter()
+            self._guarded(lambda: self.after_batch(batch, selection))
+            self._selection = None
+            self._seconds += time.perf_counter() - started
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Merge ranks, compute, log."""
+        if not self._active:
+            return
+        started = time.perf_counter()
+        values: Mapping[str, Tensor | float] = {}
+        if agree(self._error is None, self.group):
+            try:
+                with torch.no_grad():
+                    values = self.finish()
+            except Exception as error:
+                self._error = error
+            agree_now = agree(self._error is None, self.group)
+        else:
+            agree_now = False
+        self._active = False
+        if not agree_now:
+            self._give_up(pl_module)
+            return
+        self._rehearsed = True
+        if self._rehearsing:
+            self.abort()
+            return
+        found = {key: float(value) for key, value in values.items()}
+        self._seconds += time.perf_counter() - started
+        found[f"seconds/{self._name}"] = self._seconds
+        full = {self.full_key(key): value for key, value in found.items() if not math.isnan(value)}
+        self.reading = {key: value for key, value in full.items() if key not in self._elsewhere}
+        self._pending = self.reading
+        wanted = {*self.logged_keys(pl_module), *self._omissions()}
+        self._log(pl_module, {key: value for key, value in self.reading.items() if key in wanted})
+        self._tell_undefined([key for key in self.logged_keys(pl_module) if key not in self.reading])
+        if self.failed:
+            self._log(pl_module, {self.full_key(f"failed/{self._name}"): float(self.failed)})
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the reading down beside what the model logged, and draw."""
+        values, self._pending = self._pending, None
+        if values is not None and trainer.state.fn == "fit":
+            context = _task_metrics(trainer)
+            index = self.history.readings[-1].index + 1 if len(self.history) else 0
+            self.history.append(Reading(trainer.global_step, trainer.current_epoch, index, values, context))
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            if self is _analyses(trainer)[-1]:
+                self._write_csv(trainer)
+            if values is not None and time.monotonic() > self._next_drawing:
+                self._draw(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the whole history."""
+        self._draw(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave nothing attached to the model."""
+        self.release()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave nothing attached to the model."""
+        self._active = False
+        self.release()
+
+    # ------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Readings and counters, as plain numbers."""
+        return {"history": self.history.state_dict(), "validations": self._validations, "failed": self.failed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint left off."""
+        self.history.load_state_dict(state_dict["history"])
+        self._validations = state_dict["validations"]
+        self.failed = state_dict["failed"]
+
+    # ------------------------------------------------- inside
+
+    def _find_loader(self, trainer: pl.Trainer) -> SamplePositions:
+        loaders = _flattened(trainer.val_dataloaders)
+        if self.dataloader_idx >= len(loaders):
+            raise ValueError(
+                f"`dataloader_idx={self.dataloader_idx}` of {self._name}, but there are {len(loaders)} validation "
+                f"loaders (0 to {len(loaders) - 1})."
+            )
+        batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        split = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {"rank": 0, "num_replicas": 1}
+        positions = SamplePositions(
+            loaders[self.dataloader_idx],
+            rank=split["rank"],
+            world=split["num_replicas"],
+            max_examples=self.max_examples,
+            num_batches=batches[self.dataloader_idx] if self.dataloader_idx < len(batches) else None,
+        )
+        if not positions.exact and not self._warned:
+            self._warned = True
+            why = (
+                "shuffles" if positions.shuffled else "has a sampler that does not tell which samples each process gets"
+            )
+            pl.utilities.rank_zero_warn(
+                f"{self._name}: validation loader {self.dataloader_idx} {why}, so a reading is not exactly the one "
+                "that a single process would give in order."
+            )
+        return positions
+
+    def _before(self, batch: Any) -> None:
+        selection = self.positions.select(batch_size(batch))
+        if len(selection):
+            self.before_batch(batch, selection)
+            self._selection = selection
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Keep an error for the end of the reading, where ranks agree; alone, raise at once what is to be raised."""
+        try:
+            with torch.no_grad():
+                work()
+        except Exception as error:
+            self._error = error
+            self._selection = None
+            if world_size() == 1 and self._raises():
+                self.abort()
+                raise
+
+    def _raises(self) -> bool:
+        return self._rehearsing or not self._rehearsed or self.on_error == "raise"
+
+    def _give_up(self, pl_module: pl.LightningModule) -> None:
+        error = self._error or PeerError("Another rank failed in this reading; its own log says why.")
+        self.abort()
+        if self._raises():
+            raise error
+        self.failed += 1
+        if self.failed == 1:
+            warnings.warn(
+                f"{self._name} dropped a reading and goes on: {type(error).__name__}: {error}. Later ones are counted "
+                f"under 'failed/{self._name}' without a warning.",
+                stacklevel=2,
+            )
+        self._log(pl_module, {self.full_key(f"failed/{self._name}"): float(self.failed)})
+
+    def _tell_undefined(self, keys: list[str]) -> None:
+        if keys and not self._warned_of_undefined:
+            self._warned_of_undefined = True
+            pl.utilities.rank_zero_warn(
+                f"{self._name}: {', '.join(keys[:4])}{f' and {len(keys) - 4} more' if len(keys) > 4 else ''} cannot be "
+                "told from this reading and are not logged at it (too few labels or positions). This is said once."
+            )
+
+    def _omissions(self) -> list[str]:
+        """Counts of what was left out, which are logged at every level once there is something to count."""
+        found = [key for key, value in self.reading.items() if value and key.startswith(f"{self.prefix}nonfinite/")]
+        if found and not self._warned_of_omissions:
+            self._warned_of_omissions = True
+            pl.utilities.rank_zero_warn(f"{self._name} left out vectors that are not finite: see {found}.")
+        return found
+
+    def _log(self, pl_module: pl.LightningModule, values: Mapping[str, float]) -> None:
+        # Merged already: every rank logs the same value, and Lightning must not average it.
+        pl_module.log_dict(
+            dict(values), on_step=False, on_epoch=True, sync_dist=False, batch_size=1, add_dataloader_idx=False
+        )
+
+    def _write_csv(self, trainer: pl.Trainer) -> None:
+        writers = [analysis for analysis in _analyses(trainer) if analysis.write_csv]
+        folder = self._folder
+        if not writers or folder is None or not trainer.is_global_zero:
+            return
+        try:
+            write_csv(folder / "readings.csv", merge_rows(analysis.history for analysis in writers))
+        except OSError as error:
+            for analysis in writers:
+                analysis.write_csv = False
+            warnings.warn(f"readings.csv cannot be written in {folder}: {error}; it is left out.", stacklevel=2)
+
+    def _draw(self, trainer: pl.Trainer) -> None:
+        if not self.draw_figures or self._reporter is None or not len(self.history):
+            return
+        started = time.monotonic()
+        for tag, draw in self.figures().items():
+            self._reporter.figure(trainer, self.full_key(tag), draw, self.history.readings[-1].step)
+        now = time.monotonic()
+        self._next_drawing = now + max(self.figure_interval, 100 * (now - started))
+
+
+def _analyses(trainer: pl.Trainer) -> list[ValidationAnalysis]:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, ValidationAnalysis)]
+
+
+def _unique_name(analysis: ValidationAnalysis, trainer: pl.Trainer) -> str:
+    """The class name; the second and later ones of a class are numbered."""
+    twins = [other for other in _analyses(trainer) if type(other) is type(analysis)]
+    place = next((index for index, other in enumerate(twins) if other is analysis), 0)
+    return type(analysis).__name__ + (f"_{place + 1}" if place else "")
+
+
+def _reported_earlier(analysis: ValidationAnalysis, trainer: pl.Trainer, model: nn.Module) -> frozenset[str]:
+    """Facts that an earlier callback reports; any other key in common is an error."""
+    mine = {analysis.full_key(key): key for key in analysis.measures(model)}
+    facts: set[str] = set()
+    for other in _analyses(trainer):
+        if other is analysis:
+            break
+        shared = mine.keys() & {other.full_key(key) for key in other.measures(model)}
+        facts |= {key for key in shared if mine[key].split("/")[0] in _FACTS}
+        clash = sorted(shared - facts)
+        if clash:
+            raise ValueError(
+                f"{type(other).__name__} and {type(analysis).__name__} would both log {clash[:3]}"
+                f"{' and more' if len(clash) > 3 else ''}: give one of them another `prefix`."
+            )
+    return frozenset(facts)
+
+
+def _task_metrics(trainer: pl.Trainer) -> dict[str, float]:
+    """What the model and others logged, without what the analyses did."""
+    ours = {key for analysis in _analyses(trainer) for key in analysis.reading}
+    return {
+        key: float(value)
+        for key, value in trainer.callback_metrics.items()
+        if key not in ours and value.numel() == 1 and not key.startswith(("seconds/", "failed/"))
+    }
+
+
+def _silence_sync_warning(keys: list[str]) -> None:
+    """Our values are merged before they are logged; the advice to average them does not apply."""
+    for key in keys:
+        warnings.filterwarnings(
+            "ignore", re.escape(f"It is recommended to use `self.log({key!r}, ..., sync_dist=True)`")
+        )
+
+
+def _data_group(trainer: pl.Trainer) -> Any:
+    mesh = getattr(trainer.strategy, "device_mesh", None)
+    if mesh is not None and "data_parallel" in (mesh.mesh_dim_names or ()):
+        return mesh["data_parallel"].get_group()
+    return None
+
+
+def _flattened(loaders: Any) -> list[Any]:
+    if loaders is None:
+        return []
+    if isinstance(loaders, Mapping):
+        return [one for value in loaders.values() for one in _flattened(value)]
+    if isinstance(loaders, list | tuple):
+        return [one for value in loaders for one in _flattened(value)]
+    return [loaders]

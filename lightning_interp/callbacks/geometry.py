@@ -1,0 +1,68 @@
+"""The shape of the cloud of representations at every validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_interp.callbacks.analysis import Draw
+from lightning_interp.callbacks.representation import RepresentationMetrics
+from lightning_interp.figures import measure_curves
+from lightning_interp.metrics import SpectralGeometry
+
+__all__ = ["RepresentationGeometry"]
+
+_CURVES = ("rankme", "effective_rank", "participation_ratio", "matrix_entropy", "alpha", "anisotropy", "curvature")
+
+
+class RepresentationGeometry(RepresentationMetrics):
+    r"""Views of representations without bins or reference points, read at every validation.
+
+    Formulas and sources in :func:`lightning_interp.functional.spectral_measures`, ``anisotropy`` and
+    ``curvature_sums``; λ are the eigenvalues of the covariance of all positions that were read.
+
+    ===================================  =======  ==================================================================
+    key                                  level    what it is
+    ===================================  =======  ==================================================================
+    ``rankme/<site>``                    summary  exp of the entropy of √λ, 1 to D
+    ``effective_rank/<site>``            summary  exp of the entropy of λ, 1 to D
+    ``participation_ratio/<site>``       summary  (Σλ)²/Σλ², 1 to D
+    ``matrix_entropy/<site>``            summary  entropy of λ / log min(N, D), 0 to 1
+    ``alpha/<site>``                     summary  decay of the spectrum, −slope of log λ on log rank
+    ``anisotropy/<site>``                summary  mean cosine of two positions
+    ``curvature/<site>``                 summary  mean angle between successive steps along a sequence, radians
+    ``alpha_r2/<site>``                  full     fit of that line
+    ``rows/<site>``                      full     positions read
+    ``nonfinite/<site>``                 full     positions left out as not finite
+    ===================================  =======  ==================================================================
+
+    Curvature is undefined, and not logged, where no sequence has three positions in a row.
+
+    Args:
+        sites: Where to read; see :class:`~lightning_interp.callbacks.RepresentationMetrics`.
+        center: Eigenvalues of the covariance; otherwise of the second moment about zero.
+        kwargs: Arguments of :class:`~lightning_interp.callbacks.RepresentationMetrics` and
+            :class:`~lightning_interp.callbacks.ValidationAnalysis`.
+
+    Cost: one product (D, N) × (N, D) a reading and site, and one eigendecomposition O(D³); memory 8·D² bytes. Between
+    ranks: 8·D² bytes.
+
+    Example:
+        >>> RepresentationGeometry(sites={"encoder": "model.encoder"}).logged_keys()[:2]
+        ['rankme/encoder', 'effective_rank/encoder']
+
+    """
+
+    def __init__(self, sites: str | Sequence[str] | Mapping[str, str], center: bool = True, **kwargs: Any) -> None:
+        super().__init__({"geometry": SpectralGeometry(center=center)}, sites, **kwargs)
+
+    def figures(self) -> Mapping[str, Draw]:
+        """Curves of every measure; for several sites a heat map of the effective rank."""
+        pictures: dict[str, Draw] = {
+            "geometry": lambda: measure_curves(
+                {measure: lines for measure in _CURVES if (lines := self._lines(measure))}, "Geometry"
+            )
+        }
+        if len(self._names) > 1:
+            pictures["sites/effective_rank"] = lambda: self._heatmap("effective_rank", "effective rank")
+        return pictures

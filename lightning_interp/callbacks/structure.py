@@ -1,0 +1,188 @@
+"""Information, variation, regularity and disentanglement at every validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from matplotlib.figure import Figure
+from torchmetrics import Metric
+
+from lightning_interp.callbacks.analysis import Draw
+from lightning_interp.callbacks.representation import RepresentationMetrics
+from lightning_interp.figures import information_plane, measure_curves
+from lightning_interp.labels import LabelSource
+from lightning_interp.metrics import BinnedStructure, SoftStructure, StructureMetric
+
+__all__ = ["RepresentationStructure"]
+
+_ESTIMATORS = ("soft", "binned", "both")
+_MEASURES = ("information", "variation", "regularity", "disentanglement")
+
+
+class RepresentationStructure(RepresentationMetrics):
+    r"""How the mapping from input to representations is structured, read at every validation.
+
+    Information is the entropy of representations (falling: they compress), variation what is left of it within a label,
+    regularity the information that they carry about the label, disentanglement how far labels lie apart; definitions
+    and sources in :func:`lightning_interp.functional.structure_measures` (Conklin & Smith 2024, arXiv 2406.02449;
+    soft estimator: Conklin 2025, arXiv 2505.23960). Entropies and regularity are divided by the log of the number of
+    reference points or bins; disentanglement is in nats, at most ln 2.
+
+    Keys, with <labels> each label set; the binned estimator's begin with ``binned_``:
+
+    ===================================================  =======  ==================================================
+    key                                                  level    what it is
+    ===================================================  =======  ==================================================
+    ``information/<site>``                               summary  over all positions that were read
+    ``variation/<site>/<labels>``                        summary  within a label
+    ``regularity/<site>/<labels>``                       summary  about the label; nested sets: beyond their parent
+    ``disentanglement/<site>/<labels>``                  summary  label against the rest of its set or parent, nats
+    ``<measure>_above_chance/<site>/<labels>``           summary  value minus chance level (variation: full)
+    ``<measure>_chance/<site>/<labels>``                 full     mean over shuffled labels; ``…/sd`` its spread
+    ``information/<site>/<labels>``                      full     over the positions whose label is kept
+    ``parent_variation/<site>/<labels>``                 full     nested sets: within a parent, on the same rows
+    ``coverage/<site>/<labels>``                         full     share of positions whose label is kept
+    ``num_labels/<site>/<labels>``                       full     labels kept
+    ``floor/<site>``                                     full     soft: mean entropy of single representations
+    ``complexity/<site>``, ``expressivity/<site>``       summary  I(X;Z), I(Y;Z), if ``information_plane``
+    ``optimality/<site>``                                summary  I(Y;Z)/I(X;Z), if ``information_plane``
+    ``<key>/se``                                         full     standard error, if ``jackknife``
+    ``rows/<site>``, ``nonfinite/<site>``                full     positions read, and left out as not finite
+    ===================================================  =======  ==================================================
+
+    A key whose value is undefined at a reading, as where no label is frequent enough, is not logged at it.
+
+    Args:
+        sites: Where to read; see :class:`~lightning_interp.callbacks.RepresentationMetrics`, as for ``tokens``,
+            ``mask``, ``padding_idx``, ``ignore_tokens``, ``skip_positions``, ``layout`` and ``call``.
+        labels: Label sets: ``"token"``; ``"bigram"`` and ``"trigram"``, nested under the token; ``"flat_bigram"``,
+            ``"flat_trigram"``, ``"next_token"``; other names are batch keys, or a mapping says where they are.
+        estimator: ``"soft"``, ``"binned"`` or ``"both"``.
+        num_points: Reference points of the soft estimator.
+        bins: Bins of the binned estimator.
+        correction: ``"miller_madow"`` for the binned estimator.
+        temperature: Of the soft estimator; from the dimension by default.
+        center: Subtract the mean representation first (soft).
+        floor_corrected: Subtract the entropy of single representations (soft).
+        parents, min_count, average, regularity_unit, information_plane, shuffles, jackknife, seed: See
+            :class:`lightning_interp.metrics.StructureMetric`.
+        kwargs: Arguments of :class:`~lightning_interp.callbacks.RepresentationMetrics` and
+            :class:`~lightning_interp.callbacks.ValidationAnalysis`.
+
+    Cost: one product (N, D) × (D, num_points) a reading and site, a table sum per label set and shuffle; memory
+    (4·num_points + 8·(1 + labels a position)) bytes a position until the reading ends, bounded by ``max_examples``.
+    Between ranks: the labels of all positions, then tables of kept labels only.
+
+    Raises:
+        ValueError: If an argument is out of range or a name unknown.
+
+    Example:
+        >>> callback = RepresentationStructure(sites={"encoder": "model.encoder"}, labels=["token"])
+        >>> callback.logged_keys()[:4]  # doctest: +NORMALIZE_WHITESPACE
+        ['information/encoder', 'variation/encoder/token', 'regularity/encoder/token',
+         'regularity_above_chance/encoder/token']
+
+    """
+
+    def __init__(
+        self,
+        sites: str | Sequence[str] | Mapping[str, str],
+        labels: Sequence[str] | Mapping[str, LabelSource] = ("token",),
+        estimator: str = "soft",
+        num_points: int = 100,
+        bins: int = 20,
+        correction: str | None = None,
+        temperature: float | None = None,
+        center: bool = False,
+        floor_corrected: bool = False,
+        parents: Mapping[str, str] | None = None,
+        min_count: int = 5,
+        average: str = "frequency",
+        regularity_unit: str = "log",
+        information_plane: Sequence[str] | None = None,
+        shuffles: int = 3,
+        jackknife: int = 0,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        if estimator not in _ESTIMATORS:
+            raise ValueError(f"`estimator` must be one of {list(_ESTIMATORS)}, got {estimator!r}.")
+        if isinstance(labels, str):
+            raise ValueError(f"`labels` must be a list of names or a mapping, got the string {labels!r}.")
+        shared: dict[str, Any] = {
+            "labels": list(labels),
+            "parents": parents,
+            "min_count": min_count,
+            "average": average,
+            "regularity_unit": regularity_unit,
+            "information_plane": information_plane,
+            "shuffles": shuffles,
+            "jackknife": jackknife,
+            "seed": seed,
+        }
+        metrics: dict[str, Metric] = {}
+        if estimator != "binned":
+            metrics["soft"] = SoftStructure(
+                num_points=num_points, temperature=temperature, center=center, floor_corrected=floor_corrected, **shared
+            )
+        if estimator != "soft":
+            metrics["binned"] = BinnedStructure(bins=bins, correction=correction, **shared)
+        super().__init__(metrics, sites, labels=labels, **kwargs)
+        self.estimator = estimator
+        self.label_sets = tuple(labels)
+        self.plane = tuple(information_plane or ())
+        self.shuffles = shuffles
+
+    def figures(self) -> Mapping[str, Draw]:
+        """Per estimator: curves of each label set, a heat map for several sites, the information plane."""
+        pictures: dict[str, Draw] = {}
+        for metric in self.metrics.values():
+            prefix = metric.prefix if isinstance(metric, StructureMetric) else ""
+            for labels in self.label_sets or ("",):
+                tag = "/".join(part for part in (f"{prefix}structure", labels) if part)
+                pictures[tag] = partial(self._structure_curves, prefix, labels)
+            if len(self._names) > 1:
+                pictures[f"{prefix}sites/information"] = partial(
+                    self._heatmap, f"{prefix}information", "share of log n"
+                )
+                for labels in self.label_sets:
+                    key = f"{prefix}regularity{'_above_chance' if self.shuffles else ''}/{labels}"
+                    pictures[f"{prefix}sites/{labels}"] = partial(self._heatmap, key, "share of log n")
+            if self.plane:
+                pictures[f"{prefix}information_plane"] = partial(self._plane, prefix)
+        return pictures
+
+    def _structure_curves(self, prefix: str, labels: str) -> Figure:
+        panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+        bands: dict[str, dict[str, list[float]]] = {}
+        for measure in _MEASURES:
+            if measure != "information" and not labels:
+                continue
+            key = f"{prefix}{measure}" + (f"/{labels}" if labels else "")
+            lines = self._lines(key)
+            chance = self._lines(f"{prefix}{measure}_chance/{labels}") if labels else {}
+            for site, line in chance.items():
+                name = "chance" if len(chance) == 1 else f"{site}, chance"
+                lines[name] = line
+                spread = self._lines(f"{prefix}{measure}_chance/{labels}/sd").get(site)
+                if spread is not None and len(spread[1]) == len(line[1]):
+                    bands.setdefault(measure, {})[name] = spread[1]
+            if lines:
+                panels[measure] = lines
+        title = f"Structure by {labels}" if labels else "Information"
+        return measure_curves(panels, title, bands)
+
+    def _plane(self, prefix: str) -> Figure:
+        lines = {name: self._lines(f"{prefix}{name}") for name in ("complexity", "expressivity")}
+        sites = list(lines["complexity"])
+        steps = sorted({step for steps, _ in lines["complexity"].values() for step in steps})
+
+        def rows(name: str) -> list[list[float]]:
+            by_site = [dict(zip(*lines[name][site], strict=True)) for site in sites]
+            return [[values.get(step, math.nan) for step in steps] for values in by_site]
+
+        x, y = self.plane
+        return information_plane(rows("complexity"), rows("expressivity"), steps, sites, None, x, y, "share of log n")

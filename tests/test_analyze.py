@@ -1,0 +1,87 @@
+"""The readings of finished models."""
+
+from __future__ import annotations
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from lightning_interp import RepresentationGeometry, RepresentationStructure, analyze
+from tests.toy import Sequences, Tagger, loader, trainer
+
+
+def structure(sites: object = "encoder", **kwargs: object) -> RepresentationStructure:
+    return RepresentationStructure(**{"sites": sites, "labels": ["token", "bigram"], "min_count": 2, **kwargs})
+
+
+def test_same_as_trainer_validate_and_nothing_is_changed(tmp_path: object) -> None:
+    model, callback = Tagger(), structure(log="full")
+    model.train()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    model.accuracy.update(torch.tensor(0.25))
+    random = torch.get_rng_state()
+    found = analyze(model, loader(seed=1), [callback, RepresentationGeometry(sites="encoder", prefix="g/")])
+    assert torch.equal(random, torch.get_rng_state())
+    assert model.training
+    assert model.encoder.training
+    assert float(model.accuracy.compute()) == 0.25
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    assert not model.encoder._forward_hooks
+    assert len(callback.history) == 0
+    assert "log" not in vars(model)
+    (logged,) = trainer(tmp_path, [callback]).validate(model, loader(seed=1), verbose=False)
+    for key, value in logged.items():
+        if key in found:
+            assert found[key] == pytest.approx(value, abs=1e-6), key
+    assert {"information/encoder", "regularity/encoder/bigram", "g/rankme/encoder"} <= found.keys()
+
+
+def test_plain_module_with_dict_and_tuple_batches() -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(12, 8)
+
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            return self.embedding(input_ids)
+
+    model, data = Plain(), Sequences(40)
+    by_dict = analyze(model, loader(), structure("embedding"))
+    tuples = [(data.ids[i : i + 8], None) for i in range(0, 40, 8)]
+    by_tuple = analyze(model, tuples, structure("embedding", padding_idx=0))
+    by_hand = analyze(model, loader(), structure("embedding"), forward=lambda m, batch, index: m(batch["input_ids"]))
+    assert by_dict == by_tuple == by_hand
+    assert by_dict["rows/embedding"] == data.mask.sum()
+
+
+def test_a_transformers_model_layer_by_layer() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=12, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2
+    )
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config)
+    found = analyze(model, loader(), structure("model.layers.*", information_plane=["token", "next_token"], shuffles=0))
+    for layer in ("0", "1", "2"):
+        assert 0 < found[f"information/{layer}"] < 1
+        assert f"optimality/{layer}" in found
+    encoder = transformers.BertModel(
+        transformers.BertConfig(
+            vocab_size=12, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
+        )
+    )
+    # A ModelOutput, and the layers, whose outputs were tuples in older versions.
+    found = analyze(encoder, loader(), structure({"all": "encoder", "first": "encoder.layer.0"}, shuffles=0))
+    assert found["rows/all"] == found["rows/first"] == Sequences(40).mask.sum()
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="got none"):
+        analyze(Tagger(), loader(), [])
+    with pytest.raises(ValueError, match="'ModelSummary'"):
+        analyze(Tagger(), loader(), [pl.callbacks.ModelSummary()])
+    model = Tagger()
+    with pytest.raises(ValueError, match="encodr"):
+        analyze(model, loader(), structure("encodr"))
+    assert model.training
