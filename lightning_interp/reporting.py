@@ -117,7 +117,7 @@ class Reporter:
 
         Cost:
             Drawing and rendering on rank 0, while other ranks wait: to TensorBoard, 0.1 s for one panel of curves and
-            1.5 s for twelve panels of twelve lines, on one slow core; of this, the PNG for the logger is 50 to 200 ms.
+            1.5 s for twelve panels of twelve lines, on one slow core; of this, the PNG for the logger is 50 to 300 ms.
 
         """
         if not trainer.is_global_zero:

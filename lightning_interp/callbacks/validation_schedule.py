@@ -98,7 +98,7 @@ class ValidationSchedule(pl.Callback):
             )
         self._warn_about_earlier_early_stopping(trainer)
         self._active, self._due = True, False
-        self._every_n_epoch, self._check_batch = trainer.check_val_every_n_epoch, trainer.val_check_batch
+        self._every_n_epoch, self._check_batch = trainer.check_val_every_n_epoch, None
         trainer.check_val_every_n_epoch = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

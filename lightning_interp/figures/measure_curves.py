@@ -44,7 +44,7 @@ def measure_curves(panels: Panels, title: str | None = None, bands: Bands | None
             a band belongs to no line or has another length.
 
     Cost:
-        30 ms for a panel of 12 lines, and 100 ms more to render it to pixels, mostly for its texts (one slow core).
+        25 ms for a panel of 12 lines, and 80 ms more to render it to pixels, mostly for its texts (one slow core).
 
     Example:
         >>> steps = [1, 10, 100, 1000]
