@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from ranks import Pool, RankGroup
 
 # The same examples on every run; `--hypothesis-profile=search` looks further.
-settings.register_profile("suite", deadline=None, max_examples=20, derandomize=True, print_blob=True)
+settings.register_profile("suite", deadline=None, max_examples=15, derandomize=True, print_blob=True)
 settings.register_profile("search", deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 

@@ -1,7 +1,8 @@
 """Process groups for tests: a few ranks that live as long as the test session.
 
-``group.run(function, *args)`` calls a module-level function on every rank, with a gloo process group of that size as the
-default group, and returns the results in the order of ranks. A function that needs to know asks ``torch.distributed``.
+``group.run(function, *args)`` calls a module-level function on every rank, with a gloo process group of that size as
+the default group, and returns the results in the order of ranks. A function that needs to know its rank asks
+``torch.distributed``.
 
     def add(value):
         total = torch.tensor(value + dist.get_rank())
@@ -35,10 +36,17 @@ from typing import Any
 
 __all__ = ["Pool", "RankError", "RankGroup"]
 
-_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 _PRELOAD = ("torch", "torch.distributed", "lightning_interp.metrics")
 # Slow to import, so loaded ahead only where the tests that run have imported them too.
-_PRELOAD_IF_USED = ("numpy", "scipy.special", "hypothesis", "matplotlib", "pytorch_lightning", "torch.utils.tensorboard")
+_PRELOAD_IF_USED = (
+    "numpy",
+    "scipy.special",
+    "hypothesis",
+    "matplotlib",
+    "pytorch_lightning",
+    "torch.utils.tensorboard",
+)
 # A rank that waits for one that has failed already gets this long to notice.
 _GRACE = 15.0
 
@@ -184,7 +192,7 @@ class Pool:
         self._workers, self._world = [], 0
 
 
-# ---------------------------------------------------------------------------------------------- inside the processes
+# ---------------------------------------------------------------- inside the processes
 
 _STACK_SIGNAL = 10  # SIGUSR1
 
@@ -211,7 +219,7 @@ def _serve(connection: Connection, rank: int, path: list[str]) -> None:
                 work = pickle.loads(message)
                 if work is None:
                     return
-                function, args, timeout, path, folder = work
+                function, args, _timeout, path, folder = work
                 sys.path[:] = path
                 os.chdir(folder)
                 os.environ.clear()
@@ -275,7 +283,7 @@ def _pickled_error(error: BaseException) -> bytes:
     return message
 
 
-# ---------------------------------------------------------------------------------------------------------- helpers
+# ---------------------------------------------------------------- helpers
 
 
 def _text(error: BaseException) -> str:

@@ -84,7 +84,12 @@ def gather_dtypes() -> list[list[torch.Tensor]]:
 
     def steps() -> Steps[list[list[torch.Tensor]]]:
         found = []
-        for value in (torch.tensor([True, False]), torch.tensor([2**62 + rank]), torch.ones(rank, 0), torch.ones(1, 2).T):
+        for value in (
+            torch.tensor([True, False]),
+            torch.tensor([2**62 + rank]),
+            torch.ones(rank, 0),
+            torch.ones(1, 2).T,
+        ):
             found.append((yield Gather(value)))
         return found
 
@@ -151,7 +156,9 @@ def test_a_failure_on_one_rank_ends_the_work_on_all(ranks, step):
                 assert outcome == "peer"
             assert closed == [rank], "the generator was left open"
             assert seconds < 20
-    assert_same(ranks.run(exchange_everything, [1, 2, 3][: ranks.size])[0][0], plain_everything([1, 2, 3][: ranks.size]))
+    assert_same(
+        ranks.run(exchange_everything, [1, 2, 3][: ranks.size])[0][0], plain_everything([1, 2, 3][: ranks.size])
+    )
 
 
 def two_groups() -> tuple[list[float], int]:
@@ -172,7 +179,7 @@ def test_a_given_group_is_the_one_that_is_used(three_ranks):
     assert three_ranks.run(two_groups) == [([3.0, 0.0, 1.0], 2), ([3.0, 0.0, 1.0], 2), ([], 3)]
 
 
-# ------------------------------------------------------------------------------------------------- the helpers themselves
+# ---------------------------------------------------------------- the helpers themselves
 
 
 def fail_on(failing: int) -> int:

@@ -39,17 +39,30 @@ def test_given_bounds_take_outer_values_into_the_outer_bins(seed, scalar, bins):
     rng = np.random.default_rng(seed)
     z = rng.standard_normal((60, 5))
     low, high = (-0.7, 0.9) if scalar else (rng.uniform(-1, 0, 5), rng.uniform(0, 1, 5))
-    found = binned_entropy(torch.from_numpy(z), bins, bounds=(low, high) if scalar else tuple(map(torch.from_numpy, (low, high))))
+    found = binned_entropy(
+        torch.from_numpy(z), bins, bounds=(low, high) if scalar else tuple(map(torch.from_numpy, (low, high)))
+    )
     bounds = (np.broadcast_to(low, 5), np.broadcast_to(high, 5))
     assert found.item() == pytest.approx(plain.binned_entropy(z, bins, bounds), abs=1e-6)
 
 
-@given(values=st.lists(st.integers(-300, 300), min_size=1, max_size=60), bins=st.integers(2, 256), power=st.integers(-8, 8))
+@given(
+    values=st.lists(st.integers(-300, 300), min_size=1, max_size=60), bins=st.integers(2, 256), power=st.integers(-8, 8)
+)
 def test_values_on_an_edge_belong_to_the_bin_that_starts_there(values, bins, power):
     z = torch.tensor(values, dtype=torch.float32)[:, None] * 2.0**power
     found = bin_indices(z, bins, z.amin(0), z.amax(0)).flatten().tolist()
     numbers = z.flatten().tolist()
     assert found == [plain.bin_of(value, min(numbers), max(numbers), bins) for value in numbers]
+
+
+@pytest.mark.parametrize("bins", [7, 20, 100])
+def test_whole_numbers_over_every_width(bins):
+    """Multiplied by a reciprocal, 9 of 0 … 12 falls into bin 14 of 20 in place of 15."""
+    for width in range(1, 150):
+        z = torch.arange(width + 1.0)[:, None]
+        found = bin_indices(z, bins, z.amin(0), z.amax(0)).flatten().tolist()
+        assert found == [min(value * bins // width, bins - 1) for value in range(width + 1)], width
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -101,13 +114,13 @@ def test_many_rows_or_dimensions_are_worked_off_in_steps():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(z=torch.zeros(3)), r"shape \(3,\)"),
-        (dict(z=torch.zeros(0, 3)), r"shape \(0, 3\)"),
-        (dict(z=torch.zeros(2, 3), bins=1), "got 1"),
-        (dict(z=torch.zeros(2, 3), bins=257), "got 257"),
-        (dict(z=torch.zeros(2, 3), correction="jackknife"), "'jackknife'"),
-        (dict(z=torch.zeros(2, 3), bounds=(1.0, 0.0)), "lower ≤ upper"),
-        (dict(z=torch.zeros(2, 3), bounds=(0.0, math.nan)), "lower ≤ upper"),
+        ({"z": torch.zeros(3)}, r"shape \(3,\)"),
+        ({"z": torch.zeros(0, 3)}, r"shape \(0, 3\)"),
+        ({"z": torch.zeros(2, 3), "bins": 1}, "got 1"),
+        ({"z": torch.zeros(2, 3), "bins": 257}, "got 257"),
+        ({"z": torch.zeros(2, 3), "correction": "jackknife"}, "'jackknife'"),
+        ({"z": torch.zeros(2, 3), "bounds": (1.0, 0.0)}, "lower ≤ upper"),
+        ({"z": torch.zeros(2, 3), "bounds": (0.0, math.nan)}, "lower ≤ upper"),
     ],
 )
 def test_errors_say_what_was_given(arguments, message):

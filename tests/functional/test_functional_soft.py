@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -18,7 +19,7 @@ from lightning_interp.functional import reference_points, soft_assignment, soft_
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
-# ------------------------------------------------------------------------------------------------------------ temperature
+# ---------------------------------------------------------------- temperature
 
 
 @pytest.mark.parametrize("dim", [2, 3, 4, 5, 7, 16, 64, 128, 512, 1000, 4096, 16_384])
@@ -61,20 +62,22 @@ def test_leading_order_is_near_in_many_dimensions():
 @pytest.mark.parametrize("dim", [2, 3, 10])
 def test_very_many_points_are_no_trouble(dim):
     temperatures = [vmf_temperature(dim, 10**power) for power in range(1, 13)]
-    assert all(after < before for before, after in zip(temperatures, temperatures[1:], strict=False))
+    assert all(after < before for before, after in itertools.pairwise(temperatures))
     # On a small cap the sphere is flat: a normal of variance ε in d − 1 dimensions, whose divergence grows by
     # −(d − 1)/2 log ε.
     assert math.log(temperatures[-2] / temperatures[-1]) == pytest.approx(2 * math.log(10) / (dim - 1), rel=0.01)
 
 
-@pytest.mark.parametrize(("dim", "points", "message"), [(1, 100, "`dim` must be at least 2.* 1"), (4, 1, "`num_points`.* 1")])
+@pytest.mark.parametrize(
+    ("dim", "points", "message"), [(1, 100, "`dim` must be at least 2.* 1"), (4, 1, "`num_points`.* 1")]
+)
 @pytest.mark.parametrize("function", [vmf_temperature, lambda dim, points: reference_points(points, dim)])
 def test_too_few_dimensions_or_points(function, dim, points, message):
     with pytest.raises(ValueError, match=message):
         function(dim, points)
 
 
-# ----------------------------------------------------------------------------------------------------------------- points
+# ---------------------------------------------------------------- points
 
 
 @pytest.mark.parametrize("dim", [2, 3, 16, 512])
@@ -135,7 +138,7 @@ def test_points_drawn_under_inference_mode_serve_a_backward_pass_later():
     assert z.grad.isfinite().all()
 
 
-# ------------------------------------------------------------------------------------------------- assignment and entropy
+# ---------------------------------------------------------------- assignment and entropy
 
 
 @given(
@@ -155,12 +158,22 @@ def test_equal_the_reference(rows, dim, points, dtype, temperature, scale, seed)
     assignment = soft_assignment(z, w, used)
     assert assignment.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     # A single entry carries the rounding of a float32 cosine over the temperature; their entropy does not.
-    np.testing.assert_allclose(assignment.double().numpy(), plain.soft_codes(values, plain_points, used)[:, 0], atol=2e-5)
+    np.testing.assert_allclose(
+        assignment.double().numpy(), plain.soft_codes(values, plain_points, used)[:, 0], atol=2e-5
+    )
     for normalize in (True, False):
         for corrected in (True, False):
             found = soft_entropy(z, w, temperature, normalize=normalize, floor_corrected=corrected)
             expected = plain.soft_entropy(values, plain_points, used, normalize, corrected)
             assert found.item() == pytest.approx(expected, abs=3e-6 if dtype != torch.float64 and dim >= 64 else 1e-6)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 5, 16])
+def test_few_dimensions_and_so_a_small_temperature_cost_no_digits(dim):
+    z = torch.randn(50, dim, generator=torch.Generator().manual_seed(dim))
+    w, temperature = reference_points(100, dim), vmf_temperature(dim, 100)
+    expected = plain.soft_codes(z.double().numpy(), w.double().numpy(), temperature)[:, 0]
+    np.testing.assert_allclose(soft_assignment(z, w, temperature).numpy(), expected, atol=2e-7)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -169,7 +182,9 @@ def test_rows_sum_to_one_and_zero_vectors_fall_evenly(dtype):
     z[7] = 0
     assignment = soft_assignment(z, reference_points(30, 70), vmf_temperature(70, 30))
     torch.testing.assert_close(assignment.sum(1).double(), torch.ones(50, dtype=torch.float64), atol=1e-6, rtol=0)
-    torch.testing.assert_close(assignment[7].double(), torch.full((30,), 1 / 30, dtype=torch.float64), atol=1e-7, rtol=0)
+    torch.testing.assert_close(
+        assignment[7].double(), torch.full((30,), 1 / 30, dtype=torch.float64), atol=1e-7, rtol=0
+    )
 
 
 @pytest.mark.parametrize("dim", [2, 3, 8, 64, 512])

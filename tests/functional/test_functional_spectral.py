@@ -84,7 +84,7 @@ def test_error_names_the_shape():
         spectral_measures(torch.zeros(3, 4), 10)
 
 
-# ------------------------------------------------------------------------------------------------- anisotropy, curvature
+# ---------------------------------------------------------------- anisotropy, curvature
 
 
 @given(seed=st.integers(0, 10**6), rows=st.integers(2, 25), dim=st.integers(1, 40), offset=st.sampled_from([0.0, 5.0]))

@@ -17,14 +17,18 @@ from lightning_interp.functional.structure import label_mean
 AVERAGES = ["frequency", "plain"]
 
 
-def random_rows(seed: int, soft: bool, rows: int = 40, groups: int = 3, bins: int = 5, labels: int = 4, families: int = 0):
+def random_rows(
+    seed: int, soft: bool, rows: int = 40, groups: int = 3, bins: int = 5, labels: int = 4, families: int = 0
+):
     """Coded rows, and per row two labels and a parent."""
     rng = np.random.default_rng(seed)
     if soft:
         codes = rng.dirichlet(np.full(bins, 0.3), (rows, groups))
     else:
         codes = np.eye(bins)[np.minimum(rng.geometric(0.4, (rows, groups)) - 1, bins - 1)]
-    names = [[int(label) if label < labels else None for label in row] for row in rng.integers(0, labels + 1, (rows, 2))]
+    names = [
+        [int(label) if label < labels else None for label in row] for row in rng.integers(0, labels + 1, (rows, 2))
+    ]
     parents = rng.integers(0, families, rows).tolist() if families else None
     return codes, names, parents
 
@@ -64,7 +68,7 @@ def test_equal_the_reference(average, nested, correction, seed, soft, rows, grou
         return
     expected = plain.measures_of(codes, there, average, correction, normalize)
     counts, sizes, owners = table(codes, there, nested)
-    options = dict(average=average, correction=correction, normalize=normalize)
+    options = {"average": average, "correction": correction, "normalize": normalize}
     assert_measures(structure_measures(counts, sizes, owners, **options), expected, 1e-9)
     assert_measures(structure_measures(counts.float(), sizes, owners, **options), expected, 1e-6)
     if not soft:
@@ -152,7 +156,9 @@ def test_one_label_that_is_nearly_everything_keeps_its_digits():
     """The complement is a difference of two large numbers."""
     rng = np.random.default_rng(0)
     rows = rng.dirichlet(np.full(20, 0.2), (50_003, 1))
-    there = plain.Occurrences({"most": list(range(50_000)), "few": [50_000, 50_001, 50_002]}, {"most": None, "few": None}, 50_003)
+    there = plain.Occurrences(
+        {"most": list(range(50_000)), "few": [50_000, 50_001, 50_002]}, {"most": None, "few": None}, 50_003
+    )
     counts, sizes, _ = table(rows, there, False)
     expected = plain.measures_of(rows, there)
     assert_measures(structure_measures(counts, sizes), expected, 1e-9)
@@ -161,7 +167,9 @@ def test_one_label_that_is_nearly_everything_keeps_its_digits():
 @pytest.mark.parametrize("correction", [None, "miller_madow"])
 @pytest.mark.parametrize("average", AVERAGES)
 def test_no_label_gives_nan_and_one_label_gives_no_regularity(average, correction):
-    empty = structure_measures(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), average=average, correction=correction)
+    empty = structure_measures(
+        torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), average=average, correction=correction
+    )
     assert all(math.isnan(value) for value in empty)
     one = structure_measures(torch.tensor([[1.0, 3.0]]), torch.tensor([4]), average=average, correction=correction)
     assert one.information.item() == pytest.approx(one.variation.item(), abs=1e-7)
@@ -188,11 +196,11 @@ def test_label_mean_has_the_same_weights(average):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(counts=torch.ones(2, 3), sizes=torch.ones(3)), r"\(2, 3\) and \(3,\)"),
-        (dict(counts=torch.ones(2), sizes=torch.ones(2)), r"\(2,\) and \(2,\)"),
-        (dict(counts=torch.ones(2, 3), sizes=torch.ones(2), parents=torch.zeros(1)), r"`parents` \(1,\)"),
-        (dict(counts=torch.ones(2, 3), sizes=torch.ones(2), average="median"), "'median'"),
-        (dict(counts=torch.ones(2, 3), sizes=torch.ones(2), correction="none"), "'none'"),
+        ({"counts": torch.ones(2, 3), "sizes": torch.ones(3)}, r"\(2, 3\) and \(3,\)"),
+        ({"counts": torch.ones(2), "sizes": torch.ones(2)}, r"\(2,\) and \(2,\)"),
+        ({"counts": torch.ones(2, 3), "sizes": torch.ones(2), "parents": torch.zeros(1)}, r"`parents` \(1,\)"),
+        ({"counts": torch.ones(2, 3), "sizes": torch.ones(2), "average": "median"}, "'median'"),
+        ({"counts": torch.ones(2, 3), "sizes": torch.ones(2), "correction": "none"}, "'none'"),
     ],
 )
 def test_errors_say_what_was_given(arguments, message):

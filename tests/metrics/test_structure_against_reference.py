@@ -65,7 +65,7 @@ def test_soft(average, center, reading, split, min_count, points, temperature, p
     dim = reading.z.shape[2]
     used = vmf_temperature(dim, points) if temperature is None else temperature
     codes = soft_rows(reading, reference_points(points, dim, seed), used, center)
-    options = dict(parents=parents, min_count=min_count, average=average)
+    options = {"parents": parents, "min_count": min_count, "average": average}
     metric = SoftStructure(
         LABELS, num_points=points, temperature=temperature, center=center, shuffles=0, seed=seed, **options
     )
@@ -96,7 +96,7 @@ def test_binned(average, correction, reading, split, min_count, bins, bounds):
     if not reading.mask.any():
         return
     reading.z = reading.z[..., :9]
-    options = dict(average=average, correction=correction, min_count=min_count)
+    options = {"average": average, "correction": correction, "min_count": min_count}
     metric = BinnedStructure(LABELS, bins=bins, bounds=bounds, shuffles=0, **options)
     codes = binned_rows(reading, bins, bounds)
     check(metric, reading, random_split(split, len(reading.words), 4), codes, prefix="binned_", **options)
@@ -111,7 +111,7 @@ def test_information_plane(reading, min_count, plane):
     if not reading.mask.any():
         return
     reading.z = reading.z[..., :4]
-    options = dict(information_plane=plane, min_count=min_count)
+    options = {"information_plane": plane, "min_count": min_count}
     codes = soft_rows(reading, reference_points(15, reading.z.shape[2]), vmf_temperature(reading.z.shape[2], 15))
     expected = expected_values(reading, (), codes, **options)
     if not expected["complexity"] > 1e-3:

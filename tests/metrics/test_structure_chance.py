@@ -14,22 +14,24 @@ from reference.readings import random_reading
 from lightning_interp.metrics import BinnedStructure, SoftStructure
 from lightning_interp.metrics._plan import make_plan
 
-SHUFFLES = 20
+SHUFFLES = 12
 DRAWS = 30
 CONDITIONAL = ("variation", "regularity", "disentanglement")
 # Vocabulary and rows such that a label has five to eight rows.
 CASES: dict[str, tuple[list[str], dict[str, int], Any]] = {
-    "token": (["token"], dict(sequences=50, length=6, vocabulary=50), None),
-    "bigram": (["bigram"], dict(sequences=60, length=6, vocabulary=7), None),
-    "trigram": (["trigram"], dict(sequences=60, length=7, vocabulary=4), None),
-    "flat": (["flat_bigram", "next_token"], dict(sequences=60, length=6, vocabulary=7), None),
-    "plane": ([], dict(sequences=30, length=6, vocabulary=25), ("token", "next_token")),
+    "token": (["token"], {"sequences": 50, "length": 6, "vocabulary": 50}, None),
+    "bigram": (["bigram"], {"sequences": 60, "length": 6, "vocabulary": 7}, None),
+    "trigram": (["trigram"], {"sequences": 60, "length": 7, "vocabulary": 4}, None),
+    "flat": (["flat_bigram", "next_token"], {"sequences": 60, "length": 6, "vocabulary": 7}, None),
+    "plane": ([], {"sequences": 30, "length": 6, "vocabulary": 25}, ("token", "next_token")),
 }
 
 
-def z_scores(kind: Any, names: list[str], shape: dict[str, int], plane: Any, average: str, effect_of_token: float) -> dict[str, list[float]]:
+def z_scores(
+    kind: Any, names: list[str], shape: dict[str, int], plane: Any, average: str, effect_of_token: float
+) -> dict[str, list[float]]:
     """(value − chance)/sd of every measure over independent readings whose vectors do not depend on the labels."""
-    small = dict(bins=5) if kind is BinnedStructure else dict(num_points=20)
+    small = {"bins": 5} if kind is BinnedStructure else {"num_points": 20}
     found: dict[str, list[float]] = {}
     for draw in range(DRAWS):
         reading = random_reading(1000 + draw, dim=3, padding=False, **shape)
@@ -38,7 +40,9 @@ def z_scores(kind: Any, names: list[str], shape: dict[str, int], plane: Any, ave
             shift = torch.randn(100, 3, generator=torch.Generator().manual_seed(draw)) * effect_of_token
             reading.z = reading.z + shift[reading.tokens]
         metric = kind(names, shuffles=SHUFFLES, average=average, information_plane=plane, seed=draw, **small)
-        values = {key.removeprefix(metric.prefix): float(value) for key, value in reading.feed(metric).compute().items()}
+        values = {
+            key.removeprefix(metric.prefix): float(value) for key, value in reading.feed(metric).compute().items()
+        }
         if plane:
             keys = [("complexity", ""), ("expressivity", "")]
         else:
@@ -87,7 +91,10 @@ def test_a_planted_effect_is_above_chance(kind, average):
     names = ["token", "bigram", "flat_bigram"]
     metric = kind(names, shuffles=10, average=average, information_plane=("flat_bigram", "token"))
     values = {key.removeprefix(kind.prefix): float(value) for key, value in reading.feed(metric).compute().items()}
-    keys = [(measure, f"/{name}") for name in names for measure in CONDITIONAL] + [("complexity", ""), ("expressivity", "")]
+    keys = [(measure, f"/{name}") for name in names for measure in CONDITIONAL] + [
+        ("complexity", ""),
+        ("expressivity", ""),
+    ]
     for measure, suffix in keys:
         score = values[f"{measure}_above_chance{suffix}"] / values[f"{measure}_chance{suffix}/sd"]
         assert score < -20 if measure == "variation" else score > 20, measure + suffix
@@ -109,7 +116,7 @@ def test_nested_chance_is_within_the_parent():
 
 def test_chance_and_its_spread_are_those_of_the_shuffles():
     reading = random_reading(3, sequences=40, length=5)
-    options = dict(labels=["token", "bigram"], jackknife=0)
+    options = {"labels": ["token", "bigram"], "jackknife": 0}
     one = reading.feed(SoftStructure(shuffles=1, **options)).compute()
     assert math.isnan(one["variation_chance/token/sd"])
     three = reading.feed(SoftStructure(shuffles=3, **options)).compute()
@@ -136,7 +143,9 @@ def test_a_shuffle_exchanges_rows_of_the_pool_and_nothing_else(nested):
         seen.append(ids.tolist())
         assert torch.equal(ids[~plan.pool], plan.ids[~plan.pool])
         groups = plan.groups.tolist() if nested else [0] * 400
-        before, after = (Counter((group, *row) for group, row in zip(groups, x.tolist(), strict=True)) for x in (plan.ids, ids))
+        before, after = (
+            Counter((group, *row) for group, row in zip(groups, x.tolist(), strict=True)) for x in (plan.ids, ids)
+        )
         assert before == after, "within a parent the same rows of labels"
         assert (ids != plan.ids).any(1).double().mean() > 0.3
     assert seen[0] != seen[1] != seen[2]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.readings import Reading, assert_values, random_reading, random_split
 
@@ -31,7 +31,7 @@ readings = st.builds(
 
 
 def values_of(kind: Any, reading: Reading, **options: Any) -> dict[str, float]:
-    options = dict(labels=LABELS, shuffles=0, min_count=2) | options
+    options = {"labels": LABELS, "shuffles": 0, "min_count": 2} | options
     return {key: float(value) for key, value in reading.feed(kind(**options)).compute().items()}
 
 
@@ -40,7 +40,7 @@ def values_of(kind: Any, reading: Reading, **options: Any) -> dict[str, float]:
 @given(reading=readings, corrected=st.booleans(), min_count=st.integers(1, 5))
 def test_information_is_variation_plus_regularity(kind, average, reading, corrected, min_count):
     if corrected:
-        special = dict(floor_corrected=True) if kind is SoftStructure else dict(correction="miller_madow")
+        special = {"floor_corrected": True} if kind is SoftStructure else {"correction": "miller_madow"}
     else:
         special = {}
     values = values_of(kind, reading, average=average, min_count=min_count, **special)
@@ -75,15 +75,19 @@ def test_bigram_regularity_is_token_variation_less_bigram_variation_on_the_same_
         {
             "window": torch.stack(
                 [
-                    torch.tensor([words[t - 1] * 10 + words[t] if 0 < t < 7 else -1 for words in reading.words for t in range(8)]),
-                    torch.tensor([words[t] * 10 + words[t + 1] if 0 < t < 7 else -1 for words in reading.words for t in range(8)]),
+                    torch.tensor(
+                        [words[t - 1] * 10 + words[t] if 0 < t < 7 else -1 for words in reading.words for t in range(8)]
+                    ),
+                    torch.tensor(
+                        [words[t] * 10 + words[t + 1] if 0 < t < 7 else -1 for words in reading.words for t in range(8)]
+                    ),
                 ],
                 dim=-1,
             ).view(60, 8, 2)
         },
     )
     p = kind.prefix
-    bounds = dict(bounds=(-4.0, 4.0)) if kind is BinnedStructure else {}
+    bounds = {"bounds": (-4.0, 4.0)} if kind is BinnedStructure else {}
     options = dict(average=average, min_count=1, **bounds)
     nested = values_of(kind, inner, labels=["window"], parents={"window": "token"}, **options)
     flat = values_of(kind, pairs, labels=["token"], **options)
@@ -129,11 +133,12 @@ def test_one_repeated_point_scores_its_floor_and_nothing_after_it():
             assert values[key].item() == pytest.approx(0, abs=1e-6), key
 
 
-# ------------------------------------------------------------------------------------------------- what changes nothing
+# ---------------------------------------------------------------- what changes nothing
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("average", AVERAGES)
+@settings(max_examples=8)
 @given(reading=readings, seed=st.integers(0, 1000))
 def test_order_of_samples_batches_and_names_of_labels(kind, average, reading, seed):
     expected = values_of(kind, reading, average=average)

@@ -52,8 +52,8 @@ def test_error_2_disentanglement_compares_labels_and_not_heads():
 def test_error_3_a_label_without_a_complement_is_left_out(kind, average):
     """Word 9 carries one label alone, so that within the word there is nothing to compare it with."""
     reading = random_reading(1, sequences=40, length=6, vocabulary=2, padding=False)
-    options = dict(average=average, min_count=1, shuffles=0)
-    bounds = dict(bounds=(-5.0, 5.0)) if kind is BinnedStructure else {}
+    options = {"average": average, "min_count": 1, "shuffles": 0}
+    bounds = {"bounds": (-5.0, 5.0)} if kind is BinnedStructure else {}
     reading.extra = {"pair": torch.arange(240).view(40, 6) % 3}
     whole = reading.feed(kind(["pair"], parents={"pair": "token"}, **options, **bounds)).compute()
     lonely = random_reading(2, sequences=10, length=6, vocabulary=1, padding=False)
@@ -104,7 +104,7 @@ def test_error_5_bins_are_not_those_of_the_first_batch():
     assert abs(clipped - expected) > 0.1
 
 
-def widened(kind: type, reading, share) -> dict[str, float]:  # noqa: ANN001
+def widened(kind: type, reading, share) -> dict[str, float]:
     import torch.distributed as dist
 
     metric = kind(["token"], bins=10, shuffles=0, min_count=8)

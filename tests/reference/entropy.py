@@ -35,9 +35,7 @@ def bin_of(value: float, lower: float, upper: float, bins: int) -> int:
     return min(max((Fraction(float(value)) - low) * bins // (high - low), 0), bins - 1)
 
 
-def binned_codes(
-    z: Array, bins: int, bounds: tuple[Sequence[float], Sequence[float]] | None = None
-) -> Array:
+def binned_codes(z: Array, bins: int, bounds: tuple[Sequence[float], Sequence[float]] | None = None) -> Array:
     """One-hot bin of every coordinate, (N, D, bins); ranges are the minimum and maximum of each dimension."""
     rows, dim = z.shape
     codes = np.zeros((rows, dim, bins))
@@ -79,7 +77,7 @@ def distribution(codes: Array, d: int, rows: Sequence[int]) -> Array:
     return codes[list(rows), d].sum(0) / len(rows)
 
 
-def binned_entropy(z: Array, bins: int, bounds=None, correction: str | None = None, normalize: bool = True) -> float:  # noqa: ANN001
+def binned_entropy(z: Array, bins: int, bounds=None, correction: str | None = None, normalize: bool = True) -> float:
     """Dimension-wise binned entropy."""
     value = spread(binned_codes(z, bins, bounds), correction)
     return value / math.log(bins) if normalize else value

@@ -31,7 +31,9 @@ class Reading:
     @property
     def mask(self) -> Tensor:
         """Which positions count, (B, T)."""
-        return torch.tensor([word is not None for words in self.words for word in words], dtype=torch.bool).view(self.shape)
+        return torch.tensor([word is not None for words in self.words for word in words], dtype=torch.bool).view(
+            self.shape
+        )
 
     @property
     def tokens(self) -> Tensor:

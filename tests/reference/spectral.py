@@ -43,9 +43,9 @@ def anisotropy(z: Array) -> float:
     """Mean cosine over all pairs of different rows."""
     if len(z) < 2:
         return math.nan
-    unit = [row / math.sqrt(math.fsum(row * row)) for row in z]
-    cosines = [math.fsum(unit[i] * unit[j]) for i in range(len(z)) for j in range(len(z)) if i != j]
-    return math.fsum(cosines) / len(cosines)
+    unit = z / np.sqrt((z * z).sum(1, keepdims=True))
+    cosines = unit @ unit.T
+    return float(cosines[~np.eye(len(z), dtype=bool)].mean())
 
 
 def angles(path: Array, mask: list[bool]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import mpmath
@@ -32,10 +33,8 @@ def vmf_divergence_by_quadrature(dim: int, temperature: float) -> float:
     inside = grid[values > top - 60]
     edges = [max(inside[0] - 1e-4, 1e-12), peak, min(inside[-1] + 1e-4, math.pi - 1e-12)]
 
-    def integral(function) -> float:  # noqa: ANN001
-        return sum(
-            quad(function, a, b, epsabs=0, epsrel=1e-11, limit=400)[0] for a, b in zip(edges, edges[1:], strict=False)
-        )
+    def integral(function) -> float:
+        return sum(quad(function, a, b, epsabs=0, epsrel=1e-11, limit=400)[0] for a, b in itertools.pairwise(edges))
 
     mass = integral(lambda theta: math.exp(log_density(theta) - top))
     first = integral(lambda theta: -2 * math.sin(theta / 2) ** 2 * math.exp(log_density(theta) - top))

@@ -45,9 +45,7 @@ class Occurrences:
         ]
 
 
-def occurrences(
-    labels: Labels, parents: Sequence[Hashable | None] | None = None, min_count: int = 1
-) -> Occurrences:
+def occurrences(labels: Labels, parents: Sequence[Hashable | None] | None = None, min_count: int = 1) -> Occurrences:
     """Labels with at least ``min_count`` rows; a nested label is the pair of its parent and itself."""
     found: dict[Hashable, list[int]] = {}
     parent_of: dict[Hashable, Hashable] = {}
@@ -109,7 +107,9 @@ def measures_of(
     variation = math.fsum(weight[label] * spread(codes, correction, there.rows_of[label]) for label in kept)
     parent_variation = math.fsum(weight[label] * spread(codes, correction, there.family(label)) for label in kept)
     if average == "frequency" and correction is None:
-        regularity = math.fsum(weight[label] * _over_dims(kl, codes, there, label, there.family(label)) for label in kept)
+        regularity = math.fsum(
+            weight[label] * _over_dims(kl, codes, there, label, there.family(label)) for label in kept
+        )
     elif all(parent is None for parent in there.parent_of.values()):
         regularity = information - variation
     else:
@@ -135,7 +135,7 @@ def measures_of(
     } | counts
 
 
-def _over_dims(divergence, codes: Array, there: Occurrences, label: Hashable, other: list[int]) -> float:  # noqa: ANN001
+def _over_dims(divergence, codes: Array, there: Occurrences, label: Hashable, other: list[int]) -> float:
     """A divergence of a label's rows from other rows, averaged over dimensions."""
     mine = there.rows_of[label]
     dims = range(codes.shape[1])

@@ -1,0 +1,134 @@
+"""The geometry of a stream against a singular value decomposition of all of it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import spectral as plain
+from reference.readings import Reading, assert_values, random_reading, random_split
+
+from lightning_interp.metrics import SpectralGeometry
+
+
+def expected_geometry(reading: Reading, center: bool = True) -> dict[str, float]:
+    rows = reading.rows()
+    of_spectrum = plain.of_spectrum(plain.spectrum(rows, center), len(rows), rows.shape[1])
+    return of_spectrum | {
+        "anisotropy": plain.anisotropy(rows),
+        "curvature": plain.curvature(reading.z.double().numpy(), reading.mask.numpy()),
+        "rows": float(len(rows)),
+        "nonfinite": 0.0,
+    }
+
+
+def scaled(expected: dict[str, float]) -> dict[str, float]:
+    """Ranks count directions, up to D of them: compare them as shares."""
+    return {
+        key: value / 130 if key in ("rankme", "effective_rank", "participation_ratio") else value
+        for key, value in expected.items()
+    }
+
+
+@pytest.mark.parametrize("center", [True, False])
+@given(
+    seed=st.integers(0, 10**6),
+    dim=st.sampled_from([1, 2, 3, 10, 33, 130]),
+    length=st.integers(1, 6),
+    split=st.integers(0, 1000),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+    offset=st.sampled_from([0.0, 2.0]),
+)
+def test_equals_the_reference(center, seed, dim, length, split, dtype, offset):
+    sequences = (3 * dim + 12) // length + 2
+    reading = random_reading(seed, sequences, length, dim, padding=False, holes=True)
+    reading.z = (reading.z * torch.logspace(0, -1, dim) + offset).to(dtype)
+    metric = reading.feed(SpectralGeometry(center=center), random_split(split, sequences, 4))
+    found = {key: float(value) for key, value in metric.compute().items()}
+    assert set(found) == set(metric.measures)
+    assert_values(scaled(found), scaled(expected_geometry(reading, center)), 2e-6 if dim > 100 else 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_mean_far_from_zero_costs_no_digits(dtype):
+    reading = random_reading(0, sequences=100, length=5, dim=12)
+    reading.z = (reading.z + 300.0).to(dtype)
+    found = reading.feed(SpectralGeometry(), [list(range(k, k + 10)) for k in range(0, 100, 10)]).compute()
+    expected = expected_geometry(reading)
+    # Angles are those of float32 steps between numbers near 300, a step of which is 3e-5.
+    assert_values(scaled({k: float(v) for k, v in found.items()}), scaled(expected), 2e-6)
+
+
+@pytest.mark.xfail(strict=True, reason="eigenvalues below 1.2e-7 of the largest count as zero, also in float64")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_dimension_of_massive_activations_does_not_hide_the_others(dtype):
+    """Language models have dimensions some thousand times as large as the rest."""
+    z = torch.randn(2000, 64, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    z[:, 0] *= 4000
+    metric = SpectralGeometry()
+    for part in z.split(200):
+        metric.update(part)
+    expected = plain.of_spectrum(plain.spectrum(z.double().numpy()), 2000, 64)
+    assert_values(metric.compute(), expected, 1e-4)
+
+
+@pytest.mark.xfail(strict=True, reason="divided by log min(N − 1, D), where the definition says log min(N, D)")
+def test_matrix_entropy_of_fewer_rows_than_dimensions():
+    reading = random_reading(1, sequences=4, length=5, dim=40, padding=False)
+    found = reading.feed(SpectralGeometry()).compute()
+    assert found["matrix_entropy"].item() == pytest.approx(expected_geometry(reading)["matrix_entropy"], abs=1e-6)
+
+
+@pytest.mark.xfail(strict=True, reason="a zero vector counts in N but has no direction")
+def test_anisotropy_of_zero_vectors_is_that_of_the_others():
+    z = torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
+    metric, clean = SpectralGeometry(), SpectralGeometry()
+    metric.update(torch.cat([z, torch.zeros(10, 5)]))
+    clean.update(z)
+    assert metric.compute()["anisotropy"].item() == pytest.approx(clean.compute()["anisotropy"].item(), abs=1e-6)
+
+
+def test_rows_without_sequences_have_no_curvature():
+    metric = SpectralGeometry()
+    metric.update(torch.randn(50, 4, generator=torch.Generator().manual_seed(0)))
+    values = metric.compute()
+    assert math.isnan(values["curvature"])
+    assert math.isfinite(values["rankme"])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_few_rows(rows):
+    reading = random_reading(2, sequences=rows, length=1, dim=6, padding=False)
+    found = {key: float(value) for key, value in reading.feed(SpectralGeometry()).compute().items()}
+    if rows == 1:
+        assert all(math.isnan(value) for key, value in found.items() if key not in ("rows", "nonfinite"))
+        return
+    expected = expected_geometry(reading)
+    del expected["matrix_entropy"]  # see above
+    assert_values(found, expected)
+
+
+def test_equal_vectors_have_a_direction_and_no_spread():
+    metric = SpectralGeometry()
+    metric.update(torch.full((20, 3), 0.1))
+    values = metric.compute()
+    assert values["anisotropy"].item() == pytest.approx(1, abs=1e-6)
+    for key in ("rankme", "effective_rank", "participation_ratio", "matrix_entropy", "alpha", "alpha_r2"):
+        assert math.isnan(values[key]), key
+
+
+def test_memory_does_not_grow_with_rows():
+    metric = SpectralGeometry()
+    sizes = set()
+    for _ in range(5):
+        metric.update(torch.randn(100, 7))
+        sizes.add(
+            sum(
+                getattr(metric, state).numel()
+                for state in ("count", "mean", "scatter", "unit_total", "angle", "angles")
+            )
+        )
+    assert sizes == {7 * 7 + 2 * 7 + 3}
