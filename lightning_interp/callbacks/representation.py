@@ -39,9 +39,9 @@ class RepresentationMetrics(ValidationAnalysis):
     """Reads any ``torchmetrics.Metric`` of representations at chosen sites of a model.
 
     The metric's ``update`` takes ``representations`` (B, T, D) as its first argument and, by name, whichever of
-    ``mask`` (B, T), ``labels`` (dict of integer tensors) and ``positions`` (B,) it asks for. What ``compute`` returns, a scalar
-    or a flat dict of scalars, is logged under ``<name>/<site>``, where the name is that of the metric here or the key
-    of the dict; what stands behind a slash in it comes after the site.
+    ``mask`` (B, T), ``labels`` (dict of integer tensors) and ``positions`` (B,) it asks for. What ``compute`` returns,
+    a scalar or a flat dict of scalars, is logged under ``<name>/<site>``, where the name is that of the metric here or
+    the key of the dict; what stands behind a slash in it comes after the site.
 
     Args:
         metrics: A metric, or metrics by name; a copy of each is kept for every site. Those of other packages merge
