@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["History", "Reading", "merge_rows", "write_csv"]
+__all__ = ["CsvLog", "History", "Reading", "merge_rows"]
 
 
 @dataclass(frozen=True)
@@ -84,29 +84,70 @@ class History:
         self.readings = [Reading(**reading) for reading in state["readings"]]
 
 
-def merge_rows(histories: Iterable[History]) -> list[dict[str, float]]:
-    """One row per step with the readings of several callbacks side by side: ``step``, ``epoch``, context, values."""
+def merge_rows(histories: Iterable[History], after: int | None = None) -> list[dict[str, float]]:
+    """One row per step with the readings of several callbacks side by side: ``step``, ``epoch``, context, values.
+
+    Args:
+        histories: The readings.
+        after: Only those of later steps.
+
+    """
     rows: dict[int, dict[str, float]] = {}
     for history in histories:
         for reading in history.readings:
+            if after is not None and reading.step <= after:
+                continue
             row = rows.setdefault(reading.step, {"step": reading.step, "epoch": reading.epoch})
             row.update({key: value for key, value in reading.context.items() if key not in row})
             row.update(reading.values)
     return [rows[step] for step in sorted(rows)]
 
 
-def write_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, float]]) -> None:
-    """Write rows with the union of their columns; a reader of the file never sees half of it."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    with draft.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: _cell(value) for key, value in row.items()})
-    draft.replace(target)
+class CsvLog:
+    """A file of readings that grows by a line a reading; it is written anew only when a column is added.
+
+    A reader of the file never sees half of a rewritten one.
+
+    Args:
+        path: The file; its folder is made. What another run left there is replaced at the first write.
+
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._columns: list[str] = []
+
+    @property
+    def last_step(self) -> int | None:
+        """Step of the last line; ``None`` before the first."""
+        return self._last_step if self._columns else None
+
+    def write(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Add rows, which are later than those already there."""
+        if not rows:
+            return
+        columns = list(dict.fromkeys([*self._columns, *(key for row in rows for key in row)]))
+        if self._columns and columns == self._columns and self.path.exists():
+            with self.path.open("a", newline="") as file:
+                self._put(csv.DictWriter(file, columns, restval=""), rows)
+        else:
+            before: list[dict[str, str]] = []
+            if self._columns and self.path.exists():
+                with self.path.open(newline="") as file:
+                    before = list(csv.DictReader(file))
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+            with draft.open("w", newline="") as file:
+                writer = csv.DictWriter(file, columns, restval="")
+                writer.writeheader()
+                writer.writerows(before)
+                self._put(writer, rows)
+            draft.replace(self.path)
+        self._columns = columns
+        self._last_step = int(rows[-1]["step"])
+
+    def _put(self, writer: csv.DictWriter[str], rows: Sequence[Mapping[str, float]]) -> None:
+        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
 
 
 def _cell(value: float) -> str:

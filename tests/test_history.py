@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lightning_interp.history import History, Reading, merge_rows, write_csv
+from lightning_interp.history import CsvLog, History, Reading, merge_rows
 
 
 def make(values: dict[int, float], key: str = "a/x") -> History:
@@ -40,9 +40,27 @@ def test_rows_of_several_callbacks_are_joined_by_step(tmp_path: Path) -> None:
     assert rows[1]["a/x"] == 0.25
     assert rows[1]["b/x"] == 7.0
     assert rows[1]["val_loss"] == 0.5
-    write_csv(tmp_path / "new" / "readings.csv", rows)
+    CsvLog(tmp_path / "new" / "readings.csv").write(rows)
     with open(tmp_path / "new" / "readings.csv") as file:
         read = list(csv.DictReader(file))
     assert [row["b/x"] for row in read] == ["", "7", "1e-17"]
     assert float(read[0]["a/x"]) == 0.1
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["readings.csv"]
+
+
+def test_a_file_that_grows_line_by_line_is_the_one_written_at_once(tmp_path: Path) -> None:
+    first, second = make({5: 0.1, 10: 0.25, 30: 0.5}), make({10: 7.0, 20: 1e-17}, key="b/x")
+    whole, growing = CsvLog(tmp_path / "whole.csv"), CsvLog(tmp_path / "growing.csv")
+    growing.path.write_text("left by another run")
+    whole.write(merge_rows([first, second]))
+    for step in (5, 10, 20, 30):
+        rows = merge_rows([first, second], after=growing.last_step)
+        growing.write([row for row in rows if row["step"] == step])
+        growing.write([])
+    read = []
+    for log in (whole, growing):
+        with log.path.open() as file:
+            read.append([{key: value for key, value in row.items() if value} for row in csv.DictReader(file)])
+    assert read[0] == read[1]
+    assert len(read[0]) == 4
+    assert growing.last_step == 30

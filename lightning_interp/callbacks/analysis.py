@@ -9,7 +9,6 @@ import warnings
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +16,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lightning_interp.compat import pl
-from lightning_interp.distributed import PeerError, agree, world_size
-from lightning_interp.history import History, Reading, merge_rows, write_csv
+from lightning_interp.distributed import Maximum, PeerError, Steps, agree, run, world_size
+from lightning_interp.history import CsvLog, History, Reading, merge_rows
 from lightning_interp.labels import batch_size
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.positions import SamplePositions, Selection
@@ -119,7 +118,7 @@ class ValidationAnalysis(pl.Callback):
         self._pending: dict[str, float] | None = None
         self._seconds = 0.0
         self._next_drawing = math.inf
-        self._folder: Path | None = None
+        self._csv: CsvLog | None = None
         self._reporter: Reporter | None = None
         self._trainer: weakref.ref[Any] | None = None
 
@@ -202,8 +201,9 @@ class ValidationAnalysis(pl.Callback):
         self._elsewhere = _reported_earlier(self, trainer, pl_module)
         if world_size() > 1:
             _silence_sync_warning([self.full_key(key) for key in [*self.measures(pl_module), *self._own_keys()]])
-        self._folder = log_folder(trainer)
-        self._reporter = Reporter(self._folder)
+        folder = log_folder(trainer)
+        self._csv = None if folder is None else CsvLog(folder / "readings.csv")
+        self._reporter = Reporter(folder)
 
     def _own_keys(self) -> tuple[str, str]:
         return f"seconds/{self._name}", f"failed/{self._name}"
@@ -282,7 +282,7 @@ class ValidationAnalysis(pl.Callback):
             return
         found = {key: float(value) for key, value in values.items()}
         self._seconds += time.perf_counter() - started
-        found[f"seconds/{self._name}"] = self._seconds
+        found[f"seconds/{self._name}"] = run(_largest(self._seconds), self.group)
         full = {self.full_key(key): value for key, value in found.items() if not math.isnan(value)}
         self.reading = {key: value for key, value in full.items() if key not in self._elsewhere}
         self._pending = self.reading
@@ -300,6 +300,7 @@ class ValidationAnalysis(pl.Callback):
             index = self.history.readings[-1].index + 1 if len(self.history) else 0
             self.history.append(Reading(trainer.global_step, trainer.current_epoch, index, values, context))
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            # The last of them writes for all, once all have their reading.
             if self is _analyses(trainer)[-1]:
                 self._write_csv(trainer)
             if values is not None and time.monotonic() > self._next_drawing:
@@ -373,8 +374,8 @@ class ValidationAnalysis(pl.Callback):
         except Exception as error:
             self._error = error
             self._selection = None
+            self.abort()
             if world_size() == 1 and self._raises():
-                self.abort()
                 raise
 
     def _raises(self) -> bool:
@@ -418,15 +419,13 @@ class ValidationAnalysis(pl.Callback):
 
     def _write_csv(self, trainer: pl.Trainer) -> None:
         writers = [analysis for analysis in _analyses(trainer) if analysis.write_csv]
-        folder = self._folder
-        if not writers or folder is None or not trainer.is_global_zero:
+        if not writers or self._csv is None or not trainer.is_global_zero:
             return
         try:
-            write_csv(folder / "readings.csv", merge_rows(analysis.history for analysis in writers))
+            self._csv.write(merge_rows((analysis.history for analysis in writers), after=self._csv.last_step))
         except OSError as error:
-            for analysis in writers:
-                analysis.write_csv = False
-            warnings.warn(f"readings.csv cannot be written in {folder}: {error}; it is left out.", stacklevel=2)
+            warnings.warn(f"readings.csv is left out, since it cannot be written: {error}", stacklevel=2)
+            self._csv = None
 
     def _draw(self, trainer: pl.Trainer) -> None:
         if not self.draw_figures or self._reporter is None or not len(self.history):
@@ -436,6 +435,12 @@ class ValidationAnalysis(pl.Callback):
             self._reporter.figure(trainer, self.full_key(tag), draw, self.history.readings[-1].step)
         now = time.monotonic()
         self._next_drawing = now + max(self.figure_interval, 100 * (now - started))
+
+
+def _largest(seconds: float) -> Steps[float]:
+    """The time of the slowest rank."""
+    merged: Tensor = yield Maximum(torch.tensor(seconds))
+    return float(merged)
 
 
 def _analyses(trainer: pl.Trainer) -> list[ValidationAnalysis]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ class Rows(NamedTuple):
     """Representations, (R, D); rows that are left out hold zeros or are gone."""
     valid: Tensor
     """Which rows count, bool (R,)."""
+    context: Tensor
+    """Which rows the mask names, whether finite or not, bool (R,)."""
     key: Tensor
     """Sample and place within it in one number, int64 (R,): the same on any number of ranks."""
 
@@ -50,7 +53,8 @@ class RepresentationMetric(Metric):
     nonfinite: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"sync_on_compute": False, **kwargs})
+        # A cached value would let ranks that saw nothing new stay away while the others merge.
+        super().__init__(**{"sync_on_compute": False, "compute_with_cache": False, **kwargs})
         self.add_state("nonfinite", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self._sequences = 0
         self._dim: int | None = None
@@ -67,6 +71,14 @@ class RepresentationMetric(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Merge what all ranks have seen and return the measures."""
         return run(self.steps(), self.process_group)
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Take in a batch and return its own measures, as torchmetrics' ``forward`` does."""
+        alone = copy.deepcopy(self)
+        alone.reset()
+        alone.update(*args, **kwargs)
+        self.update(*args, **kwargs)
+        return alone.compute()
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -118,8 +130,7 @@ class RepresentationMetric(Metric):
         finite = finite_rows(flat)
         # Not in place: a state made under inference mode could not be written to outside it.
         self.nonfinite = self.nonfinite.to(device) + (counted & ~finite).sum()
-        counted = counted & finite
-        return Rows(flat, counted, key.flatten())
+        return Rows(flat, counted & finite, counted, key.flatten())
 
 
 def sample_of(key: Tensor) -> Tensor:

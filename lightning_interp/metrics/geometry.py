@@ -43,28 +43,20 @@ class SpectralGeometry(RepresentationMetric):
     mean: Tensor
     scatter: Tensor
     unit_total: Tensor
+    directions: Tensor
     angle: Tensor
     angles: Tensor
 
     def __init__(self, center: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.center = center
-        for state in ("count", "mean", "scatter", "unit_total", "angle", "angles"):
+        for state in ("count", "mean", "scatter", "unit_total", "directions", "angle", "angles"):
             self.add_state(state, torch.zeros(0), dist_reduce_fx=None)
 
     @property
     def measures(self) -> dict[str, str]:
         """Every key of ``compute`` with its level."""
-        summary = (
-            "rankme",
-            "effective_rank",
-            "participation_ratio",
-            "matrix_entropy",
-            "alpha",
-            "anisotropy",
-            "curvature",
-        )
-        return {**dict.fromkeys(summary, SUMMARY), "alpha_r2": FULL, "rows": FULL, "nonfinite": FULL}
+        return {**dict.fromkeys(_SUMMARY, SUMMARY), "alpha_r2": FULL, "rows": FULL, "nonfinite": FULL}
 
     def update(
         self,
@@ -102,7 +94,7 @@ class SpectralGeometry(RepresentationMetric):
             dim = z.shape[1]
             for state, shape in (("count", ()), ("mean", (dim,)), ("scatter", (dim, dim)), ("unit_total", (dim,))):
                 setattr(self, state, torch.zeros(shape, dtype=wide, device=z.device))
-            self.angle = self.angles = torch.zeros((), dtype=wide, device=z.device)
+            self.angle = self.angles = self.directions = torch.zeros((), dtype=wide, device=z.device)
         merged = self.count + number
         delta = mean - self.mean
         share = number / merged.clamp_min(1)
@@ -111,6 +103,8 @@ class SpectralGeometry(RepresentationMetric):
         self.count = merged
         norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
         self.unit_total = self.unit_total + (z / norm.clamp_min(torch.finfo(z.dtype).tiny)).sum(0, dtype=wide)
+        # A zero vector has no direction.
+        self.directions = self.directions + (norm > 0).sum().to(wide)
         batch, length = representations.shape[0], 1 if representations.ndim == 2 else representations.shape[1]
         angle, angles = curvature_sums(z.view(batch, length, z.shape[1]), rows.valid.view(batch, length))
         self.angle, self.angles = self.angle + angle, self.angles + angles
@@ -125,10 +119,10 @@ class SpectralGeometry(RepresentationMetric):
             return empty | {"rows": torch.tensor(0.0), "nonfinite": nonfinite.double().cpu()}
         if self.mean.numel():
             count, mean, scatter, unit = self.count, self.mean, self.scatter, self.unit_total
-            angle, angles = self.angle, self.angles
+            angle, angles, directions = self.angle, self.angles, self.directions
         else:
             # A rank that saw nothing adds nothing.
-            count, angle, angles = (torch.zeros((), dtype=torch.float64) for _ in range(3))
+            count, angle, angles, directions = (torch.zeros((), dtype=torch.float64) for _ in range(4))
             mean, unit = (torch.zeros(dim, dtype=torch.float64) for _ in range(2))
             scatter = torch.zeros(dim, dim, dtype=torch.float64)
         number: Tensor = yield Sum(count)
@@ -137,19 +131,18 @@ class SpectralGeometry(RepresentationMetric):
         delta = mean - centre
         whole: Tensor = yield Sum(scatter + count * torch.outer(delta, delta))
         unit_total: Tensor = yield Sum(unit)
-        angle_sum: Tensor = yield Sum(torch.stack([angle, angles]))
+        sums: Tensor = yield Sum(torch.stack([angle, angles, directions]))
         covariance = whole / number
         if not self.center:
             covariance = covariance + torch.outer(centre, centre)
-        rank = int(number) - 1 if self.center else int(number)
         # No rows at all: no spread, and so NaN throughout.
         covariance = covariance if number > 0 else torch.zeros_like(covariance)
-        found = spectral_measures(covariance.cpu(), max(rank, 1))._asdict()
+        found = spectral_measures(covariance.cpu(), max(int(number), 1))._asdict()
         found = {name: value.cpu() for name, value in found.items()}
         values = {
             **found,
-            "anisotropy": anisotropy(unit_total, number).cpu(),
-            "curvature": (angle_sum[0] / angle_sum[1]).cpu(),
+            "anisotropy": anisotropy(unit_total, sums[2]).cpu(),
+            "curvature": (sums[0] / sums[1]).cpu(),
             "rows": number.cpu(),
             "nonfinite": nonfinite.double().cpu(),
         }

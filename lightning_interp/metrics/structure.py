@@ -58,8 +58,8 @@ class StructureMetric(RepresentationMetric):
             ``optimality`` I(Y;Z)/I(X;Z) over the rows that have a kept label in both (arXiv 2604.07569). Their
             ``*_above_chance`` are differences, except ``optimality_above_chance``, the ratio of the two differences.
         shuffles: Random exchanges of labels for the chance level; 0 leaves it out.
-        jackknife: Groups of sequences for standard errors under ``<key>/se``; 0 leaves them out. Costs a pass over the
-            tables per group.
+        jackknife: Groups of sequences for standard errors under ``<key>/se``; 0 leaves them out. Bin ranges, centre and
+            floor are held fixed when a group is left out. Costs a pass over the tables per group.
         seed: Of reference points and shuffles.
         kwargs: Further arguments of ``torchmetrics.Metric``.
 
@@ -101,8 +101,12 @@ class StructureMetric(RepresentationMetric):
         self.plane = check_plane(information_plane)
         extra = [name for name in self.plane if name not in self.labels]
         self.parents = check_parents({**BUILT_IN_PARENTS, **(parents or {})}, (*self.labels, *extra), self.plane)
-        # Every set whose labels are stored: those measured, those of the plane, and parents of either.
-        self.needs = tuple(dict.fromkeys([*self.labels, *extra, *self.parents.values()]))
+        # Every set whose labels are stored: those measured, those of the plane, parents of either, and the tokens of
+        # n-grams, whose ids are checked.
+        ngrams = [name for name in (*self.labels, *extra) if name in BUILT_IN_LABELS[1:5]]
+        self.needs = tuple(
+            dict.fromkeys([*self.labels, *extra, *self.parents.values(), *(["token"] if ngrams else [])])
+        )
         self.min_count = min_count
         self.average = average
         self.regularity_unit = regularity_unit
@@ -184,7 +188,7 @@ class StructureMetric(RepresentationMetric):
         given = as_mapping(labels, self.needs)
         columns = [rows.key[:, None]]
         for name in self.needs:
-            value = label_columns(name, self._labels_of(name, given, rows.valid.view(shape), shape), shape)
+            value = label_columns(name, self._labels_of(name, given, rows.context.view(shape), shape), shape)
             if self._columns.setdefault(name, value.shape[1]) != value.shape[1]:
                 raise ValueError(
                     f"`labels[{name!r}]` has {value.shape[1]} labels a position, earlier batches {self._columns[name]}."
@@ -285,8 +289,8 @@ class StructureMetric(RepresentationMetric):
         """Jackknife group of each row: whole sequences, dealt out in their order."""
         if not self.jackknife:
             return None
-        _, sequence = torch.unique(sample_of(keys), return_inverse=True)
-        return torch.as_tensor(sequence % self.jackknife)
+        sequences, sequence = torch.unique(sample_of(keys), return_inverse=True)
+        return torch.as_tensor(sequence % self.jackknife) if len(sequences) > 1 else None
 
     def _plans(self, everything: Tensor, widths: Mapping[str, int]) -> dict[str, LabelPlan]:
         columns = dict(zip(widths, torch.split(everything[:, 1:], list(widths.values()), dim=1), strict=True))
@@ -416,8 +420,10 @@ class StructureMetric(RepresentationMetric):
         jobs = [ids[here] for ids in variants]
         rests: list[tuple[Tensor, Tensor]] = []
         if groups is not None:
-            jobs += [jobs[0].masked_fill((groups[here] != group)[:, None], number) for group in range(self.jackknife)]
-            rests = [(groups == group, variants[0]) for group in range(self.jackknife)]
+            # Fewer sequences than groups: each is a group.
+            each = range(int(groups.max()) + 1)
+            jobs += [jobs[0].masked_fill((groups[here] != group)[:, None], number) for group in each]
+            rests = [(groups == group, variants[0]) for group in each]
         chunks = codes.chunks(number, len(variants[0]))
         share = torch.tensor([chunk.stop - chunk.start for chunk in chunks], dtype=torch.float64)
         share /= share.sum()

@@ -1,7 +1,8 @@
 """The models that the examples and tests train."""
 
 from lightning_interp.models.accuracy import ExactMatch, TokenAccuracy
+from lightning_interp.models.loss import TokenLoss
 from lightning_interp.models.seq2seq import Seq2SeqModule
 from lightning_interp.models.transformer import Seq2SeqTransformer
 
-__all__ = ["Seq2SeqModule", "Seq2SeqTransformer", "ExactMatch", "TokenAccuracy"]
+__all__ = ["Seq2SeqModule", "Seq2SeqTransformer", "ExactMatch", "TokenAccuracy", "TokenLoss"]

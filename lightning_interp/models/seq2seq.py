@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from lightning_interp.compat import pl
 from lightning_interp.datasets.encoding import Batch
 from lightning_interp.models.accuracy import ExactMatch, TokenAccuracy
+from lightning_interp.models.loss import TokenLoss
 from lightning_interp.models.transformer import Seq2SeqTransformer
 
 __all__ = ["Seq2SeqModule"]
@@ -100,6 +101,7 @@ class Seq2SeqModule(pl.LightningModule):
             dropout=dropout,
             max_length=max_length,
         )
+        self.val_loss = nn.ModuleList(TokenLoss() for _ in range(validation_loaders))
         self.val_acc = nn.ModuleList(ExactMatch() for _ in range(validation_loaders))
         self.val_token_acc = nn.ModuleList(TokenAccuracy() for _ in range(validation_loaders))
 
@@ -121,9 +123,10 @@ class Seq2SeqModule(pl.LightningModule):
         labels = batch["labels"]
         logits = self(batch)
         predictions = logits.argmax(-1)
-        tokens = int((labels != -100).sum())
-        # Lightning averages by `batch_size`, and this loss is a mean over tokens.
-        self.log("val_loss", _cross_entropy(logits, labels), sync_dist=True, batch_size=tokens, prog_bar=True)
+        # A metric, since Lightning truncates the weights of a plain value when gloo averages them over ranks.
+        loss = cast(Metric, self.val_loss[dataloader_idx])
+        loss.update(logits, labels)
+        self.log("val_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), prog_bar=True)
         for name, metrics in (("val_acc", self.val_acc), ("val_token_acc", self.val_token_acc)):
             metric = cast(Metric, metrics[dataloader_idx])
             metric.update(predictions, labels)

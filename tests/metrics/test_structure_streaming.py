@@ -316,7 +316,6 @@ def test_a_collection_of_metrics_that_keep_the_same():
         collection.reset()
 
 
-@pytest.mark.xfail(strict=True, reason="`forward` merges states by torchmetrics' rules, which stack or renumber them")
 @every_metric
 def test_forward_returns_the_batch_and_keeps_the_whole(kind, options):
     reading = random_reading(15, sequences=12)
@@ -399,16 +398,13 @@ def test_a_label_set_may_not_change_its_width_nor_vectors_their_dimension():
             other.update(torch.randn(2, 3, 5))
 
 
-flat_unseen = pytest.mark.xfail(strict=True, reason="flat n-grams store no tokens to check, so ids collide silently")
-
-
 @pytest.mark.parametrize(
     "names",
     [
         ["bigram"],
         ["trigram"],
-        pytest.param(["flat_bigram"], marks=flat_unseen),
-        pytest.param(["flat_trigram"], marks=flat_unseen),
+        ["flat_bigram"],
+        ["flat_trigram"],
     ],
 )
 def test_tokens_too_large_for_ngrams_are_refused(names):
