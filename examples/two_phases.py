@@ -44,6 +44,24 @@ COLUMNS = {
 }
 
 
+IN_DISTRIBUTION, OUT_OF_DISTRIBUTION = "val_acc/dataloader_idx_0", "val_acc/dataloader_idx_1"
+
+# What the summary of several seeds follows through the second phase.
+CHANGES = {
+    "out-of-distribution": OUT_OF_DISTRIBUTION,
+    "H(Z) soft": "information/encoder",
+    "H(Z) binned": "binned_information/encoder",
+    "variation token": "variation/encoder/token",
+    "regularity token": "regularity_above_chance/encoder/token",
+    "regularity bigram": "regularity_above_chance/encoder/bigram",
+    "disentanglement token": "disentanglement_above_chance/encoder/token",
+    "disentanglement bigram": "disentanglement_above_chance/encoder/bigram",
+    "effective rank": "effective_rank/encoder",
+    "anisotropy": "anisotropy/encoder",
+    "curvature": "curvature/encoder",
+}
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line → settings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -144,16 +162,23 @@ def summary(runs: list[Rows]) -> str:
             found = [row[key] for row in same if key in row]
             cells.append(f"{mean(found):.3f} ± {stdev(found):.3f}" if len(found) > 1 else "")
         lines.append("  ".join([f"{same[0]['step']:6.0f}", *(f"{cell:>15}" for cell in cells)]))
-    solved, risen, gains = 0, 0, []
-    for rows in runs:
-        later = [row for row in rows if row["val_acc/dataloader_idx_0"] >= 0.99]
-        if later:
-            solved += 1
-            gains.append(rows[-1]["val_acc/dataloader_idx_1"] - later[0]["val_acc/dataloader_idx_1"])
-            risen += gains[-1] >= 0.1
-    lines.append(f"\nin-distribution exact match reached .99 in {solved} of {len(runs)} runs")
-    lines.append(f"after that, out-of-distribution exact match rose by .1 or more in {risen}:")
-    lines.append("  " + ", ".join(f"{gain:+.3f}" for gain in gains))
+    lines.append("\nphase two: from in-distribution exact match of .99 to the end")
+    solved = [later for rows in runs if (later := [row for row in rows if row[IN_DISTRIBUTION] >= 0.99])]
+    lines.append(
+        f"reached in {len(solved)} of {len(runs)} runs, at steps {[int(later[0]['step']) for later in solved]}"
+    )
+    best = [max(row[OUT_OF_DISTRIBUTION] for row in later) - 0.02 for later in solved]
+    settled = [
+        int(next(row["step"] for row in later if row[OUT_OF_DISTRIBUTION] >= level))
+        for later, level in zip(solved, best, strict=True)
+    ]
+    lines.append(f"out-of-distribution exact match comes within .02 of its best at steps {settled}")
+    for name, key in CHANGES.items():
+        changes = [later[-1][key] - later[0][key] for later in solved]
+        if len(changes) > 1:
+            rises = sum(change > 0 for change in changes)
+            spread = f"{mean(changes):+.4f} ± {stdev(changes):.4f}"
+            lines.append(f"  {name:24} {spread:18} rises in {rises} of {len(changes)}")
     return "\n".join(lines)
 
 

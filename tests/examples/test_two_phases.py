@@ -54,7 +54,24 @@ def test_several_seeds_are_summarised(tmp_path: Path, capsys: pytest.CaptureFixt
     assert runs[0][0]["information/encoder"] != runs[1][0]["information/encoder"]
     printed = capsys.readouterr().out
     assert "mean ± sd over 2 seeds" in printed
-    assert "reached .99 in 0 of 2 runs" in printed
+    assert "reached in 0 of 2 runs" in printed
+
+
+def test_the_summary_follows_phase_two() -> None:
+    example = load("two_phases")
+
+    def run(late: float) -> list[dict[str, float]]:
+        rows = []
+        for step, inside, outside in ((10, 0.0, 0.0), (100, 1.0, 0.5), (1000, 1.0, late), (2000, 1.0, 0.9)):
+            task = {example.IN_DISTRIBUTION: inside, example.OUT_OF_DISTRIBUTION: outside}
+            rows.append({"step": step, **dict.fromkeys(example.CHANGES.values(), step / 1000), **task})
+        return rows
+
+    printed = example.summary([run(0.6), run(0.89)])
+    assert "reached in 2 of 2 runs, at steps [100, 100]" in printed
+    assert "within .02 of its best at steps [2000, 1000]" in printed
+    assert "+0.4000 ± 0.0000" in printed  # out of distribution
+    assert "+1.9000 ± 0.0000   rises in 2 of 2" in printed
 
 
 def test_a_missing_folder_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
