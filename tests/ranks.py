@@ -177,7 +177,11 @@ class Pool:
         path = _stack_file(process.pid)
         with contextlib.suppress(OSError):
             os.kill(process.pid, _STACK_SIGNAL)
-            time.sleep(0.5)
+            # A busy machine takes its time to answer; what has come is written in one go.
+            until = time.monotonic() + 5
+            while time.monotonic() < until and not os.path.getsize(path):
+                time.sleep(0.1)
+            time.sleep(0.2)
             with open(path) as file:
                 return file.read()
         return "(no stack)"

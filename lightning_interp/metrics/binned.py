@@ -33,6 +33,7 @@ class BinnedStructure(StructureMetric):
         kwargs: The other arguments of :class:`StructureMetric`.
 
     Example:
+        >>> import torch
         >>> metric = BinnedStructure(bins=4)
         >>> metric.update(torch.linspace(0, 1, 100)[:, None])
         >>> round(float(metric.compute()["binned_information"]), 4)
