@@ -74,6 +74,11 @@ def test_the_summary_follows_phase_two() -> None:
     assert "+1.9000 ± 0.0000   rises in 2 of 2" in printed
 
 
+def test_scan(tmp_path: Path) -> None:
+    (rows,) = load("two_phases").main(["--dataset", "scan", "--steps", "10", "--logdir", str(tmp_path)])
+    assert rows[0]["regularity/encoder/token"] > 0
+
+
 def test_a_missing_folder_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         load("two_phases").main(["--dataset", "cogs", "--logdir", str(tmp_path)])
