@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from lightning_interp import RepresentationGeometry, RepresentationStructure, ValidationAnalysis, ValidationSchedule
@@ -95,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> list[Rows]:
     """Train once for each seed, and return the readings of each run, a row a validation."""
     args = parse(argv)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # A model this small gains nothing from a second thread, and loses much where the other core is busy.
+    torch.set_num_threads(1)
     runs = [run(args, seed) for seed in range(args.seed, args.seed + args.seeds)]
     if args.seeds > 1:
         print(summary(runs))
