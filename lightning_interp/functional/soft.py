@@ -14,8 +14,10 @@ from lightning_interp.functional._numerics import as_float, check_matrix, full_p
 
 __all__ = ["reference_points", "soft_assignment", "soft_entropy", "vmf_temperature"]
 
-# Below this many dimensions the temperature is so small that float32 cosines are wrong in the sixth digit of H.
+# Below this many dimensions the temperature is so small that float32 cosines are wrong in the sixth digit of H; over
+# few rows their rounding does not average out, while float64 costs nothing.
 _FLOAT64_BELOW_DIM = 64
+_FLOAT64_BELOW_SIZE = 1 << 16
 
 
 @lru_cache(maxsize=64)
@@ -124,8 +126,9 @@ def soft_assignment(z: Tensor, reference_points: Tensor, temperature: float) -> 
         temperature: ε, as :func:`vmf_temperature` gives it.
 
     Returns:
-        Rows that sum to 1, shape (N, n): float64 for float64 input, else float32. Below 64 dimensions the arithmetic is
-        float64 where the device has it, since the temperature there magnifies the rounding of float32.
+        Rows that sum to 1, shape (N, n): float64 for float64 input, else float32. Below 64 dimensions, and for up to
+        65,536 numbers, the arithmetic is float64 where the device has it, since a small temperature magnifies the
+        rounding of float32.
 
     Raises:
         ValueError: If the shapes do not fit or the temperature is not positive.
@@ -146,7 +149,7 @@ def soft_assignment(z: Tensor, reference_points: Tensor, temperature: float) -> 
         raise ValueError(f"`temperature` must be positive, got {temperature}.")
     values = as_float(z)
     result = values.dtype
-    if z.shape[1] < _FLOAT64_BELOW_DIM:
+    if z.shape[1] < _FLOAT64_BELOW_DIM or z.numel() <= _FLOAT64_BELOW_SIZE:
         values = values.to(wide_dtype(z.device))
     with full_precision(z.device):
         # Scaling n scores a row by 1/‖z‖ is cheaper than scaling its D coordinates.
