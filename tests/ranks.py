@@ -224,6 +224,9 @@ def _serve(connection: Connection, rank: int, path: list[str]) -> None:
                 if work is None:
                     return
                 function, args, _timeout, path, folder = work
+                # A Trainer that ran here put back the signal handlers that Python knows of, and with them the default.
+                faulthandler.unregister(_STACK_SIGNAL)
+                faulthandler.register(_STACK_SIGNAL, stack)
                 sys.path[:] = path
                 os.chdir(folder)
                 os.environ.clear()
