@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_interp.functional.ngrams import NO_LABEL, next_token_labels, ngram_labels
+from lightning_interp.functional.ngrams import NO_LABEL, built_in_labels
 from lightning_interp.metrics._names import BUILT_IN_LABELS, check_names
 
 __all__ = ["BatchReader", "LabelSource", "ReadBatch", "describe_batch"]
@@ -56,13 +56,7 @@ class ReadBatch:
                 continue
             if self.tokens is None or self.context is None:
                 raise ValueError(f"Label set {name!r} needs token ids, and this site has none.")
-            if name == "token":
-                found[name] = self.tokens
-            elif name == "next_token":
-                found[name] = next_token_labels(self.tokens, self.context)
-            else:
-                length = 2 if name.endswith("bigram") else 3
-                found[name] = ngram_labels(self.tokens, self.context, length, nested=not name.startswith("flat_"))
+            found[name] = self.tokens if name == "token" else built_in_labels(name, self.tokens, self.context)
         return found
 
 

@@ -286,9 +286,10 @@ class ValidationAnalysis(pl.Callback):
         full = {self.full_key(key): value for key, value in found.items() if not math.isnan(value)}
         self.reading = {key: value for key, value in full.items() if key not in self._elsewhere}
         self._pending = self.reading
-        wanted = {*self.logged_keys(pl_module), *self._omissions()}
+        expected = self.logged_keys(pl_module)
+        wanted = {*expected, *self._omissions()}
         self._log(pl_module, {key: value for key, value in self.reading.items() if key in wanted})
-        self._tell_undefined([key for key in self.logged_keys(pl_module) if key not in self.reading])
+        self._tell_undefined([key for key in expected if key not in self.reading])
         if self.failed:
             self._log(pl_module, {self.full_key(f"failed/{self._name}"): float(self.failed)})
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -242,11 +244,11 @@ class RepresentationMetrics(ValidationAnalysis):
     # ------------------------------------------------- pictures
 
     def figures(self) -> Mapping[str, Draw]:
-        """Curves of every measure; for several sites also a heat map of each."""
+        """Curves of every metric of another package, by site."""
         measures = [name for name, metric in self.metrics.items() if not isinstance(metric, RepresentationMetric)]
         return {"curves": lambda: self._curves(measures)} if measures else {}
 
-    def _curves(self, measures: Sequence[str]) -> Any:
+    def _curves(self, measures: Sequence[str]) -> Figure:
         return measure_curves({measure: self._lines(measure) for measure in measures})
 
     def _lines(self, measure: str) -> dict[str, tuple[list[int], list[float]]]:
@@ -254,24 +256,25 @@ class RepresentationMetrics(ValidationAnalysis):
         lines = {site: self.history.series(self.full_key(site_key(measure, site))) for site in self._names}
         return {site: line for site, line in lines.items() if line[0]}
 
-    def _heatmap(self, measure: str, label: str) -> Any:
+    def _grid(self, measure: str) -> tuple[list[int], list[str], list[list[float]]]:
+        """Steps, sites and the measure by site and step, NaN where there is none."""
         lines = self._lines(measure)
-        steps = sorted({step for steps, _ in lines.values() for step in steps})
-        rows = []
-        for found_steps, found in lines.values():
-            by_step = dict(zip(found_steps, found, strict=True))
-            rows.append([by_step.get(step, float("nan")) for step in steps])
-        return site_heatmap(steps, list(lines), rows, measure, label)
+        steps = sorted({step for found, _ in lines.values() for step in found})
+        by_site = [dict(zip(*line, strict=True)) for line in lines.values()]
+        return steps, list(lines), [[values.get(step, math.nan) for step in steps] for values in by_site]
+
+    def _heatmap(self, measure: str, label: str) -> Figure:
+        return site_heatmap(*self._grid(measure), measure, label)
 
 
 def _aligned(
     site: str, z: Tensor, read: ReadBatch, labels: Mapping[str, Tensor], calls: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Mask and labels in the shape of the representations."""
-    batch, length = z.shape[:2]
-    everything = torch.ones(batch, length, dtype=torch.bool, device=z.device)
+    length = z.shape[1]
     if read.read is None or (length == 1 and read.read.shape[1] != 1):
         # One vector a sample: it counts where any position of the sample does.
+        everything = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
         mask = everything if read.read is None else read.read.any(1, keepdim=True).to(z.device)
         for name, value in labels.items():
             if value.ndim > 1 and value.shape[1] != length:

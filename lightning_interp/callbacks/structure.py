@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -176,13 +175,7 @@ class RepresentationStructure(RepresentationMetrics):
         return measure_curves(panels, title, bands)
 
     def _plane(self, prefix: str) -> Figure:
-        lines = {name: self._lines(f"{prefix}{name}") for name in ("complexity", "expressivity")}
-        sites = list(lines["complexity"])
-        steps = sorted({step for steps, _ in lines["complexity"].values() for step in steps})
-
-        def rows(name: str) -> list[list[float]]:
-            by_site = [dict(zip(*lines[name][site], strict=True)) for site in sites]
-            return [[values.get(step, math.nan) for step in steps] for values in by_site]
-
+        steps, sites, complexity = self._grid(f"{prefix}complexity")
+        _, _, expressivity = self._grid(f"{prefix}expressivity")
         x, y = self.plane
-        return information_plane(rows("complexity"), rows("expressivity"), steps, sites, None, x, y, "share of log n")
+        return information_plane(complexity, expressivity, steps, sites, None, x, y, "share of log n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["MAX_TOKEN_ID", "NO_LABEL", "ngram_labels", "next_token_labels"]
+__all__ = ["MAX_TOKEN_ID", "NO_LABEL", "built_in_labels", "ngram_labels", "next_token_labels"]
 
 NO_LABEL = -1
 _BITS = 21
@@ -79,6 +79,27 @@ def next_token_labels(tokens: Tensor, mask: Tensor) -> Tensor:
     following = torch.nn.functional.pad(tokens.long()[:, 1:], (0, 1), value=NO_LABEL)
     follows = torch.nn.functional.pad(real[:, 1:], (0, 1)) & real
     return following.masked_fill(~follows, NO_LABEL).unsqueeze(-1)
+
+
+def built_in_labels(name: str, tokens: Tensor, mask: Tensor) -> Tensor:
+    """The label set of this name, formed from tokens.
+
+    Args:
+        name: ``"bigram"``, ``"trigram"``, ``"flat_bigram"``, ``"flat_trigram"`` or ``"next_token"``.
+        tokens: Token ids, shape (B, T).
+        mask: Which positions hold a real token, bool (B, T).
+
+    Returns:
+        int64 (B, T, M), as :func:`ngram_labels` and :func:`next_token_labels` give it.
+
+    Example:
+        >>> built_in_labels("next_token", torch.tensor([[3, 4]]), torch.ones(1, 2, dtype=torch.bool)).flatten()
+        tensor([ 4, -1])
+
+    """
+    if name == "next_token":
+        return next_token_labels(tokens, mask)
+    return ngram_labels(tokens, mask, n=2 if name.endswith("bigram") else 3, nested=not name.startswith("flat_"))
 
 
 def _check(tokens: Tensor, mask: Tensor) -> None:

@@ -41,6 +41,7 @@ class SoftCodes(Codes):
     def __init__(self, assignment: Tensor) -> None:
         self.assignment = assignment
         self.bins = assignment.shape[1]
+        self._floors: Tensor | None = None
 
     def chunks(self, num_labels: int, rows: int) -> list[slice]:
         """One: there is a single distribution."""
@@ -62,7 +63,9 @@ class SoftCodes(Codes):
 
     def floors(self) -> Tensor:
         """Entropy of each assignment, in units of log K."""
-        return -plogp(self.assignment).sum(-1) / math.log(self.bins)
+        if self._floors is None:
+            self._floors = -plogp(self.assignment).sum(-1) / math.log(self.bins)
+        return self._floors
 
 
 class BinCodes(Codes):

@@ -118,7 +118,7 @@ class RepresentationMetric(Metric):
                     f"`mask` {tuple(mask.shape)} does not fit `representations` {tuple(representations.shape)}."
                 )
         if positions is None:
-            step, rank = world_size(self.process_group), _rank(self.process_group)
+            step, rank = world_size(self.process_group), rank_in(self.process_group)
             positions = (torch.arange(batch, device=device) + self._sequences) * step + rank
         elif positions.shape != (batch,):
             raise ValueError(f"`positions` {tuple(positions.shape)} must have one entry per sample, {batch} here.")
@@ -167,5 +167,11 @@ def as_mapping(labels: Tensor | Mapping[str, Tensor] | None, names: tuple[str, .
     return labels
 
 
-def _rank(group: Any) -> int:
+def batch_shape(representations: Tensor) -> tuple[int, int]:
+    """Samples and positions of representations (B, T, D) or (N, D)."""
+    return representations.shape[0], 1 if representations.ndim == 2 else representations.shape[1]
+
+
+def rank_in(group: Any) -> int:
+    """This rank in its group, 0 where there is none."""
     return torch.distributed.get_rank(group) if world_size(group) > 1 else 0

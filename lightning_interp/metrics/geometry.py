@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_interp.distributed import Maximum, Steps, Sum
 from lightning_interp.functional._numerics import full_precision, wide_dtype
 from lightning_interp.functional.spectral import anisotropy, curvature_sums, spectral_measures
-from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric
+from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric, batch_shape
 
 __all__ = ["SpectralGeometry"]
 
@@ -105,8 +105,8 @@ class SpectralGeometry(RepresentationMetric):
         self.unit_total = self.unit_total + (z / norm.clamp_min(torch.finfo(z.dtype).tiny)).sum(0, dtype=wide)
         # A zero vector has no direction.
         self.directions = self.directions + (norm > 0).sum().to(wide)
-        batch, length = representations.shape[0], 1 if representations.ndim == 2 else representations.shape[1]
-        angle, angles = curvature_sums(z.view(batch, length, z.shape[1]), rows.valid.view(batch, length))
+        shape = batch_shape(representations)
+        angle, angles = curvature_sums(z.view(*shape, z.shape[1]), rows.valid.view(shape))
         self.angle, self.angles = self.angle + angle, self.angles + angles
 
     def steps(self) -> Steps[dict[str, Tensor]]:

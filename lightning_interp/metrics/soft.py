@@ -89,6 +89,3 @@ class SoftStructure(StructureMetric):
         count: Tensor = yield Sum(torch.tensor(float(len(payload))))
         mean = (total / count.to(total.device).clamp_min(1)).to(payload.dtype)
         return SoftCodes(self._assign(payload - mean))
-
-    def _floored(self, entropy: Tensor, floor: Tensor) -> Tensor:
-        return entropy - floor if self.floor_corrected else entropy

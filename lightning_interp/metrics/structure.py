@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_interp.distributed import Gather, Maximum, Steps, Sum
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.jackknife import jackknife_se
-from lightning_interp.functional.ngrams import MAX_TOKEN_ID, next_token_labels, ngram_labels
+from lightning_interp.functional.ngrams import MAX_TOKEN_ID, built_in_labels
 from lightning_interp.functional.structure import (
     StructureMeasures,
     check_average,
@@ -23,7 +23,16 @@ from lightning_interp.functional.structure import (
 from lightning_interp.metrics._codes import Codes
 from lightning_interp.metrics._names import BUILT_IN_LABELS, BUILT_IN_PARENTS, check_names, check_parents, check_plane
 from lightning_interp.metrics._plan import LabelPlan, make_plan, seed_of
-from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric, as_mapping, label_columns, sample_of
+from lightning_interp.metrics.base import (
+    FULL,
+    SUMMARY,
+    RepresentationMetric,
+    as_mapping,
+    batch_shape,
+    label_columns,
+    rank_in,
+    sample_of,
+)
 
 __all__ = ["StructureMetric"]
 
@@ -69,6 +78,7 @@ class StructureMetric(RepresentationMetric):
     """
 
     prefix = ""
+    floor_corrected = False
     _row_dtype: torch.dtype = torch.float32
 
     payload: list[Tensor]
@@ -184,7 +194,7 @@ class StructureMetric(RepresentationMetric):
 
         """
         rows = self._rows(representations, mask, positions)
-        shape = (1, 1) if representations.ndim < 2 else _batch_shape(representations)
+        shape = batch_shape(representations)
         given = as_mapping(labels, self.needs)
         columns = [rows.key[:, None]]
         for name in self.needs:
@@ -215,10 +225,7 @@ class StructureMetric(RepresentationMetric):
         tokens = given["token"]
         if tokens.shape != shape:
             raise ValueError(f"`labels['token']` {tuple(tokens.shape)} must be {shape} to form {name!r}.")
-        tokens = tokens.to(read.device)
-        if name == "next_token":
-            return next_token_labels(tokens, read)
-        return ngram_labels(tokens, read, n=2 if "bigram" in name else 3, nested=not name.startswith("flat_"))
+        return built_in_labels(name, tokens.to(read.device), read)
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -245,7 +252,7 @@ class StructureMetric(RepresentationMetric):
         order = everything[:, 0].argsort(stable=True)
         place = torch.empty_like(order)
         place[order] = torch.arange(total)
-        start = sum(len(part) for part in parts[: self._rank_of(parts)])
+        start = sum(len(part) for part in parts[: rank_in(self.process_group)])
         here = place[start : start + len(index)]
         everything = everything[order]
         groups = self._groups(everything[:, 0])
@@ -282,9 +289,6 @@ class StructureMetric(RepresentationMetric):
             payload, index = payload[keep], index[keep]
         return payload, index.cpu()
 
-    def _rank_of(self, parts: list[Tensor]) -> int:
-        return torch.distributed.get_rank(self.process_group) if len(parts) > 1 else 0
-
     def _groups(self, keys: Tensor) -> Tensor | None:
         """Jackknife group of each row: whole sequences, dealt out in their order."""
         if not self.jackknife:
@@ -304,7 +308,7 @@ class StructureMetric(RepresentationMetric):
                 columns[self.parents[name]][:, 0] if name in self.parents else None,
                 self.min_count,
             )
-            for name in self.needs
+            for name in (*self.labels, *self.plane)
         }
 
     def _all_rows(self, codes: Codes, here: Tensor, groups: Tensor | None, total: int) -> Steps[dict[str, Tensor]]:
@@ -316,7 +320,7 @@ class StructureMetric(RepresentationMetric):
         floor = yield from self._floor(codes, plan, here)
         if floor is not None:
             values[f"{self.prefix}floor"] = floor
-            information = self._floored(information, floor)
+            information = information - floor if self.floor_corrected else information
         values[f"{self.prefix}information"] = information
         if loo is not None:
             values[f"{self.prefix}information/se"] = jackknife_se(loo.information)
@@ -331,7 +335,7 @@ class StructureMetric(RepresentationMetric):
             return values
         variants = self._with_shuffles(plan, name)
         (raw, *chance), loo = yield from self._measure(codes, plan, variants, here, groups)
-        floor = yield from self._floor(codes, plan, here)
+        floor = (yield from self._floor(codes, plan, here)) if self.floor_corrected else None
         raw_values = self._finished(raw, floor)
         for measure, value in raw_values.items():
             if measure != "parent_variation" or name in self.parents:
@@ -340,9 +344,7 @@ class StructureMetric(RepresentationMetric):
             by_chance = [self._finished(one, floor) for one in chance]
             for measure in _CONDITIONAL:
                 levels = torch.stack([one[measure] for one in by_chance])
-                values[f"{measure}_chance", ""] = levels.mean()
-                values[f"{measure}_chance", "/sd"] = levels.std() if len(levels) > 1 else levels.mean() * math.nan
-                values[f"{measure}_above_chance", ""] = raw_values[measure] - levels.mean()
+                values |= _against_chance(measure, raw_values[measure], levels)
         if loo is not None:
             for measure, spread in self._finished(loo, floor).items():
                 if measure != "parent_variation" or name in self.parents:
@@ -366,11 +368,10 @@ class StructureMetric(RepresentationMetric):
             raw.append(found.regularity)
             values[f"{p}{measure}"] = found.regularity
             if shuffled:
-                level = torch.stack([one.regularity for one in shuffled])
-                chance.append(level.mean())
-                values[f"{p}{measure}_chance"] = level.mean()
-                values[f"{p}{measure}_chance/sd"] = level.std() if len(level) > 1 else level.mean() * math.nan
-                values[f"{p}{measure}_above_chance"] = found.regularity - level.mean()
+                levels = torch.stack([one.regularity for one in shuffled])
+                chance.append(levels.mean())
+                against = _against_chance(measure, found.regularity, levels)
+                values |= {f"{p}{key}{suffix}": value for (key, suffix), value in against.items()}
             if loo is not None:
                 spread.append(loo.regularity)
                 values[f"{p}{measure}/se"] = jackknife_se(loo.regularity)
@@ -392,11 +393,8 @@ class StructureMetric(RepresentationMetric):
             values["regularity"] = values["regularity"] / values["information"]
         for name in ("information", "variation", "parent_variation"):
             if floor is not None:
-                values[name] = self._floored(values[name], floor)
+                values[name] = values[name] - floor
         return values
-
-    def _floored(self, entropy: Tensor, floor: Tensor) -> Tensor:
-        return entropy
 
     def _floor(self, codes: Codes, plan: LabelPlan, here: Tensor) -> Steps[Tensor | None]:
         """Mean entropy of single rows over the pool, with the weights of the labels."""
@@ -475,13 +473,17 @@ class StructureMetric(RepresentationMetric):
         """The coded rows of this rank, once the whole reading is there."""
 
 
+def _against_chance(measure: str, value: Tensor, levels: Tensor) -> dict[tuple[str, str], Tensor]:
+    """Mean and spread of the levels under shuffled labels, and the distance of the value from their mean."""
+    return {
+        (f"{measure}_chance", ""): levels.mean(),
+        (f"{measure}_chance", "/sd"): levels.std() if len(levels) > 1 else levels.mean() * math.nan,
+        (f"{measure}_above_chance", ""): value - levels.mean(),
+    }
+
+
 def _batches(number: int, entries: int) -> Iterator[range]:
     """Jobs that exchange their tables together: as many as fit the bound, at least one."""
     size = max(1, _EXCHANGE // max(1, entries))
     for start in range(0, number, size):
         yield range(start, min(start + size, number))
-
-
-def _batch_shape(representations: Tensor) -> tuple[int, int]:
-    batch = representations.shape[0]
-    return (batch, 1) if representations.ndim == 2 else (batch, representations.shape[1])
