@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "LayoutResolver", "fit_mask", "infer_layout", "to_btd"]
+__all__ = ["Layout", "LayoutResolver", "fit_mask", "from_btd", "infer_layout", "to_btd"]
 
 Layout = Literal["BTD", "TBD", "BD", "BCHW"]
 
@@ -103,6 +103,29 @@ def to_btd(output: Tensor, layout: Layout | None, batch_size: int, length: int |
     return representations
 
 
+def from_btd(representations: Tensor, layout: Layout, shape: Sequence[int]) -> Tensor:
+    """The inverse of :func:`to_btd`: representations in the order of axes that the site's output has.
+
+    Args:
+        representations: (B, T, D).
+        layout: The layout of the output.
+        shape: The shape of the output.
+
+    Returns:
+        A view of this shape where possible.
+
+    Example:
+        >>> from_btd(torch.zeros(4, 64, 3), "BCHW", (4, 3, 8, 8)).shape
+        torch.Size([4, 3, 8, 8])
+
+    """
+    if layout == "TBD":
+        return representations.transpose(0, 1)
+    if layout == "BCHW":
+        return representations.transpose(1, 2).reshape(*shape)
+    return representations.reshape(*shape)
+
+
 def fit_mask(mask: Tensor | None, representations: Tensor, layout: Layout = "BTD", site: str = "") -> Tensor:
     """The mask that belongs to representations (B, T, D): ``True`` where a position counts.
 
@@ -167,7 +190,7 @@ class LayoutResolver:
             if name is not None and name not in _LAYOUTS:
                 raise ValueError(f"layout={name!r} is unknown; use one of {', '.join(map(repr, _LAYOUTS))}")
         self.layouts: dict[str, Layout] = dict(layout) if isinstance(layout, Mapping) else {}
-        self._default: Layout | None = None if isinstance(layout, Mapping) else layout
+        self.default: Layout | None = None if isinstance(layout, Mapping) else layout
         self._first: dict[str, tuple[int, ...]] = {}
 
     def __call__(self, site: str, output: Tensor, batch_size: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -186,7 +209,7 @@ class LayoutResolver:
             ValueError: If the first output is ambiguous, or if an output or the mask does not fit the layout.
 
         """
-        layout = self.layouts.get(site, self._default)
+        layout = self.layouts.get(site, self.default)
         if layout is None:
             layout = self.layouts[site] = infer_layout(output, batch_size, site)
             self._first[site] = _shape(output)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from lightning_interp._forward import Forward, default_forward
 from lightning_interp.callbacks.analysis import ValidationAnalysis
-from lightning_interp.compat import is_overridden, pl
+from lightning_interp.compat import pl
 from lightning_interp.isolation import untouched
 from lightning_interp.labels import batch_size
 from lightning_interp.positions import SamplePositions
 
 __all__ = ["analyze"]
-
-Forward = Callable[[nn.Module, Any, int], Any]
 
 
 def analyze(
@@ -63,7 +61,7 @@ def analyze(
         raise ValueError(f"`callbacks` must be one or more ValidationAnalysis callbacks, got {wrong or 'none'}.")
     first = next(model.parameters(), None)
     device = first.device if first is not None else torch.device("cpu")
-    run = forward or _default_forward(model)
+    run = forward or default_forward(model)
     readers = [copy.deepcopy(callback) for callback in chosen]
     values: dict[str, float] = {}
     with untouched(model), torch.no_grad():
@@ -96,19 +94,3 @@ def _run_batch(model: nn.Module, batch: Any, index: int, run: Forward, readers: 
     for reader, selection in zip(readers, selected, strict=True):
         if len(selection):
             reader.after_batch(batch, selection)
-
-
-def _default_forward(model: nn.Module) -> Forward:
-    if isinstance(model, pl.LightningModule) and is_overridden("validation_step", model):
-        step: Callable[..., Any] = model.validation_step
-        takes_index = len(inspect.signature(step).parameters) > 1
-        return lambda _, batch, index: step(batch, index) if takes_index else step(batch)
-    parameters = inspect.signature(model.forward).parameters
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-
-    def forward(model: nn.Module, batch: Any, index: int) -> Any:
-        if isinstance(batch, Mapping):
-            return model(**{key: value for key, value in batch.items() if takes_all or key in parameters})
-        return model(batch[0] if isinstance(batch, list | tuple) else batch)
-
-    return forward

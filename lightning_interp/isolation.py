@@ -1,25 +1,37 @@
-"""Leaving a model as it was: modes, random streams, metric states, logged values."""
+"""Leaving a model as it was: modes, attributes, metric states, buffers, random streams, logged values, loggers."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
-from torchmetrics import Metric
 
-__all__ = ["untouched"]
+from lightning_interp._module_state import ModuleState
+from lightning_interp._weights_copy import WeightsCopy
+from lightning_interp.compat import pl
+
+__all__ = [
+    "ModuleState",
+    "WeightsCopy",
+    "kept_random_state",
+    "muted_loggers",
+    "replaced_logging",
+    "seeded",
+    "untouched",
+]
 
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Run what would change a model's mode, metrics, logs or the random streams, and put everything back.
+    """Run what would change a model's mode, attributes, metrics, buffers, logs or the random streams, and undo it.
 
-    Inside, ``log`` and ``log_dict`` of a LightningModule do nothing. Weights, buffers and plain attributes are the
-    caller's to respect: run under ``torch.no_grad`` and in evaluation mode.
+    Inside, ``log`` and ``log_dict`` of a LightningModule do nothing. Weights are the caller's to respect: run under
+    ``torch.no_grad``. What code does outside the model (files, prints) is not undone.
 
     Args:
         model: The model.
@@ -32,26 +44,88 @@ def untouched(model: nn.Module) -> Iterator[None]:
         True
 
     """
-    modes = {module: module.training for module in model.modules()}
-    metrics = {module: copy.deepcopy(module.__dict__) for module in model.modules() if isinstance(module, Metric)}
-    cpu = torch.random.get_rng_state()
+    real = ModuleState(model)
+    # Work on a copy: what the model holds is not even read in between.
+    real.copy().install()
+    try:
+        with kept_random_state(), replaced_logging(model, _nothing):
+            yield
+    finally:
+        real.install()
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Put the random streams of Python, NumPy and torch (CPU and CUDA) back at the end.
+
+    Example:
+        >>> before = torch.random.get_rng_state()
+        >>> with kept_random_state():
+        ...     _ = torch.rand(3)
+        >>> bool((torch.random.get_rng_state() == before).all())
+        True
+
+    """
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-    muted = [name for name in ("log", "log_dict") if hasattr(model, name)]
-    for name in muted:
-        object.__setattr__(model, name, _nothing)
     try:
         yield
     finally:
-        for name in muted:
-            object.__delattr__(model, name)
-        for module, mode in modes.items():
-            module.training = mode
-        for metric, state in metrics.items():
-            metric.__dict__.clear()
-            metric.__dict__.update(state)
+        random.setstate(python)
+        np.random.set_state(numpy)
         torch.random.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+
+
+def seeded(seed: int) -> None:
+    """Set all of these streams; to be used within :func:`kept_random_state`."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def replaced_logging(model: nn.Module, log: Callable[..., None]) -> Iterator[None]:
+    """Within, a LightningModule's ``log`` is this function, and its ``log_dict`` calls it for every entry.
+
+    Other modules are left alone.
+    """
+    if not isinstance(model, pl.LightningModule):
+        yield
+        return
+
+    def log_dict(dictionary: Any, *args: Any, **kwargs: Any) -> None:
+        # A MetricCollection hands out its metrics themselves only when told so; its names carry prefix and postfix.
+        own = {"keep_base": False, "copy_state": False} if isinstance(dictionary, nn.Module) else {}
+        for name, value in dictionary.items(**own):
+            log(name, value, *args, **kwargs)
+
+    # Past nn.Module's __setattr__, and past the class: only this instance, only now.
+    before: dict[str, Any] = {name: vars(model)[name] for name in ("log", "log_dict") if name in vars(model)}
+    object.__setattr__(model, "log", log)
+    object.__setattr__(model, "log_dict", log_dict)
+    try:
+        yield
+    finally:
+        for name in ("log", "log_dict"):
+            vars(model).pop(name, None)
+        vars(model).update(before)
+
+
+@contextmanager
+def muted_loggers(trainer: pl.Trainer) -> Iterator[None]:
+    """Within, the Trainer's loggers take whatever they are given and do nothing with it."""
+    loggers = trainer.loggers
+    trainer.loggers = [_Mute() for _ in loggers]
+    try:
+        yield
+    finally:
+        trainer.loggers = loggers
+
+
+class _Mute(pl.loggers.logger.DummyLogger):
+    """A logger whose ``experiment`` takes any call."""
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:

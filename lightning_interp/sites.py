@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_interp._layout import Layout, LayoutResolver, fit_mask, infer_layout, to_btd
+from lightning_interp._layout import Layout, LayoutResolver, fit_mask, from_btd, infer_layout, to_btd
 from lightning_interp._site_names import clean_name, listed, match_sites, modules_by_name, resolve_sites
 
 __all__ = [
@@ -24,7 +24,12 @@ __all__ = [
     "infer_layout",
     "to_btd",
     "fit_mask",
+    "from_btd",
+    "first_floating",
+    "hooks_by_module",
 ]
+
+H = TypeVar("H")
 
 Call = Literal["only", "last", "all"]
 
@@ -87,13 +92,9 @@ class SiteRecorder:
         if self.attached:
             return
         _keep_from_own_frames()
-        modules = modules_by_name(self.model)
-        names = {short: clean_name(name) for short, name in self.sites.items()}
-        for short, name in names.items():
-            self._taps[short] = _Tap(self.call)
-            self._handles.append(modules[name].register_forward_hook(self._taps[short]))
-        for name in _twins(self.model, modules, names.values()):
-            self._handles.append(modules[name].register_forward_hook(_Tap(self.call)))
+        self._taps = {short: _Tap(self.call) for short in self.sites}
+        for module, tap in hooks_by_module(self.model, self.sites, self._taps, lambda: _Tap(self.call)):
+            self._handles.append(module.register_forward_hook(tap))
 
     def detach(self) -> None:
         """Take the hooks off and drop what was captured; without effect if they are off."""
@@ -164,7 +165,7 @@ class SiteRecorder:
 
     def _checked(self, short: str, output: Any) -> Tensor:
         site = f"site {short!r} ({self.sites[short]!r})"
-        tensor = _floating(output)
+        tensor = first_floating(output)
         if tensor is None:
             raise TypeError(f"{site} returned {_described(output)}: no floating-point tensor to read")
         if not hasattr(tensor, "placements"):
@@ -204,7 +205,7 @@ class _Tap:
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self.active:
             return
-        tensor = _floating(output)
+        tensor = first_floating(output)
         # Raising for want of a tensor would end the user's forward: the recorder does it later.
         kept = output if tensor is None else _copied(tensor)
         self.last = (kept,)
@@ -234,7 +235,8 @@ class _Tap:
         return _Tap, (self.call,)
 
 
-def _floating(output: Any) -> Tensor | None:
+def first_floating(output: Any) -> Tensor | None:
+    """The tensor that is read of what a site returned; see :class:`SiteRecorder`."""
     if isinstance(output, Tensor):
         return output if output.is_floating_point() else None
     if isinstance(output, Mapping):
@@ -265,7 +267,7 @@ def _keep_from_own_frames() -> None:
     """
     skip = getattr(sys.modules.get("torch._dynamo.eval_frame"), "skip_code", None)
     if skip is not None:
-        for function in (_Tap.__call__, _floating, _copied):
+        for function in (_Tap.__call__, first_floating, _copied):
             skip(function.__code__)
 
 
@@ -278,6 +280,24 @@ def _described(output: Any) -> str:
     if isinstance(output, (tuple, list)):
         return f"{type(output).__name__}({', '.join(map(one, output))})"
     return one(output)
+
+
+def hooks_by_module(
+    model: nn.Module, sites: Mapping[str, str], hooks: Mapping[str, H], idle: Callable[[], H]
+) -> list[tuple[nn.Module, H]]:
+    """Which module gets which hook: each site its own, and places that correspond to it one that stays idle.
+
+    Args:
+        model: The module that the names are relative to.
+        sites: Short name → dotted name.
+        hooks: Short name → the hook of this site.
+        idle: Makes a hook that nobody switches on.
+
+    """
+    modules = modules_by_name(model)
+    names = {short: clean_name(name) for short, name in sites.items()}
+    found = [(modules[name], hooks[short]) for short, name in names.items()]
+    return found + [(modules[name], idle()) for name in _twins(model, modules, names.values())]
 
 
 def _twins(model: nn.Module, modules: Mapping[str, nn.Module], sites: Iterable[str]) -> list[str]:

@@ -6,15 +6,24 @@ import io
 import random
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from google.protobuf import json_format
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
 from pytorch_lightning.demos.boring_classes import BoringModel
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalarsPlugin
+from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
 
 from lightning_interp.compat import pl
 from lightning_interp.figures import measure_curves
@@ -280,3 +289,142 @@ def test_random_streams_and_pyplot_are_left_alone(tmp_path):
     assert (np.random.get_state()[1].tolist(), random.getstate()) == states[1:]
     assert pyplot.get_fignums() == figures
     assert EventAccumulator(trainer.log_dir).Reload().Tags()["images"] == ["a"]
+
+
+class Charts(pl.Callback):
+    """Asks for a layout when the fit starts and again after each validation, as a callback may."""
+
+    def __init__(self, layout):
+        self.layout = layout
+
+    def on_fit_start(self, trainer, pl_module):
+        self.reporter = Reporter(log_folder(trainer))
+        self.reporter.layout(trainer, self.layout)
+
+    def on_validation_end(self, trainer, pl_module):
+        self.reporter.layout(trainer, self.layout)
+
+
+def layouts_in(folder) -> list[dict[str, dict[str, list[str]]]]:
+    """Every layout that was written, in order."""
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
+    if "custom_scalars__config__" not in events.Tags()["tensors"]:
+        return []
+    found = []
+    for event in events.Tensors("custom_scalars__config__"):
+        layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+        found.append({c.title: {chart.title: list(chart.multiline.tag) for chart in c.chart} for c in layout.category})
+    return found
+
+
+def plugin_for(logdir) -> CustomScalarsPlugin:
+    """TensorBoard's own reader of a folder of runs."""
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(logdir)).Reload()
+    flags = SimpleNamespace(generic_data="true", samples_per_plugin={})
+    provider = MultiplexerDataProvider(multiplexer, str(logdir))
+    plugins = {}
+    context = TBContext(data_provider=provider, logdir=str(logdir), flags=flags, plugin_name_to_instance=plugins)
+    plugins["scalars"] = ScalarsPlugin(context)
+    return CustomScalarsPlugin(context)
+
+
+LOSS = {"phases": {"loss": ["val_loss"]}}
+
+
+def test_a_layout_is_written_once_with_exact_names(tmp_path):
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+    layout = {"robustness": {"encoder": ["val_acc", "robustness/layers.0/val_acc"], "none": []}, "empty": {}}
+    assert fit(make_trainer(tmp_path, logger, [Charts(layout)], **THREE)) == []
+    assert layouts_in(logger.log_dir) == [{"robustness": {"encoder": ["^val_acc$", r"^robustness/layers\.0/val_acc$"]}}]
+
+
+def test_layouts_of_several_callbacks_merge(tmp_path):
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+    more = {
+        "phases": {"loss": ["train_loss", "val_loss"], "information": ["information/encoder"]},
+        "noise": {"a": ["b"]},
+    }
+    assert fit(make_trainer(tmp_path, logger, [Charts(LOSS), Charts(more)], **THREE)) == []
+    first, last = layouts_in(logger.log_dir)
+    assert first == {"phases": {"loss": ["^val_loss$"]}}
+    assert last == {
+        "phases": {"loss": ["^val_loss$", "^train_loss$"], "information": ["^information/encoder$"]},
+        "noise": {"a": ["^b$"]},
+    }
+    assert list(LOSS["phases"]["loss"]) == ["val_loss"]
+
+
+def test_each_run_has_its_own_layout(tmp_path):
+    loggers = [pl.loggers.TensorBoardLogger(tmp_path, name=name) for name in "ab"]
+    trainer, reporter = make_trainer(tmp_path, loggers), Reporter(tmp_path)
+    reporter.layout(trainer, LOSS)
+    other = make_trainer(tmp_path, pl.loggers.TensorBoardLogger(tmp_path, name="c"))
+    reporter.layout(other, {"noise": {"a": ["b"]}})
+    for logger in [*loggers, other.logger]:
+        logger.experiment.close()
+    assert [layouts_in(logger.log_dir) for logger in loggers] == [[{"phases": {"loss": ["^val_loss$"]}}]] * 2
+    assert layouts_in(other.log_dir) == [{"noise": {"a": ["^b$"]}}]
+
+
+@pytest.mark.parametrize("prefix", ["", "fold.1"])
+def test_tensorboard_finds_the_metrics_of_a_chart_and_no_others(tmp_path, prefix):
+    logger = pl.loggers.TensorBoardLogger(tmp_path, name="run", version=0, prefix=prefix)
+    trainer, reporter = make_trainer(tmp_path, logger), Reporter(tmp_path)
+    wanted = ["val_loss", "information/layers.0", "a+b [c]|d"]
+    reporter.layout(trainer, LOSS)
+    reporter.layout(trainer, {"phases": {"loss": wanted}, "noise": {"a": ["val_acc"]}})
+    for step in range(3):
+        others = ["val_loss_collected", "train/val_loss", "information/layersX0", "information/layers.01", "d"]
+        logger.log_metrics(dict.fromkeys([*wanted, *others], 1.0 * step), step=step)
+    logger.experiment.close()
+    plugin = plugin_for(tmp_path)
+    shown = plugin.layout_impl(RequestContext(), "")
+    layout = json_format.Parse(shown, layout_pb2.Layout())
+    assert {category.title: [chart.title for chart in category.chart] for category in layout.category} == {
+        "phases": ["loss"],
+        "noise": ["a"],
+    }
+    # As the page asks for them: one expression for all lines of a chart.
+    expression = "|".join(f"({tag})" for tag in layout.category[0].chart[0].multiline.tag)
+    found = plugin.scalars_impl(RequestContext(), "run/version_0", expression, "")
+    assert found["regex_valid"]
+    assert set(found["tag_to_events"]) == {f"{prefix}-{name}" if prefix else name for name in wanted}
+
+
+def test_a_layout_that_a_logger_refuses_is_said_once_and_tried_again(tmp_path, monkeypatch):
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+
+    def refuse(*args, **kwargs):
+        raise ConnectionError("server gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.utils.tensorboard.SummaryWriter, "add_custom_scalars", refuse)
+        callback = Charts(LOSS)
+        trainer = make_trainer(tmp_path, logger, [callback], **THREE)
+        said = fit(trainer)
+    assert len(said) == 1
+    assert "TensorBoardLogger did not take the layout {'phases': {'loss': ['val_loss']}}: ConnectionError" in str(
+        said[0].message
+    )
+    callback.reporter.layout(trainer, LOSS)
+    logger.experiment.close()
+    assert layouts_in(logger.log_dir) == [{"phases": {"loss": ["^val_loss$"]}}]
+
+
+def test_a_layout_that_is_none_is_said_not_raised(tmp_path):
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+    for wrong in (None, {"phases": {"loss": [None]}}):
+        with pytest.warns(RuntimeWarning, match="did not take the layout"):
+            Reporter(None).layout(make_trainer(tmp_path, logger), wrong)
+
+
+def test_other_loggers_and_other_ranks_write_no_layout(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, pl.loggers.CSVLogger(tmp_path / "csv"))
+    trainer.loggers = [*trainer.loggers, Silent(), FakeWandb([])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Reporter(tmp_path).layout(trainer, LOSS)
+        trainer = make_trainer(tmp_path, pl.loggers.TensorBoardLogger(tmp_path / "tensorboard"))
+        monkeypatch.setattr(type(trainer), "is_global_zero", property(lambda self: False))
+        Reporter(tmp_path).layout(trainer, LOSS)
+    assert not list(tmp_path.rglob("*.tfevents.*"))

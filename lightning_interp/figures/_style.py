@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, LogNorm, SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
@@ -21,6 +24,8 @@ __all__ = [
     "new_figure",
     "shorten",
     "shorten_all",
+    "step_bar",
+    "step_colours",
     "step_label",
     "step_labels",
 ]
@@ -135,6 +140,37 @@ def log_step_axis(axes: Axes, steps: Sequence[int] | np.ndarray[Any, Any], most_
     axes.set_xticks(ticks, step_labels(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     return "training step (log scale, 0 set apart)" if has_zero else "training step (log scale)"
+
+
+def step_colours(steps: Sequence[int]) -> ScalarMappable:
+    """Colours of steps on a logarithmic scale, dark to light; ``to_rgba`` gives a step's.
+
+    Viridis without its last tenth, which is too pale for a line on white. A step 0 has the first colour, 0.4 of a
+    decade before the first positive step; a single step has one colour.
+    """
+    colours = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.9, 256)))
+    positive = sorted({step for step in steps if step > 0}) or [1]
+    low, high = positive[0], positive[-1]
+    if len(set(steps)) <= 1:
+        # A logarithm knows no 0, so that a lone step 0 would count as a bad value.
+        one = ListedColormap(colours([0.0])).with_extremes(bad=colours(0.0))
+        return ScalarMappable(LogNorm(low / 2, low * 2), one)
+    if min(steps) == 0:
+        return ScalarMappable(SymLogNorm(linthresh=low, linscale=0.4, vmin=0, vmax=high), colours)
+    return ScalarMappable(LogNorm(low, high), colours)
+
+
+def step_bar(figure: Figure, panels: Sequence[Axes], colours: ScalarMappable, steps: Sequence[int]) -> None:
+    """A colour bar right of the panels for what :func:`step_colours` gave for these steps."""
+    bar = figure.colorbar(colours, ax=list(panels), pad=0.02, aspect=8 * figure.get_figheight())
+    bar.set_label("training step", fontsize=9)
+    positive = [step for step in steps if step > 0]
+    ticks = _step_ticks(min(positive), max(positive), 8) if positive else [1.0]
+    if positive and 0 in steps:
+        ticks = [0.0, *ticks]
+    bar.set_ticks(ticks, labels=step_labels(ticks) if positive else ["0"])
+    bar.ax.tick_params(labelsize=8)
+    bar.ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _step_ticks(low: int, high: int, most: int) -> list[float]:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
+from lightning_interp.figures._panels import Line, Panels, checked_lines, draw_line, finish_panel, panel_columns
 from lightning_interp.figures._style import finite, line_styles, log_step_axis, new_figure, shorten, shorten_all
 
 __all__ = ["measure_curves"]
 
-Panels: TypeAlias = Mapping[str, Mapping[str, tuple[Sequence[int], Sequence[float]]]]
 Bands: TypeAlias = Mapping[str, Mapping[str, Sequence[float] | tuple[Sequence[float], Sequence[float]]]]
-
-_MARKED = 25  # Up to so many readings a line shows each as a marker, beyond it every few.
 
 
 def measure_curves(panels: Panels, title: str | None = None, bands: Bands | None = None) -> Figure:
@@ -58,12 +54,12 @@ def measure_curves(panels: Panels, title: str | None = None, bands: Bands | None
     """
     if not panels:
         raise ValueError("panels={}: expected at least one panel, as {title: {label: (steps, values)}}.")
-    lines = {panel: _checked_lines(panel, given) for panel, given in panels.items()}
+    lines = {panel: checked_lines(panel, given) for panel, given in panels.items()}
     edges = _checked_bands(bands or {}, lines)
     labels = list(dict.fromkeys(label for panel in lines.values() for label in panel))
     styles = line_styles(labels)
 
-    columns = _columns(len(lines))
+    columns = panel_columns(len(lines))
     rows = math.ceil(len(lines) / columns)
     names = dict(zip(labels, shorten_all(labels, 28), strict=True))
     legend_width = 0.9 + 0.085 * max(map(len, names.values()), default=0)
@@ -78,11 +74,12 @@ def measure_curves(panels: Panels, title: str | None = None, bands: Bands | None
         if index + columns >= len(lines):
             axes.set_xlabel(x_label, fontsize=9)
         for label, (at, values) in given.items():
-            _draw_line(axes, at, values, styles[label], order=labels.index(label))
+            draw_line(axes, at, values, styles[label], order=labels.index(label))
             if label in edges.get(panel, {}):
                 lower, upper = edges[panel][label]
                 axes.fill_between(at, lower, upper, color=styles[label]["color"], alpha=0.18, linewidth=0)
-        _finish_panel(axes, panel, empty=all(np.isnan(values).all() for _, values in given.values()))
+        axes.set_title(shorten(panel, 40), fontsize=10)
+        finish_panel(axes, empty=all(np.isnan(values).all() for _, values in given.values()))
     if title:
         figure.suptitle(title, fontsize=12)
     if labels:
@@ -91,52 +88,8 @@ def measure_curves(panels: Panels, title: str | None = None, bands: Bands | None
     return figure
 
 
-def _columns(panels: int) -> int:
-    return {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 7: 4, 8: 4, 9: 3}.get(panels, 4)
-
-
-def _draw_line(
-    axes: Axes, steps: np.ndarray[Any, Any], values: np.ndarray[Any, Any], style: dict[str, Any], order: int
-) -> None:
-    there = np.pad(~np.isnan(values), 1)
-    alone = there[1:-1] & ~there[:-2] & ~there[2:]
-    stride = 1 if there.sum() <= _MARKED else math.ceil(len(values) / 8)
-    # Lines start their marks at different readings, so that marks of close lines do not lie on one another.
-    marked = alone | ((np.arange(len(values)) - order) % stride == 0)
-    axes.plot(steps, values, linewidth=1.5, markersize=3.5, markevery=np.flatnonzero(marked).tolist(), **style)
-
-
-def _finish_panel(axes: Axes, title: str, empty: bool) -> None:
-    axes.set_title(shorten(title, 40), fontsize=10)
-    axes.tick_params(labelsize=8)
-    axes.grid(color="0.9", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
-    axes.ticklabel_format(axis="y", useOffset=False)
-    if empty:
-        axes.set_yticks([])
-        axes.text(0.5, 0.5, "no readings", transform=axes.transAxes, ha="center", va="center", color="0.5", fontsize=9)
-
-
-def _checked_lines(
-    panel: str, lines: Mapping[str, tuple[Sequence[int], Sequence[float]]]
-) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    checked = {}
-    for label, (steps, values) in lines.items():
-        where = f"panels[{panel!r}][{label!r}]"
-        if len(steps) != len(values):
-            raise ValueError(f"{where} has {len(steps)} steps and {len(values)} values; expected as many of each.")
-        at = np.array(steps, dtype=np.int64)
-        if (np.diff(at) <= 0).any() or (at < 0).any():
-            raise ValueError(f"{where} has steps {list(steps)}; expected increasing steps from 0 on.")
-        checked[label] = (at, finite(values))
-    return checked
-
-
-def _checked_bands(
-    bands: Bands, lines: Mapping[str, Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]]
-) -> dict[str, dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]]:
-    edges: dict[str, dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]] = {}
+def _checked_bands(bands: Bands, lines: Mapping[str, Mapping[str, Line]]) -> dict[str, dict[str, Line]]:
+    edges: dict[str, dict[str, Line]] = {}
     for panel, given in bands.items():
         if panel not in lines:
             raise ValueError(f"bands has the panel {panel!r}, which panels does not have; it has {list(lines)}.")

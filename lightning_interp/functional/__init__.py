@@ -1,9 +1,12 @@
 """Pure functions on tensors: each formula once, with its source, shapes and units."""
 
 from lightning_interp.functional.binned import bin_indices, binned_entropy
+from lightning_interp.functional.counter_noise import counter_normal, counter_uniform
 from lightning_interp.functional.divergence import js_divergence
 from lightning_interp.functional.jackknife import jackknife_se
+from lightning_interp.functional.knees import KneeFit, fit_knees
 from lightning_interp.functional.ngrams import next_token_labels, ngram_labels
+from lightning_interp.functional.robustness import area_under_noise, cosine_drift_sums, half_scale, retention
 from lightning_interp.functional.soft import reference_points, soft_assignment, soft_entropy, vmf_temperature
 from lightning_interp.functional.spectral import (
     SpectralMeasures,
@@ -32,4 +35,12 @@ __all__ = [
     "ngram_labels",
     "next_token_labels",
     "jackknife_se",
+    "area_under_noise",
+    "retention",
+    "half_scale",
+    "cosine_drift_sums",
+    "counter_normal",
+    "counter_uniform",
+    "fit_knees",
+    "KneeFit",
 ]

@@ -1,0 +1,32 @@
+"""How a batch goes through a model that nobody says it of."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from lightning_interp.compat import is_overridden, pl
+
+__all__ = ["Forward", "default_forward"]
+
+Forward = Callable[[nn.Module, Any, int], Any]
+
+
+def default_forward(model: nn.Module) -> Forward:
+    """A function of model, batch and its number: ``validation_step`` where there is one, else the forward."""
+    if isinstance(model, pl.LightningModule) and is_overridden("validation_step", model):
+        step: Callable[..., Any] = model.validation_step
+        takes_index = len(inspect.signature(step).parameters) > 1
+        return lambda _, batch, index: step(batch, index) if takes_index else step(batch)
+    parameters = inspect.signature(model.forward).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+    def forward(model: nn.Module, batch: Any, index: int) -> Any:
+        if isinstance(batch, Mapping):
+            return model(**{key: value for key, value in batch.items() if takes_all or key in parameters})
+        return model(batch[0] if isinstance(batch, list | tuple) else batch)
+
+    return forward

@@ -1,0 +1,69 @@
+"""What figures of several panels share: the checks of their lines, how a line is drawn, how a panel is finished."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from lightning_interp.figures._style import finite
+
+__all__ = ["MARKED", "Line", "Panels", "checked_lines", "draw_line", "finish_panel", "lone", "panel_columns"]
+
+Panels: TypeAlias = Mapping[str, Mapping[str, tuple[Sequence[int], Sequence[float]]]]
+Line: TypeAlias = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+
+MARKED = 25  # Up to so many readings a line shows each as a marker, beyond it every few.
+
+
+def checked_lines(panel: str, lines: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> dict[str, Line]:
+    """The lines of a panel as arrays, infinite values as NaN, or a ``ValueError`` that names the line at fault."""
+    checked: dict[str, Line] = {}
+    for label, (steps, values) in lines.items():
+        where = f"panels[{panel!r}][{label!r}]"
+        if len(steps) != len(values):
+            raise ValueError(f"{where} has {len(steps)} steps and {len(values)} values; expected as many of each.")
+        at = np.array(steps, dtype=np.int64)
+        if (np.diff(at) <= 0).any() or (at < 0).any():
+            raise ValueError(f"{where} has steps {list(steps)}; expected increasing steps from 0 on.")
+        checked[label] = (at, finite(values))
+    return checked
+
+
+def panel_columns(panels: int) -> int:
+    """In how many columns so many panels are drawn."""
+    return {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 7: 4, 8: 4, 9: 3}.get(panels, 4)
+
+
+def lone(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Which values have no value beside them, so that a line does not show them."""
+    there = np.pad(~np.isnan(values), 1)
+    alone: np.ndarray[Any, Any] = there[1:-1] & ~there[:-2] & ~there[2:]
+    return alone
+
+
+def draw_line(
+    axes: Axes, steps: np.ndarray[Any, Any], values: np.ndarray[Any, Any], style: dict[str, Any], order: int
+) -> None:
+    """Draw one of several lines, its ``order`` among them counted from 0."""
+    alone = lone(values)
+    stride = 1 if (~np.isnan(values)).sum() <= MARKED else math.ceil(len(values) / 8)
+    # Lines start their marks at different readings, so that marks of close lines do not lie on one another.
+    marked = alone | ((np.arange(len(values)) - order) % stride == 0)
+    axes.plot(steps, values, linewidth=1.5, markersize=3.5, markevery=np.flatnonzero(marked).tolist(), **style)
+
+
+def finish_panel(axes: Axes, empty: bool) -> None:
+    """Grid, frame and the ticks of a linear y axis; where the panel is empty it says so."""
+    axes.tick_params(labelsize=8)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    axes.ticklabel_format(axis="y", useOffset=False)
+    if empty:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no readings", transform=axes.transAxes, ha="center", va="center", color="0.5", fontsize=9)

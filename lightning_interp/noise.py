@@ -1,0 +1,300 @@
+"""Noise at sites: what a submodule returns, or the tokens that it is given, changed on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_interp._site_names import match_sites, modules_by_name
+from lightning_interp.functional._numerics import as_float
+from lightning_interp.functional.counter_noise import counter_normal, counter_uniform
+from lightning_interp.sites import CaptureError, LayoutResolver, first_floating, from_btd, hooks_by_module
+
+__all__ = ["BatchNoise", "Kind", "Relative", "SiteNoise"]
+
+Kind = Literal["gaussian", "tokens"]
+Relative = Literal["norm", "dimension"]
+_POSITION_BITS = 20
+
+
+class BatchNoise:
+    """The noise of one batch, drawn by sample and position: the same at every reading, scale, batch size and rank.
+
+    Args:
+        positions: Place of each sample of the batch in the data set, int64 (B,).
+        layouts: How the outputs of sites are laid out.
+        read: Positions that get noise, bool (B, T); ``None`` for all.
+        seed: Which noise.
+
+    """
+
+    def __init__(
+        self, positions: Tensor, layouts: LayoutResolver | None = None, read: Tensor | None = None, seed: int = 0
+    ) -> None:
+        self.positions = positions
+        self.layouts = layouts or LayoutResolver()
+        self.read = read
+        self.seed = seed
+        self._drawn: dict[tuple[str, int, tuple[int, ...]], Tensor] = {}
+
+    def gaussian(self, site: str, call: int, output: Tensor, scale: float, relative: Relative) -> Tensor:
+        """An output of a site with Gaussian noise added to every vector.
+
+        Args:
+            site: The site's short name.
+            call: Number of this call of the site in the forward pass.
+            output: What the site returned.
+            scale: Size of the noise.
+            relative: ``"norm"``: the noise of a vector has ``scale`` times its root-mean-square in every dimension, so
+                about ``scale`` times its length. ``"dimension"``: it has ``scale`` times the dimension's standard
+                deviation over the batch.
+
+        """
+        if output.is_nested or hasattr(output, "placements"):
+            kind = "nested tensor" if output.is_nested else "DTensor"
+            raise CaptureError(f"site {site!r} returned a {kind}, to which noise cannot be added: choose another site")
+        size = len(self.positions)
+        shapes = (output.shape[:2], output.shape[1::-1])
+        fits = self.read is not None and output.dim() == 3 and self.read.shape in shapes
+        z, mask = self.layouts(site, output, size, self.read if fits else None)
+        z = as_float(z)
+        noise = self._normal(site, call, z)
+        if relative == "norm":
+            spread = z.square().mean(-1, keepdim=True).sqrt()
+        else:
+            valid = z[mask]
+            spread = valid.std(0, correction=0) if len(valid) else z.new_zeros(z.shape[-1])
+        added = scale * spread * noise
+        if fits:
+            added = added * mask[..., None]
+        layout = self.layouts.layouts.get(site) or self.layouts.default
+        assert layout is not None
+        return (as_float(output) + from_btd(added, layout, output.shape)).to(output.dtype)
+
+    def tokens(self, site: str, call: int, ids: Tensor, rate: float, allowed: Tensor) -> Tensor:
+        """Token ids of which a share is replaced by others, drawn evenly from the allowed ones.
+
+        A token replaced at one rate is replaced, by the same, at every higher one.
+
+        Args:
+            site: The site's short name.
+            call: Number of this call of the site in the forward pass.
+            ids: (B,) or (B, T).
+            rate: The probability of each allowed token to be replaced.
+            allowed: The ids that may be replaced and may replace, int64 (V,), increasing.
+
+        """
+        if ids.shape[0] != len(self.positions):
+            raise CaptureError(
+                f"site {site!r} was given token ids {tuple(ids.shape)} for a batch of {len(self.positions)} samples"
+            )
+        counters = self._counters(ids[:1].numel(), ids.device).view(ids.shape)
+        stream = self._stream(site, call)
+        chosen = counter_uniform(counters, stream) < rate
+        place = torch.searchsorted(allowed, ids.long().contiguous()).clamp_max(len(allowed) - 1)
+        chosen &= allowed[place] == ids
+        if self.read is not None and self.read.shape == ids.shape:
+            chosen &= self.read.to(ids.device)
+        drawn = (counter_uniform(counters, stream + 1) * len(allowed)).long().clamp_max(len(allowed) - 1)
+        return torch.where(chosen, allowed[drawn].to(ids.dtype), ids)
+
+    def _normal(self, site: str, call: int, z: Tensor) -> Tensor:
+        key = (site, call, tuple(z.shape))
+        if key not in self._drawn:
+            counters = self._counters(z.shape[1], z.device)
+            self._drawn[key] = counter_normal(counters, z.shape[2], self._stream(site, call))
+        return self._drawn[key].to(z.dtype)
+
+    def _counters(self, length: int, device: torch.device) -> Tensor:
+        places = torch.arange(length, device=device)
+        return (self.positions.to(device)[:, None] << _POSITION_BITS) + places
+
+    def _stream(self, site: str, call: int) -> int:
+        return ((self.seed % 2**29) << 34) + (zlib.crc32(f"{site}/{call}".encode()) << 1)
+
+
+class SiteNoise:
+    """Changes what sites return, or the tokens that they are given, while it is told to.
+
+    Hooks are attached once, before the first compiled call, and look at a flag only. Under ``torch.compile`` a hook
+    that is switched on breaks the graph at its site.
+
+    Args:
+        model: The module that the names are relative to.
+        sites: Short name → dotted name, from :func:`~lightning_interp.sites.resolve_sites`.
+        kind: ``"gaussian"`` changes the output; ``"tokens"`` the token ids that go in.
+        relative: See :meth:`BatchNoise.gaussian`.
+        ignore_tokens: Token ids that are neither replaced nor replace.
+        num_tokens: Size of the vocabulary, where a site has no ``num_embeddings``.
+
+    Raises:
+        ValueError: If an argument is unknown, a name matches no module, or a site's vocabulary is unknown or empty.
+
+    Example:
+        >>> model = nn.Sequential(nn.Identity(), nn.Identity())
+        >>> noise = SiteNoise(model, {"hidden": "0"})
+        >>> noise.attach()
+        >>> with noise.adding("hidden", 0.5, BatchNoise(torch.arange(2))):
+        ...     changed = model(torch.ones(2, 8))
+        >>> bool((changed != 1).all()), bool((model(torch.ones(2, 8)) == 1).all())
+        (True, True)
+        >>> noise.detach()
+
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Mapping[str, str],
+        kind: Kind = "gaussian",
+        relative: Relative = "norm",
+        ignore_tokens: Sequence[int] = (),
+        num_tokens: int | None = None,
+    ) -> None:
+        if kind not in get_args(Kind):
+            raise ValueError(f"`kind` must be one of {get_args(Kind)}, got {kind!r}.")
+        if relative not in get_args(Relative):
+            raise ValueError(f"`relative` must be one of {get_args(Relative)}, got {relative!r}.")
+        self.model = model
+        self.sites = dict(sites)
+        self.kind = kind
+        self.relative: Relative = relative
+        self._hooks: dict[str, _Injector] = {}
+        self._handles: list[RemovableHandle] = []
+        modules = modules_by_name(model)
+        found = {site: modules[match_sites(name, modules, type(model).__name__)[0]] for site, name in sites.items()}
+        self._allowed = {
+            site: _allowed_tokens(site, module, ignore_tokens, num_tokens) if kind == "tokens" else None
+            for site, module in found.items()
+        }
+
+    def attach(self) -> None:
+        """Put the hooks on the model; without effect if they are there already."""
+        if self._handles:
+            return
+        self._hooks = {site: _Injector() for site in self.sites}
+        for module, hook in hooks_by_module(self.model, self.sites, self._hooks, _Injector):
+            if self.kind == "gaussian":
+                self._handles.append(module.register_forward_hook(hook.after))
+            else:
+                self._handles.append(module.register_forward_pre_hook(hook.before, with_kwargs=True))
+
+    def detach(self) -> None:
+        """Take the hooks off; without effect if they are off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._hooks.clear()
+
+    @contextlib.contextmanager
+    def adding(self, site: str, scale: float, noise: BatchNoise) -> Iterator[None]:
+        """Within, the site is noisy; every call of it gets noise of its own.
+
+        Raises:
+            CaptureError: At the end, if the site was not called.
+
+        """
+        hook = self._hooks[site]
+        calls = 0
+
+        def gaussian(output: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return noise.gaussian(site, calls - 1, output, scale, self.relative)
+
+        def tokens(ids: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            allowed = self._allowed[site]
+            assert allowed is not None
+            return noise.tokens(site, calls - 1, ids, scale, allowed.to(ids.device))
+
+        hook.change, hook.active = gaussian if self.kind == "gaussian" else tokens, True
+        try:
+            yield
+        finally:
+            hook.active, hook.change = False, None
+        if not calls:
+            raise CaptureError(
+                f"site {site!r} ({self.sites[site]!r}) never ran, so nothing was made noisy: this forward does not use "
+                "the module, or takes a fused path past it"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Hooks belong to the process and the model they were put on: a copy starts without.
+        return {**self.__dict__, "_hooks": {}, "_handles": []}
+
+
+class _Injector:
+    """The hook of one site."""
+
+    def __init__(self) -> None:
+        self.active = False
+        self.change: Callable[[Tensor], Tensor] | None = None
+
+    def after(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Forward hook: another output."""
+        return _changed_output(self, output) if self.active else None
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Forward pre-hook: other token ids."""
+        return _changed_input(self, args, kwargs) if self.active else None
+
+    def __reduce__(self) -> tuple[type[_Injector], tuple[()]]:
+        # A copied or pickled model gets a hook that nobody switches on.
+        return _Injector, ()
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _changed_output(hook: _Injector, output: Any) -> Any:
+    assert hook.change is not None
+    chosen = first_floating(output)
+    if chosen is None:
+        raise CaptureError(f"a site returned {type(output).__name__} without a floating-point tensor to add noise to")
+    return _replaced(output, chosen, hook.change(chosen))
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _changed_input(hook: _Injector, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    assert hook.change is not None
+    for given in (args, kwargs.values()):
+        for value in given:
+            if isinstance(value, Tensor) and value.ndim in (1, 2) and value.dtype in (torch.long, torch.int):
+                new = hook.change(value)
+                return _replaced(args, value, new), {key: new if one is value else one for key, one in kwargs.items()}
+    raise CaptureError("a site was given no integer tensor (B, T): tokens can be replaced at an embedding only")
+
+
+def _replaced(holder: Any, old: Tensor, new: Tensor) -> Any:
+    """The same tensor, tuple, list or mapping with one tensor in another's place."""
+    if holder is old:
+        return new
+    if isinstance(holder, Mapping):
+        twin: Any = copy.copy(holder)
+        for key, value in holder.items():
+            if value is old:
+                twin[key] = new
+        return twin
+    items = [new if item is old else item for item in holder]
+    return type(holder)(*items) if hasattr(holder, "_fields") else type(holder)(items)
+
+
+def _allowed_tokens(site: str, module: nn.Module, ignore: Sequence[int], num_tokens: int | None) -> Tensor:
+    number = num_tokens if num_tokens is not None else getattr(module, "num_embeddings", None)
+    if not isinstance(number, int):
+        raise ValueError(
+            f"`sites` {site!r} is a {type(module).__name__}, which does not tell its number of tokens: name an "
+            "nn.Embedding, or give `num_tokens`."
+        )
+    padding = getattr(module, "padding_idx", None)
+    allowed = [token for token in range(number) if token not in set(ignore) and token != padding]
+    if len(allowed) < 2:
+        raise ValueError(f"`ignore_tokens` leaves {len(allowed)} of {number} tokens at site {site!r}.")
+    return torch.tensor(allowed)

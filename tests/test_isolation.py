@@ -1,0 +1,232 @@
+"""A model is left as it was, whatever code does to it in between."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, OrderedDict, defaultdict, deque
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import torchmetrics
+from torch import nn
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from lightning_interp.isolation import ModuleState, kept_random_state, muted_loggers, seeded, untouched
+
+
+class Meter:
+    """A user's own accumulator."""
+
+    def __init__(self) -> None:
+        self.total, self.history = 0.0, []
+        self.metric = torchmetrics.SumMetric()
+
+    def add(self, value: float) -> None:
+        self.total += value
+        self.history.append(value)
+        self.metric.update(value)
+
+
+class Pair(NamedTuple):
+    a: list
+    b: int
+
+
+class Closing:
+    closed = 0
+
+    def __del__(self) -> None:
+        Closing.closed += 1
+
+
+class Busy(pl.LightningModule):
+    """Changes everything that a module can hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.lstm = nn.LSTM(2, 2)
+        self.norm = nn.BatchNorm1d(2)
+        self.register_buffer("seen", torch.zeros(3))
+        self.plain = torch.zeros(3)
+        self.array = np.zeros(2)
+        self.metrics = torchmetrics.MetricCollection([MulticlassAccuracy(3), MulticlassF1Score(3)], prefix="m/")
+        self.hidden = {"sum": torchmetrics.SumMetric(), "several": [torchmetrics.CatMetric()]}
+        self.meter = Meter()
+        self.outputs: list = []
+        self.nested = {"a": [1, {"b": [2]}], "c": deque([1]), "d": defaultdict(list), "e": Counter("aab")}
+        self.ordered = OrderedDict(x=[1])
+        self.pair = Pair([1], 2)
+        self.count = 0
+        self.tags = {1, 2}
+        self.generator = torch.Generator().manual_seed(0)
+        self.python = random.Random(0)
+        self.numpy = np.random.default_rng(0)
+        self.loop: list = []
+        self.loop.append(self.loop)
+        self.resource = Closing()
+        self.config = nn.Linear  # a class, left alone
+
+    def work(self) -> None:
+        self.train()
+        self.norm(torch.randn(4, 2))
+        self.seen += 1
+        self.plain += 1
+        self.array += 1
+        self.metrics.update(torch.tensor([0, 1]), torch.tensor([0, 2]))
+        self.hidden["sum"].update(3.0)
+        self.hidden["several"][0].update(1.0)
+        self.meter.add(2.0)
+        self.outputs.append(torch.rand(2))
+        self.nested["a"][1]["b"].append(3)
+        self.nested["c"].append(2)
+        self.nested["d"]["k"].append(1)
+        self.nested["e"]["a"] += 1
+        self.ordered["x"].append(2)
+        self.pair.a.append(2)
+        self.count += 1
+        self.tags.add(3)
+        self.made = 1
+        vars(self).pop("config", None)
+        torch.rand(3, generator=self.generator)
+        self.python.random()
+        self.numpy.random()
+        random.random()
+        np.random.rand()
+        self.log("x", 1.0)
+        self.log_dict({"y": 2.0})
+
+    def look(self) -> list:
+        return [
+            self.training,
+            self.norm.training,
+            self.norm.running_mean.tolist(),
+            int(self.norm.num_batches_tracked),
+            self.seen.tolist(),
+            self.plain.tolist(),
+            self.array.tolist(),
+            {name: metric.tp.tolist() for name, metric in self.metrics.items(keep_base=True)},
+            self.metrics["MulticlassAccuracy"].update_count,
+            float(self.hidden["sum"].sum_value),
+            len(self.hidden["several"][0].value),
+            (self.meter.total, list(self.meter.history), float(self.meter.metric.sum_value)),
+            len(self.outputs),
+            repr(self.nested),
+            repr(self.ordered),
+            repr(self.pair),
+            self.count,
+            set(self.tags),
+            hasattr(self, "made"),
+            hasattr(self, "config"),
+            self.generator.get_state().tolist(),
+            self.python.getstate(),
+            repr(self.numpy.bit_generator.state),
+            self.loop[0] is self.loop,
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+            torch.random.get_rng_state().tolist(),
+        ]
+
+
+def test_untouched_undoes_everything() -> None:
+    model = Busy()
+    before = model.look()
+    identities = [model.outputs, model.seen, model.meter, model.nested, model.norm.running_mean]
+    with untouched(model):
+        for _ in range(2):
+            model.work()
+        assert model.count == 2
+        assert model.meter.total == 4
+        assert float(model.hidden["sum"].compute()) == 6
+    assert model.look() == before
+    after = [model.outputs, model.seen, model.meter, model.nested, model.norm.running_mean]
+    assert all(one is other for one, other in zip(identities, after, strict=True))
+    assert "log" not in vars(model)
+    assert model.lstm(torch.zeros(1, 2))[0].shape == (1, 2)
+
+
+def test_each_part_of_the_work_would_be_noticed() -> None:
+    model = Busy()
+    before = model.look()
+    with kept_random_state(), untouched(nn.Linear(1, 1)):
+        vars(model)["log"] = vars(model)["log_dict"] = lambda *args: None
+        model.work()
+        changed = [one != other for one, other in zip(before, model.look(), strict=True)]
+    # The mode was training already; the list that holds itself goes on doing so.
+    assert [place for place, one in enumerate(changed) if not one] == [0, 1, 23]
+
+
+def test_lives_are_apart() -> None:
+    model = Busy()
+    start = ModuleState(model)
+    lives = [start.copy(), start.copy()]
+    with untouched(model):
+        for rounds, life in enumerate(lives, 1):
+            life.install()
+            for _ in range(rounds):
+                model.count += 1
+                model.outputs.append(1)
+                model.hidden["sum"].update(1.0)
+            life.refresh()
+        for rounds, life in enumerate(lives, 1):
+            life.install()
+            assert (model.count, len(model.outputs), float(model.hidden["sum"].compute())) == (rounds, rounds, rounds)
+    assert (model.count, len(model.outputs)) == (0, 0)
+
+
+def test_aliases_stay_aliases() -> None:
+    model = nn.Linear(1, 1)
+    model.a = model.b = [1]
+    with untouched(model):
+        model.a.append(2)
+        assert model.b == [1, 2]
+    assert model.b == [1]
+
+
+def test_what_closes_something_is_not_copied() -> None:
+    model = Busy()
+    Closing.closed = 0
+    with untouched(model):
+        pass
+    assert Closing.closed == 0
+
+
+def test_everything_is_put_back_after_an_error() -> None:
+    model = Busy()
+    before = model.look()
+
+    def fail() -> None:
+        with untouched(model):
+            model.work()
+            raise RuntimeError("planted")
+
+    with pytest.raises(RuntimeError, match="planted"):
+        fail()
+    assert model.look() == before
+
+
+def test_seeding_covers_all_streams() -> None:
+    def draw() -> tuple:
+        return random.random(), np.random.rand(), float(torch.rand(()))
+
+    with kept_random_state():
+        seeded(2**40 + 5)
+        first = draw()
+        seeded(2**40 + 5)
+        assert draw() == first
+
+
+def test_loggers_are_muted_and_come_back(tmp_path: object) -> None:
+    from pytorch_lightning.loggers import CSVLogger
+
+    trainer = pl.Trainer(logger=[CSVLogger(tmp_path), CSVLogger(tmp_path)], enable_checkpointing=False)
+    own = trainer.loggers
+    with muted_loggers(trainer):
+        assert len(trainer.loggers) == 2
+        trainer.logger.log_metrics({"a": 1.0}, 3)
+        trainer.logger.experiment.add_image("x", 1)
+        trainer.logger.log_image("x", [])
+    assert trainer.loggers is own or trainer.loggers == own
