@@ -2,9 +2,12 @@
 
 from lightning_interp.analyze import analyze
 from lightning_interp.callbacks import (
+    NoiseRobustness,
+    PhaseEarlyStopping,
     RepresentationGeometry,
     RepresentationMetrics,
     RepresentationStructure,
+    TrainingPhases,
     ValidationAnalysis,
     ValidationSchedule,
 )
@@ -15,6 +18,9 @@ __all__ = [
     "RepresentationStructure",
     "RepresentationGeometry",
     "RepresentationMetrics",
+    "NoiseRobustness",
+    "TrainingPhases",
+    "PhaseEarlyStopping",
     "ValidationAnalysis",
     "ValidationSchedule",
     "analyze",

@@ -40,6 +40,14 @@ trainer:
         sites: encoder
         metrics: {own: {class_path: lightning_interp.metrics.SpectralGeometry, init_args: {center: false}}}
         prefix: own/
+    - class_path: lightning_interp.TrainingPhases
+      init_args:
+        loss: val_loss
+        improving: {val_acc: max}
+        keys: [information/enc, own/rankme/encoder]
+        names: [before, after]
+    - class_path: lightning_interp.PhaseEarlyStopping
+      init_args: {monitor: val_acc, patience_steps: 100, min_delta: 1.0, delta: se}
 """
 
 
@@ -65,6 +73,10 @@ def test_print_config_round_trips_and_trains(tmp_path: Path) -> None:
     assert "alpha_r2/encoder.0" not in structure.reading
     assert any(key.startswith("alpha_r2/") for key in geometry.logged_keys())
     assert "own/rankme/encoder" in own.reading
+    phases, stop = cli.trainer.callbacks[4:6]
+    assert all(phases.series(key)[0] == [2, 5] for key in phases.followed())
+    assert phases.conclusion.startswith("before goes on: val_loss has too few readings")
+    assert (stop.patience_steps, stop.min_delta, stop.delta) == (100, 1.0, "se")
 
 
 def run(argv: list[str]) -> LightningCLI:

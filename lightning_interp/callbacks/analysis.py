@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import time
@@ -15,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from lightning_interp.callbacks.gate_checks import check_gates
 from lightning_interp.compat import pl
 from lightning_interp.distributed import Maximum, PeerError, Steps, agree, run, world_size
 from lightning_interp.history import CsvLog, History, Reading, merge_rows
@@ -97,13 +99,7 @@ class ValidationAnalysis(pl.Callback):
         self.write_csv = write_csv
         self.on_error = on_error
 
-        self.history = History()
-        self.reading: dict[str, float] = {}
-        self.failed = 0
-        self._validations = 0
         self._name = type(self).__name__
-        self._rehearsed = False
-        self._warned = False
         self._warned_of_omissions = False
         self._warned_of_undefined = False
         self._elsewhere: frozenset[str] = frozenset()
@@ -121,6 +117,16 @@ class ValidationAnalysis(pl.Callback):
         self._csv: CsvLog | None = None
         self._reporter: Reporter | None = None
         self._trainer: weakref.ref[Any] | None = None
+        ValidationAnalysis._reset(self)  # a subclass resets its own part once it has its arguments
+
+    def _reset(self) -> None:
+        """Forget everything that belongs to one fit."""
+        self.history = History()
+        self.reading: dict[str, float] = {}
+        self.failed = 0
+        self._validations = 0
+        self._rehearsed = False
+        self._warned = False
 
     # ------------------------------------------------- what a subclass fills in
 
@@ -174,6 +180,13 @@ class ValidationAnalysis(pl.Callback):
         keys = [self.full_key(key) for key, level in levels.items() if self.log_level == FULL or level == SUMMARY]
         return [key for key in keys if key not in self._elsewhere]
 
+    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Keys that may be undefined at a reading and are not logged then, each with a key that always is defined.
+
+        A plain gate on one of them is an error. ``""`` where there is no such key.
+        """
+        return {}
+
     def full_key(self, key: str) -> str:
         """A measure's key with the prefix and, for another loader than the first, the loader's suffix."""
         suffix = f"/dataloader_idx_{self.dataloader_idx}" if self.dataloader_idx else ""
@@ -184,9 +197,7 @@ class ValidationAnalysis(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """A new Trainer starts a new history."""
         if stage == "fit" and (self._trainer is None or self._trainer() is not trainer):
-            self.history = History()
-            self.failed = self._validations = 0
-            self._rehearsed = self._warned = False
+            self._reset()
         self._trainer = weakref.ref(trainer)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -194,9 +205,19 @@ class ValidationAnalysis(pl.Callback):
         self._attach(trainer, pl_module)
         self._next_drawing = time.monotonic() + self.figure_interval
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check what gates watch; only now does Lightning know of schedulers."""
+        if self is _analyses(trainer)[0]:
+            check_gates(trainer, pl_module)
+
     def _attach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.release()
         self._name = _unique_name(self, trainer)
+        if "dataloader_iter" in inspect.signature(pl_module.validation_step).parameters:
+            raise ValueError(
+                f"{type(pl_module).__name__}.validation_step takes `dataloader_iter`, and Lightning hands no batch to "
+                f"callbacks then, so {self._name} has nothing to read: let it take `batch`."
+            )
         self.resolve(pl_module)
         self._elsewhere = _reported_earlier(self, trainer, pl_module)
         if world_size() > 1:
@@ -289,7 +310,8 @@ class ValidationAnalysis(pl.Callback):
         expected = self.logged_keys(pl_module)
         wanted = {*expected, *self._omissions()}
         self._log(pl_module, {key: value for key, value in self.reading.items() if key in wanted})
-        self._tell_undefined([key for key in expected if key not in self.reading])
+        expected_always = [key for key in expected if key not in self.conditional_keys(pl_module)]
+        self._tell_undefined([key for key in expected_always if key not in self.reading])
         if self.failed:
             self._log(pl_module, {self.full_key(f"failed/{self._name}"): float(self.failed)})
 

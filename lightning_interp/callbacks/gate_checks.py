@@ -1,0 +1,143 @@
+"""Whether the keys that EarlyStopping, ModelCheckpoint and ReduceLROnPlateau watch are keys that a gate can use."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lightning_interp.compat import pl
+
+if TYPE_CHECKING:
+    from lightning_interp.callbacks.analysis import ValidationAnalysis
+
+__all__ = ["check_gates", "explain_missing", "known_keys"]
+
+_OF_LABELS = (
+    *("information", "variation", "regularity", "disentanglement", "parent_variation"),
+    *("complexity", "expressivity", "optimality"),
+)
+MEASURES = frozenset(
+    f"{estimator}{measure}{kind}"
+    for estimator in ("", "binned_")
+    for measure in _OF_LABELS
+    for kind in ("", "_chance", "_above_chance")
+    if estimator + measure + kind != "complexity"
+) | {
+    *("rankme", "effective_rank", "participation_ratio", "matrix_entropy", "anisotropy", "alpha_r2"),
+    *("robustness", "under_noise", "retention", "half_scale"),
+}
+"""First parts of keys that are this library's, whichever callbacks are present. Words that others use for keys of their
+own (alpha, coverage, complexity, rows, drift) are not among them: they count only where a callback here logs them."""
+
+
+def check_gates(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    """Refuse gates that could not act on what this library logs, and warn of those that act on old values.
+
+    Looks at every ``EarlyStopping`` and ``ModelCheckpoint`` of the Trainer and at every ``ReduceLROnPlateau``, which
+    Lightning knows only once training starts: the first analysis of a Trainer calls it in ``on_train_start``. Keys that
+    are not this library's are none of its business, and are left to Lightning.
+
+    ====================================================================  ===========================================
+    a gate watches                                                        what happens
+    ====================================================================  ===========================================
+    a key of ours that may be undefined at a reading                      error; names the one that is always defined
+    a key whose first part is a measure of ours, but that nobody logs     error; names the nearest keys
+    a key that is read at every n-th validation only                      warning: in between it sees the old value
+    ====================================================================  ===========================================
+
+    :class:`~lightning_interp.callbacks.PhaseEarlyStopping` is not among these gates: it counts fresh readings only.
+
+    Args:
+        trainer: The Trainer.
+        pl_module: The model in it.
+
+    Raises:
+        ValueError: See the table.
+
+    Cost:
+        Under a millisecond.
+
+    """
+    analyses = list(_analyses(trainer))
+    if not analyses:
+        return
+    undefined = {key: other for one in analyses for key, other in one.conditional_keys(pl_module).items()}
+    known = known_keys(trainer, pl_module)
+    every = {key: one.every_n_validations for one in analyses for key in one.logged_keys(pl_module)}
+    ours = MEASURES | {_first(key, one.prefix) for one in analyses for key in _all_keys(one, pl_module)}
+    ours -= {"seconds", "failed"}
+    prefixes = {one.prefix for one in analyses} | {""}
+    for gate, key in _gates(trainer):
+        if key in undefined:
+            instead = f" Use {undefined[key]!r} instead, which is always defined." if undefined[key] else ""
+            raise ValueError(
+                f"{gate} monitors {key!r}, which is undefined at some readings and then not logged, so that the gate "
+                f"would act on an old value or fail.{instead}"
+            )
+        if key in known:
+            if every.get(key, 1) > 1:
+                pl.utilities.rank_zero_warn(
+                    f"{gate} monitors {key!r}, which is read at every {every[key]}. validation only; in between it "
+                    "acts on the old value. Set `every_n_validations=1`, or use PhaseEarlyStopping, which counts fresh "
+                    "readings only."
+                )
+        elif any("/" in key and _first(key, prefix) in ours for prefix in prefixes):
+            raise ValueError(f"{gate} monitors {explain_missing(trainer, pl_module, key)}")
+
+
+def known_keys(trainer: pl.Trainer, pl_module: pl.LightningModule) -> frozenset[str]:
+    """Every key that the analyses in the Trainer log, though perhaps not at each validation."""
+    return frozenset(key for one in _analyses(trainer) for key in one.logged_keys(pl_module))
+
+
+def explain_missing(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, key: str, logged: Iterable[str] | None = None
+) -> str:
+    """What to say of a key that nobody logs: the key, why it may be missing, and what there is.
+
+    Args:
+        trainer: The Trainer.
+        pl_module: The model in it.
+        key: The key.
+        logged: What a validation run logged, where there has been one.
+
+    """
+    for one in _analyses(trainer):
+        if key in _all_keys(one, pl_module):
+            name = type(one).__name__
+            return f'{key!r}, which {name} logs at another level only: give {name} `log="full"`.'
+    available = sorted({*known_keys(trainer, pl_module), *(logged or ())})
+    nearest = difflib.get_close_matches(key, available, n=5, cutoff=0.4)
+    near = f" Nearest: {', '.join(map(repr, nearest))}." if nearest else ""
+    shown = [name for name in available if not name.startswith(("seconds/", "failed/"))]
+    rest = f" and {len(shown) - 20} more" if len(shown) > 20 else ""
+    return f"{key!r}, which nobody logs.{near} Available: {', '.join(map(repr, shown[:20])) or 'none'}{rest}."
+
+
+def _analyses(trainer: pl.Trainer) -> Iterator[ValidationAnalysis]:
+    # Imported here since the base of the analyses uses this module.
+    from lightning_interp.callbacks.analysis import ValidationAnalysis
+
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return (callback for callback in callbacks if isinstance(callback, ValidationAnalysis))
+
+
+def _all_keys(analysis: ValidationAnalysis, pl_module: pl.LightningModule) -> set[str]:
+    measures: Mapping[str, str] = analysis.measures(pl_module)
+    return {analysis.full_key(key) for key in measures}
+
+
+def _first(key: str, prefix: str) -> str:
+    return key.removeprefix(prefix).split("/")[0]
+
+
+def _gates(trainer: pl.Trainer) -> Iterator[tuple[str, str]]:
+    """Every gate that watches a key, by name, with the key."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, pl.callbacks.EarlyStopping | pl.callbacks.ModelCheckpoint) and callback.monitor:
+            yield type(callback).__name__, callback.monitor
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and config.monitor:
+            yield type(config.scheduler).__name__, config.monitor

@@ -1,0 +1,608 @@
+"""How much of what a model has learned survives noise at a site."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from lightning_interp._forward import default_forward
+from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
+from lightning_interp.compat import pl
+from lightning_interp.distributed import Maximum, Steps, Sum, run
+from lightning_interp.figures import measure_curves, retention_curves
+from lightning_interp.functional.robustness import (
+    area_under_noise,
+    check_scales,
+    cosine_drift_sums,
+    differs,
+    half_scale,
+    retention,
+)
+from lightning_interp.isolation import ModuleState, WeightsCopy, muted_loggers
+from lightning_interp.labels import BatchReader, Key, ReadBatch
+from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.noise import BatchNoise, Kind, Relative, SiteNoise
+from lightning_interp.positions import Selection
+from lightning_interp.replay import KeptBatch, Life, Replay, Score, ScoreReplay, StepReplay, independent
+from lightning_interp.sites import Call, Layout, LayoutResolver, SiteRecorder, resolve_sites
+
+__all__ = ["NoiseRobustness"]
+
+Sites = str | Sequence[str] | Mapping[str, str]
+_MODES = {"loss": -1.0, "score": 1.0}
+_GROUPS = 8  # of batches, whose spread tells the noise of a monitor
+_CLEAR = 4.0  # a difference of so many half-widths needs no new estimate of its noise
+
+
+class NoiseRobustness(ValidationAnalysis):
+    r"""Reads the model's own validation metrics again while noise is added at a site.
+
+    Needs nothing from the model: after a validation run, the batches read are run through the module's own
+    ``validation_step`` again, by the Trainer's strategy, once for each site and scale and once without noise, and the
+    values that the step logs are taken. Plain numbers are weighted by batch size as Lightning does, torchmetrics
+    objects are computed on states of their own, and a module that collects in its step and logs in
+    ``on_validation_epoch_end`` has that hook called again. Nothing is logged twice, and no attribute, metric state,
+    buffer or random stream of the model is changed; loggers are muted. What a step does elsewhere (files, prints) is
+    not undone.
+
+    With v(σ) a monitor under noise of scale σ, v(0) without, and v_start before the first training step, all on the
+    same examples:
+
+    .. math::
+        \mathrm{under\_noise} = \frac{1}{\sigma_n}\int_0^{\sigma_n} v(\sigma)\,d\sigma, \quad
+        r(\sigma) = \frac{v(\sigma) - v_\mathrm{start}}{v(0) - v_\mathrm{start}}, \quad
+        \mathrm{robustness} = \frac{1}{\sigma_n}\int_0^{\sigma_n} r(\sigma)\,d\sigma
+
+    both by the trapezoid rule over 0 and the scales, unclipped. The noise is the same at every reading, for every scale
+    and on any number of ranks: it is a function of the sample's place in the data set, the position and the dimension.
+
+    ==============================================  ======  ==========================================================
+    key                                             level   what it is
+    ==============================================  ======  ==========================================================
+    ``under_noise/<site>/<monitor>``                summary  the monitor averaged over scales, in its own units
+    ``robustness/<site>/<monitor>``                 summary  share of what was learned that survives; conditional
+    ``retention/<site>/<monitor>/<scale>``          summary  the same at one scale; conditional
+    ``half_scale/<site>/<monitor>``                 full     the scale at which half is gone; conditional
+    ``drift/<site>/<downstream site>/<scale>``      summary  1 − cosine between clean and noisy representations
+    ``noisy/<site>/<monitor>/<scale>``              full     the monitor under noise of one scale
+    ``clean/<monitor>``                             full     the monitor without noise on the examples read
+    ``nonfinite/<downstream site>``                 full     vectors left out of drift
+    ==============================================  ======  ==========================================================
+
+    Conditional keys are undefined, and not logged, while v(0) is not better than v_start beyond its own noise (the 95 %
+    interval over up to eight groups of batches); ``half_scale`` also where more than half survives the largest scale.
+    So an untrained model has no robustness that a gate could choose. Plain gates monitor ``under_noise``.
+
+    Args:
+        sites: Where noise is added: dotted module names, globs, or ``{"alias": "dotted.name"}``. An embedding layer for
+            noise at the input.
+        scales: Sizes of the noise, increasing: the noise of a vector in units of ``relative``; for tokens the rate at
+            which they are replaced.
+        monitors: What to read again, by the name under which the module logs it (without ``/dataloader_idx_<n>``):
+            ``"loss"`` where less is better, ``"score"`` where more is.
+        drift: Sites whose representations are compared with and without noise; needs no monitor.
+        score: A callable on module and batch that returns the monitors per example, ``{name: values (B,)}`` or
+            ``{name: (sums (B,), counts (B,))}``, in place of ``validation_step``: exact over ranks, and the way for
+            :func:`lightning_interp.analyze`.
+        kind: ``"gaussian"``, or ``"tokens"``, which replaces the token ids that go into an embedding by others of its
+            vocabulary.
+        relative: ``"norm"``: Gaussian noise relative to each vector's root-mean-square. ``"dimension"``: to each
+            dimension's standard deviation over the batch, for models in which a few dimensions dominate.
+        limit_examples: Read the first batches, until they hold so many examples over all ranks; ``None`` for all. They
+            are kept on their device until the validation run ends.
+        start: ``"initial"`` takes v_start from the weights before the first step, of which a copy is kept on the CPU
+            until the first reading; the values are kept in checkpoints. ``{monitor: value}`` gives a level of chance,
+            as one should for a pretrained model. ``None`` logs no conditional keys.
+        seed: Of the noise.
+        tokens: Where token ids are in a batch, or that by site, as for
+            :class:`~lightning_interp.callbacks.RepresentationMetrics`; needed for drift, skipped positions and
+            ``relative="dimension"`` only.
+        mask: Where the padding mask is.
+        padding_idx: Token id of padding, where there is no mask.
+        ignore_tokens: Token ids that get no noise, are not replaced, and do not replace.
+        skip_positions: The first so many words of each sequence get no noise (attention sinks).
+        num_tokens: Size of the vocabulary for ``kind="tokens"``, where the site does not tell it.
+        layout: As for :class:`~lightning_interp.callbacks.RepresentationMetrics`.
+        call: For a drift site that fires several times in a forward pass. Noise is added at every call.
+        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples``.
+
+    Raises:
+        ValueError: If an argument is out of range, a name matches no module, or, in the sanity check, if the module
+            logs no such monitor (the error lists what it does log) or a site did not run.
+
+    Cost: (number of sites × number of scales + 1) forward passes over the examples read, one more while a monitor is
+        close to its start, and two more at the first reading; a copy of the model's buffers and attributes in each.
+
+    Example:
+        >>> callback = NoiseRobustness(
+        ...     sites={"input": "embedding"}, scales=(0.25, 1.0), monitors={"val_loss": "loss", "val_acc": "score"}
+        ... )
+        >>> callback.logged_keys()[:3]
+        ['under_noise/input/val_loss', 'robustness/input/val_loss', 'retention/input/val_loss/0.25']
+
+    """
+
+    def __init__(
+        self,
+        sites: Sites,
+        scales: Sequence[float] = (0.1, 0.25, 0.5, 1.0),
+        monitors: Mapping[str, str] | None = None,
+        drift: Sites | None = None,
+        score: Score | None = None,
+        kind: Kind = "gaussian",
+        relative: Relative = "norm",
+        limit_examples: int | None = 512,
+        start: str | Mapping[str, float] | None = "initial",
+        seed: int = 0,
+        tokens: Key | Mapping[str, Key] | None = None,
+        mask: Key | None = None,
+        padding_idx: int | None = None,
+        ignore_tokens: Sequence[int] = (),
+        skip_positions: int = 0,
+        num_tokens: int | None = None,
+        layout: Layout | Mapping[str, Layout] | None = None,
+        call: Call = "only",
+        **kwargs: Any,
+    ) -> None:
+        if "max_examples" in kwargs:
+            raise ValueError("`max_examples` is `limit_examples` here: whole batches are run again.")
+        super().__init__(max_examples=None, **kwargs)
+        check_scales(scales)
+        if kind == "tokens" and scales[-1] > 1:
+            raise ValueError(f"`scales` are rates for kind='tokens', so at most 1; got {list(scales)}.")
+        self.monitors = dict(monitors or {})
+        for name, mode in self.monitors.items():
+            if mode not in _MODES:
+                raise ValueError(f"`monitors[{name!r}]` must be one of {list(_MODES)}, got {mode!r}.")
+        if not self.monitors and drift is None:
+            raise ValueError("`monitors` and `drift` are both empty: name what is to be read under noise.")
+        if limit_examples is not None and limit_examples < 1:
+            raise ValueError(f"`limit_examples` must be at least 1, or None for all, got {limit_examples}.")
+        if isinstance(start, Mapping):
+            unknown = sorted(set(start) - set(self.monitors))
+            if unknown:
+                raise ValueError(f"`start` names {unknown}, which are not among the monitors {list(self.monitors)}.")
+        elif start not in ("initial", None):
+            raise ValueError(f"`start` must be 'initial', a value for each monitor, or None, got {start!r}.")
+        self.sites = sites
+        self.scales = tuple(float(scale) for scale in scales)
+        self.drift = drift
+        self.score = score
+        self.kind: Kind = kind
+        self.relative: Relative = relative
+        self.limit_examples = limit_examples
+        self.start = dict(start) if isinstance(start, Mapping) else start
+        self.seed = seed
+        self.layout = layout
+        self.call: Call = call
+        self.num_tokens = num_tokens
+        self._tokens_by_site = dict(tokens) if isinstance(tokens, Mapping) else {}
+        self._reader = BatchReader(
+            (), None if isinstance(tokens, Mapping) else tokens, mask, padding_idx, ignore_tokens, skip_positions
+        )
+        self._reads = drift is not None or bool(ignore_tokens or skip_positions) or relative == "dimension"
+        # Checks kind and relative; the sites are known with the model.
+        SiteNoise(nn.Module(), {}, kind, relative)
+        self._names: dict[str, str] = {}
+        self._downstream: dict[str, str] = {}
+        self._reset()
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._noise: SiteNoise | None = None
+        self._recorder: SiteRecorder | None = None
+        self._model: nn.Module | None = None
+        self._live: weakref.ref[Any] | None = None
+        self._layouts = self._drift_layouts = LayoutResolver(self.layout)
+        self._kept: list[KeptBatch] = []
+        self._epoch_start: ModuleState | None = None
+        self._batch_idx: int | None = None
+        self._initial: WeightsCopy | None = None
+        self._started: dict[str, list[float]] = {}
+        """For each monitor its value before training, then its values in the groups of batches."""
+        self._widths: dict[str, float] = {}
+        self._gaps: dict[str, float] = {}
+        self._told = False
+        if isinstance(self.start, Mapping):
+            self._started = {name: [float(value)] for name, value in self.start.items()}
+
+    @property
+    def state_key(self) -> str:
+        """Tells instances apart by what they read."""
+        return self._generate_state_key(
+            sites=self.sites if isinstance(self.sites, str) else list(self.sites),
+            monitors=list(self.monitors),
+            kind=self.kind,
+            relative=self.relative,
+            dataloader_idx=self.dataloader_idx,
+            prefix=self.prefix,
+        )
+
+    # ------------------------------------------------- keys
+
+    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Every key with its level."""
+        keys: dict[str, str] = {}
+        for site in self._site_names(self.sites, self._names, model):
+            for monitor in self.monitors:
+                keys[f"under_noise/{site}/{monitor}"] = SUMMARY
+                if monitor in self._learnable():
+                    keys[f"robustness/{site}/{monitor}"] = SUMMARY
+                    keys |= {f"retention/{site}/{monitor}/{scale:g}": SUMMARY for scale in self.scales}
+                    keys[f"half_scale/{site}/{monitor}"] = FULL
+                keys |= {f"noisy/{site}/{monitor}/{scale:g}": FULL for scale in self.scales}
+            for down in self._drift_names(model):
+                keys |= {f"drift/{site}/{down}/{scale:g}": SUMMARY for scale in self.scales}
+        keys |= {f"clean/{monitor}": FULL for monitor in self.monitors}
+        return keys | {f"nonfinite/{down}": FULL for down in self._drift_names(model)}
+
+    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Keys that are undefined while a monitor is no better than before training, and what to monitor instead."""
+        conditional = ("robustness", "retention", "half_scale")
+        keys: dict[str, str] = {}
+        for key in self.measures(model):
+            name, *rest = key.split("/")
+            if name in conditional:
+                rest = rest[:-1] if name == "retention" else rest
+                keys[self.full_key(key)] = self.full_key("/".join(["under_noise", *rest]))
+        return keys
+
+    def _learnable(self) -> set[str]:
+        if self.start is None:
+            return set()
+        return set(self.start) if isinstance(self.start, Mapping) else set(self.monitors)
+
+    def _drift_names(self, model: nn.Module | None) -> list[str]:
+        return [] if self.drift is None else self._site_names(self.drift, self._downstream, model, "<downstream site>")
+
+    def _site_names(
+        self, sites: Sites, known: Mapping[str, str], model: nn.Module | None, pattern: str = "<site>"
+    ) -> list[str]:
+        if model is not None:
+            return list(resolve_sites(model, sites))
+        if known:
+            return list(known)
+        return list(sites) if isinstance(sites, Mapping) else [pattern]
+
+    # ------------------------------------------------- reading
+
+    def resolve(self, model: nn.Module) -> None:
+        """Attach hooks at the sites."""
+        self._names = resolve_sites(model, self.sites)
+        self._noise = SiteNoise(
+            model, self._names, self.kind, self.relative, self._reader.ignore_tokens, self.num_tokens
+        )
+        # Hooks run in the order of attaching: what is recorded at a noisy site is what it passes on.
+        self._noise.attach()
+        if self.drift is not None:
+            self._downstream = resolve_sites(model, self.drift)
+            self._recorder = SiteRecorder(model, self._downstream, call=self.call)
+            self._recorder.attach()
+        # A short name may stand for one module among the sites and for another among those of drift.
+        self._layouts, self._drift_layouts = LayoutResolver(self.layout), LayoutResolver(self.layout)
+        self._model, self._live = model, None
+
+    def release(self) -> None:
+        """Take the hooks off and drop what was kept."""
+        for hooks in (self._noise, self._recorder):
+            if hooks is not None:
+                hooks.detach()
+        self._noise = self._recorder = self._model = self._live = None
+        self.abort()
+
+    def begin(self) -> None:
+        """Start without batches."""
+        self.abort()
+
+    def abort(self) -> None:
+        """Forget the reading."""
+        if self._recorder is not None:
+            self._recorder.stop()
+        self._kept, self._epoch_start, self._batch_idx = [], None, None
+
+    def before_batch(self, batch: Any, selection: Selection) -> None:
+        """Keep the batch as it was handed to the model."""
+        size = self._kept[0].selection.batch.numel() if self._kept else 0
+        if self.limit_examples is not None and len(self._kept) * size * self.positions.world >= self.limit_examples:
+            return
+        index = len(self._kept) if self._batch_idx is None else self._batch_idx
+        self._kept.append(KeptBatch(independent(batch), index, self.dataloader_idx, self._counted(selection)))
+
+    def after_batch(self, batch: Any, selection: Selection) -> None:
+        """Nothing: the batch is run again when the validation run is over."""
+
+    def _counted(self, selection: Selection) -> Selection:
+        """The samples below the limit, so that those that count do not depend on the size of batches."""
+        if self.limit_examples is None or not self.positions.exact:
+            return selection
+        below = selection.positions < self.limit_examples
+        rows = torch.arange(len(selection.batch)) if selection.rows is None else selection.rows
+        return Selection(selection.positions[below], rows[below], selection.batch)
+
+    def finish(self) -> Mapping[str, Tensor | float]:
+        """Run the kept batches under every setting, and compare."""
+        try:
+            return run(self._steps(), self.group)
+        finally:
+            self.abort()
+
+    def _steps(self) -> Steps[dict[str, float]]:
+        most: Tensor = yield Maximum(torch.tensor(len(self._kept)))
+        if not self._kept:
+            raise ValueError(f"{self._name} has no batch to read on this rank: its validation loader is empty.")
+        # Where a forward pass communicates (sharded models), all ranks must make the same number of them.
+        batches = self._kept + [replace(self._kept[-1], counted=False)] * (int(most) - len(self._kept))
+        settings = [(site, scale) for site in self._names for scale in self.scales]
+        replay = self._replay()
+        with replay.isolated():
+            clean, noisy = replay.life(), [replay.life() for _ in settings]
+            groups = self._group_lives(replay, len(batches)) if self._unclear() else []
+            drift = self._passes(replay, batches, clean, dict(zip(settings, noisy, strict=True)), groups)
+            found = yield from replay.values([clean, *noisy, *groups])
+            sums: Tensor = yield Sum(drift.to(torch.float64))
+            if self._initial is not None:
+                yield from self._read_start(replay, batches)
+        values: dict[str, float] = {}
+        self._compare(settings, found[0], found[1 : 1 + len(settings)], found[1 + len(settings) :], values)
+        self._add_drift(settings, sums, values)
+        return values
+
+    def _passes(
+        self,
+        replay: Replay,
+        batches: Sequence[KeptBatch],
+        clean: Life,
+        noisy: Mapping[tuple[str, float], Life],
+        groups: Sequence[Life],
+    ) -> Tensor:
+        """Run every batch in every life; the sums of drift, (settings, downstream sites, 3)."""
+        assert self._noise is not None
+        drift = [[torch.zeros(3, dtype=torch.float64)] * len(self._downstream) for _ in noisy]
+        for place, kept in enumerate(batches):
+            reads = self._read(kept)
+            words = {site: reads[site].read if reads else None for site in self._names}
+            places = kept.selection.batch
+            noise = {site: BatchNoise(places, self._layouts, read, self.seed) for site, read in words.items()}
+            with self._recording():
+                replay.run(clean, kept)
+            before = self._taken(kept, reads)
+            if groups:
+                replay.run(groups[place % len(groups)], kept)
+            for (site, scale), life, sums in zip(noisy, noisy.values(), drift, strict=True):
+                with self._recording(), self._noise.adding(site, scale, noise[site]):
+                    replay.run(life, kept)
+                after = self._taken(kept, reads)
+                for column, (down, (z, mask)) in enumerate(before.items() if kept.counted else ()):
+                    found = cosine_drift_sums(z, after[down][0], mask)
+                    sums[column] = sums[column].to(found.device, found.dtype) + found
+        if not self._downstream:
+            return torch.zeros(0)
+        return torch.stack([torch.stack([one.cpu() for one in row]) for row in drift])
+
+    @contextmanager
+    def _recording(self) -> Iterator[None]:
+        with nullcontext() if self._recorder is None else self._recorder.capturing():
+            yield
+
+    def _read(self, kept: KeptBatch) -> dict[str, ReadBatch]:
+        """Which positions of the batch are words, by site, where anything asks for it."""
+        if not self._reads:
+            return {}
+        places = kept.selection.batch if self.positions.exact else None
+        wheres = {site: self._tokens_by_site.get(site) for site in (*self._names, *self._downstream)}
+        found = {where: self._reader.read(kept.batch, places, where) for where in set(wheres.values())}
+        return {site: found[where] for site, where in wheres.items()}
+
+    def _taken(self, kept: KeptBatch, reads: Mapping[str, ReadBatch]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Representations and mask of the samples that count, by downstream site."""
+        if self._recorder is None:
+            return {}
+        taken: dict[str, tuple[Tensor, Tensor]] = {}
+        for site, calls in self._recorder.take().items():
+            size, mask = reads[site].size, reads[site].read
+            parts = [self._drift_layouts(site, output, size, mask) for output in calls]
+            z, read = (torch.cat([part[index] for part in parts], dim=1) for index in (0, 1))
+            taken[site] = kept.selection.of(z), kept.selection.of(read)
+        return taken
+
+    def _read_start(self, replay: Replay, batches: Sequence[KeptBatch]) -> Steps[None]:
+        """The monitors with the weights from before the first step."""
+        assert self._initial is not None
+        with self._initial.installed():
+            whole, groups = replay.life(), self._group_lives(replay, len(batches))
+            for place, kept in enumerate(batches):
+                replay.run(whole, kept)
+                if groups:
+                    replay.run(groups[place % len(groups)], kept)
+            found = yield from replay.values([whole, *groups])
+        self._started = {monitor: [one[monitor] for one in found] for monitor in self.monitors}
+        self._initial = None
+
+    def _replay(self) -> Replay:
+        trainer = self._live() if self._live is not None else None
+        assert self._model is not None
+        if self.score is not None:
+            return ScoreReplay(self._model, list(self.monitors), self.score, partial(_around, trainer), self.seed)
+        if trainer is not None:
+            assert isinstance(self._model, pl.LightningModule)
+            assert self._epoch_start is not None
+            return StepReplay(trainer, self._model, list(self.monitors), self._epoch_start, self.seed)
+        if self.monitors:
+            raise ValueError("Outside a Trainer, NoiseRobustness reads no validation_step: give it `score=`.")
+        return ScoreReplay(self._model, [], _forward_alone, seed=self.seed)
+
+    def _group_lives(self, replay: Replay, batches: int) -> list[Life]:
+        number = min(_GROUPS, batches) if self._learnable() else 0
+        return [replay.life() for _ in range(number)] if number > 1 else []
+
+    # ------------------------------------------------- from values to measures
+
+    def _unclear(self) -> bool:
+        """Whether the noise of some monitor must be estimated (anew)."""
+        return any(
+            not abs(self._gaps.get(monitor, 0.0)) > _CLEAR * self._widths.get(monitor, math.inf)
+            for monitor in self._learnable()
+        )
+
+    def _compare(
+        self,
+        settings: Sequence[tuple[str, float]],
+        clean: Mapping[str, float],
+        noisy: Sequence[Mapping[str, float]],
+        groups: Sequence[Mapping[str, float]],
+        values: dict[str, float],
+    ) -> None:
+        for monitor, mode in self.monitors.items():
+            without = values[f"clean/{monitor}"] = clean[monitor]
+            start = self._start_of(monitor, without, [group[monitor] for group in groups], _MODES[mode])
+            for site in self._names:
+                under = [one[monitor] for (where, _), one in zip(settings, noisy, strict=True) if where == site]
+                values |= {f"noisy/{site}/{monitor}/{s:g}": v for s, v in zip(self.scales, under, strict=True)}
+                values[f"under_noise/{site}/{monitor}"] = area_under_noise(self.scales, under, without)
+                if start is None:
+                    continue
+                kept = [retention(value, without, start) for value in under]
+                values |= {f"retention/{site}/{monitor}/{s:g}": v for s, v in zip(self.scales, kept, strict=True)}
+                values[f"robustness/{site}/{monitor}"] = area_under_noise(self.scales, kept, 1.0)
+                values[f"half_scale/{site}/{monitor}"] = half_scale(self.scales, kept)
+
+    def _start_of(self, monitor: str, clean: float, groups: Sequence[float], direction: float) -> float | None:
+        """The value before training, if the monitor is better than that beyond its own noise."""
+        started = self._started.get(monitor)
+        if not started:
+            return None
+        if groups:
+            self._widths[monitor] = differs(groups, started[1:] or started)
+        gap = self._gaps[monitor] = direction * (clean - started[0])
+        width = self._widths.get(monitor, math.nan)
+        if math.isnan(width):
+            if not self._told:
+                self._told = True
+                pl.utilities.rank_zero_warn(
+                    f"{self._name} reads a single batch, so the noise of {list(self.monitors)} cannot be told: "
+                    "robustness is logged from the first difference on. Use smaller validation batches."
+                )
+            width = 1e-6 * max(abs(clean), abs(started[0]))
+        return started[0] if gap > width else None
+
+    def _add_drift(self, settings: Sequence[tuple[str, float]], sums: Tensor, values: dict[str, float]) -> None:
+        for (site, scale), row in zip(settings, sums, strict=False):
+            for down, (total, count, _) in zip(self._downstream, row.tolist(), strict=True):
+                values[f"drift/{site}/{down}/{scale:g}"] = total / count if count else math.nan
+        for column, down in enumerate(self._downstream):
+            values[f"nonfinite/{down}"] = float(sums[:, column, 2].max())
+
+    # ------------------------------------------------- life in a Trainer
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the weights from before the first step until they are needed."""
+        super().on_train_start(trainer, pl_module)
+        if self.start != "initial" or not self.monitors or self._started or self._initial is not None:
+            return
+        if trainer.global_step == 0:
+            self._initial = WeightsCopy(pl_module)
+        else:
+            pl.utilities.rank_zero_warn(
+                f"{self._name} starts at step {trainer.global_step} from a checkpoint that does not hold the monitors' "
+                "values before training: robustness is not logged. Give `start={monitor: level of chance}`."
+            )
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Decide whether this validation run is read."""
+        super().on_validation_start(trainer, pl_module)
+        self._live = weakref.ref(trainer)
+
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the module's state from the beginning of the run, and the batch."""
+        if self._active and self._error is None and self._epoch_start is None and self.score is None:
+            # Before the first step of any loader: what the module collects is still empty.
+            self._guarded(lambda: self._keep_state(pl_module))
+        self._batch_idx = batch_idx
+        super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+
+    def _keep_state(self, pl_module: pl.LightningModule) -> None:
+        self._epoch_start = ModuleState(pl_module).copy()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Readings, and the monitors' values before training."""
+        return {
+            **super().state_dict(),
+            "started": {name: list(values) for name, values in self._started.items()},
+            "widths": dict(self._widths),
+            "gaps": dict(self._gaps),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint left off."""
+        super().load_state_dict(state_dict)
+        if not isinstance(self.start, Mapping):
+            self._started = {name: list(values) for name, values in state_dict["started"].items()}
+        self._widths, self._gaps = dict(state_dict["widths"]), dict(state_dict["gaps"])
+
+    # ------------------------------------------------- pictures
+
+    def figures(self) -> Mapping[str, Draw]:
+        """Retention against scale, one line a reading, and the curves of what is left under noise."""
+        return {"noise/retention": self._retention_figure, "noise/robustness": self._curves_figure}
+
+    def _retention_figure(self) -> Figure:
+        panels = {}
+        for site in self._names:
+            for monitor in self.monitors:
+                learnable = monitor in self._learnable()
+                keys = [f"{'retention' if learnable else 'noisy'}/{site}/{monitor}/{scale:g}" for scale in self.scales]
+                first = None if learnable else self.full_key(f"clean/{monitor}")
+                lines = []
+                for reading in self.history.readings:
+                    found = [reading.get(self.full_key(key)) for key in keys]
+                    if any(value is not None for value in found):
+                        zero = 1.0 if first is None else reading.get(first)
+                        values = [math.nan if value is None else value for value in (zero, *found)]
+                        lines.append((reading.step, (0.0, *self.scales), values))
+                if lines:
+                    panels[f"{monitor}, noise at {site}"] = lines
+        if not panels:
+            raise ValueError("no reading has a value under noise yet")
+        return retention_curves(panels, title="share of what was learned that survives noise")
+
+    def _curves_figure(self) -> Figure:
+        panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+        for monitor in self.monitors:
+            for name in ("robustness", "under_noise"):
+                lines = {site: self.history.series(self.full_key(f"{name}/{site}/{monitor}")) for site in self._names}
+                panels[f"{name.replace('_', ' ')}: {monitor}"] = lines
+        for down in self._downstream:
+            panels[f"drift at {down}"] = {
+                f"{site}, {scale:g}": self.history.series(self.full_key(f"drift/{site}/{down}/{scale:g}"))
+                for site in self._names
+                for scale in self.scales
+            }
+        return measure_curves({panel: lines for panel, lines in panels.items() if any(at for at, _ in lines.values())})
+
+
+def _around(trainer: pl.Trainer | None) -> list[Any]:
+    """What a score is run in, within a Trainer."""
+    if trainer is None:
+        return []
+    return [trainer.strategy.precision_plugin.val_step_context(), muted_loggers(trainer)]
+
+
+def _forward_alone(model: nn.Module, batch: Any) -> dict[str, Tensor]:
+    default_forward(model)(model, batch, 0)
+    return {}

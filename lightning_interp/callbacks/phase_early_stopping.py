@@ -1,0 +1,252 @@
+"""Early stopping that begins to count when a phase of training has begun."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import Any
+
+from lightning_interp._fresh import find
+from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
+from lightning_interp.callbacks.training_phases import TrainingPhases
+from lightning_interp.compat import pl
+from lightning_interp.gates import PatienceRule
+
+__all__ = ["PhaseEarlyStopping"]
+
+_DELTAS = ("absolute", "relative", "se")
+
+
+class PhaseEarlyStopping(pl.Callback):
+    r"""Stops when a value no longer improves, counted from the beginning of a phase on.
+
+    A plain ``EarlyStopping`` on a loss ends a run at the loss's plateau, before what happens after it. This one starts
+    to count when :class:`~lightning_interp.callbacks.TrainingPhases`, which must be in the same Trainer, has confirmed
+    the phase; the best value is the best since then. It differs from ``EarlyStopping`` in more:
+
+    - It counts fresh readings only. A key that is read at every third validation, or is undefined at some
+      (``robustness/…``), counts at the validations that logged it.
+    - It decides in ``on_validation_end`` from all values of that validation, wherever it stands in
+      ``Trainer(callbacks=...)``.
+    - All ranks decide from the values of rank 0.
+    - What counts as an improvement may be measured in standard errors.
+
+    As for ``EarlyStopping``, the Trainer stops no sooner than its ``min_steps`` and ``min_epochs``, and there is no
+    stopping under ``fast_dev_run``. Why it stopped is in :attr:`stopping_reason`. It logs no keys.
+
+    Args:
+        monitor: The key to watch.
+        mode: ``"max"`` or ``"min"``.
+        patience: Fresh readings without improvement before it stops.
+        patience_steps: Optimizer steps without improvement instead of readings, for validations at logarithmic
+            distances; it stops at the first fresh reading that is so far from the best one.
+        min_delta: A reading improves if it is better than the best by more than this.
+        delta: The unit of ``min_delta``: ``"absolute"``, ``"relative"`` to the best value, or ``"se"``, standard errors
+            of a reading: the key ``<monitor>/se`` where the same validation logs it, else the standard deviation of the
+            readings around the segments that ``TrainingPhases`` fits to them. A reading without either counts for
+            nothing.
+        phase: The phase whose beginning starts the count.
+        phases: The ``prefix`` of the ``TrainingPhases`` to ask, where there are several.
+        check_finite: Stop at a value that is not finite, once the phase has begun; else such a value is no reading.
+        strict: Whether it is an error that the first validation logs no ``monitor``; ``False`` for a key of the model's
+            own that comes later, and then a warning.
+        verbose: Say what improved, and when the count starts.
+
+    Raises:
+        ValueError: If an argument is out of range or the Trainer has no such ``TrainingPhases``; after the first
+            validation if nobody logs ``monitor``, with a list of what is logged, or if ``delta="se"`` has no source.
+
+    Cost:
+        Beside that of ``TrainingPhases`` one reduction of a flag over ranks a validation.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> from lightning_interp import PhaseEarlyStopping, TrainingPhases
+        >>> trainer = Trainer(
+        ...     callbacks=[
+        ...         TrainingPhases(loss="val_loss", improving={"val_ood_acc": "max"}),
+        ...         PhaseEarlyStopping(monitor="val_ood_acc", patience=5),
+        ...     ],
+        ...     logger=False,
+        ...     enable_checkpointing=False,
+        ... )
+
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        mode: str = "max",
+        patience: int = 5,
+        patience_steps: int | None = None,
+        min_delta: float = 0.0,
+        delta: str = "absolute",
+        phase: int = 1,
+        phases: str = "",
+        check_finite: bool = True,
+        strict: bool = True,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__()
+        if mode not in ("min", "max"):
+            raise ValueError(f"`mode` must be 'min' or 'max', got {mode!r}.")
+        if patience < 1:
+            raise ValueError(f"`patience` must be at least 1, got {patience}.")
+        if patience_steps is not None and patience_steps < 1:
+            raise ValueError(f"`patience_steps` must be at least 1, or None to count readings, got {patience_steps}.")
+        if not (math.isfinite(min_delta) and min_delta >= 0):
+            raise ValueError(f"`min_delta` must be 0 or more, got {min_delta}.")
+        if delta not in _DELTAS:
+            raise ValueError(f"`delta` must be one of {_DELTAS}, got {delta!r}.")
+        if delta == "se" and min_delta == 0:
+            raise ValueError("delta='se' measures `min_delta` in standard errors; 0 of them ask for nothing. Try 1.0.")
+        if phase < 0:
+            raise ValueError(f"`phase` must be at least 0, got {phase}.")
+        self.monitor = monitor
+        self.mode = mode
+        self.patience = patience
+        self.patience_steps = patience_steps
+        self.min_delta = min_delta
+        self.delta = delta
+        self.phase = phase
+        self.phases = phases
+        self.check_finite = check_finite
+        self.strict = strict
+        self.verbose = verbose
+
+        self.stopping_reason: str | None = None
+        """Why it stopped, in words; ``None`` where it did not."""
+        self.stopped_step: int | None = None
+        self._rule = self._new_rule()
+        self._checked = False
+        self._pending = False
+        self._trainer: weakref.ref[Any] | None = None
+
+    def _new_rule(self) -> PatienceRule:
+        return PatienceRule(self.mode, self.patience, self.patience_steps, self.min_delta, self.delta)
+
+    @property
+    def best_value(self) -> float | None:
+        """The best value since the phase began."""
+        return self._rule.best_value
+
+    @property
+    def best_step(self) -> int | None:
+        """The optimizer step of the best value."""
+        return self._rule.best_step
+
+    @property
+    def state_key(self) -> str:
+        """Tells several of these callbacks in one Trainer apart."""
+        return self._generate_state_key(monitor=self.monitor, mode=self.mode, phase=self.phase, phases=self.phases)
+
+    # ------------------------------------------------- life in a Trainer
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find the callback that tells the phase; a new Trainer starts anew."""
+        if stage == "fit":
+            self.stopping_reason = self.stopped_step = None
+            if self._trainer is None or self._trainer() is not trainer:
+                self._rule, self._checked = self._new_rule(), False
+                self._trainer = weakref.ref(trainer)
+            phases = self._find(trainer)
+            if self.phase >= len(phases.names):
+                raise ValueError(
+                    f"PhaseEarlyStopping(phase={self.phase}): TrainingPhases has the phases 0 to "
+                    f"{len(phases.names) - 1}: {list(phases.names)}."
+                )
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count each validation once."""
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
+        self._pending = fitting and not trainer.fast_dev_run and not trainer.barebones  # type: ignore[attr-defined]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Decide whether to stop."""
+        if not self._pending:
+            return
+        self._pending = False
+        phases = self._find(trainer)
+        standing = phases.process(trainer, pl_module)
+        if not self._checked:
+            self._check_key(trainer, pl_module, phases)
+        value = find(phases.fresh, self.monitor)
+        stop, said = False, None
+        if standing.current >= self.phase and value is not None:
+            stop, said = self._decide(trainer.global_step, value, phases)
+        stop = bool(trainer.strategy.reduce_boolean_decision(stop, all=False))
+        if stop:
+            trainer.should_stop = True
+            self.stopped_step = trainer.global_step
+            self.stopping_reason = said or "another rank stopped"
+        if said is not None and (stop or self.verbose):
+            pl.utilities.rank_zero_info(
+                f"PhaseEarlyStopping{' stops' if stop else ''} at step {trainer.global_step}: {said}."
+            )
+
+    def _decide(self, step: int, value: float, phases: TrainingPhases) -> tuple[bool, str | None]:
+        if not math.isfinite(value):
+            return self.check_finite, f"{self.monitor} is {value}, not finite" if self.check_finite else None
+        se = self._standard_error(phases) if self.delta == "se" else None
+        if self.delta == "se" and se is None:
+            return False, None
+        stop, said = self._rule.update(step, value, se)
+        if said is not None:
+            said = f"{self.monitor} {said} (in {phases.names[phases.current]})"
+        return stop, said
+
+    def _standard_error(self, phases: TrainingPhases) -> float | None:
+        logged = find(phases.fresh, f"{self.monitor}/se")
+        if logged is not None and math.isfinite(logged):
+            return logged
+        if self.monitor not in phases.followed():
+            return None
+        fit = phases.fit(self.monitor)
+        return None if fit is None else float(fit.noise)
+
+    def _find(self, trainer: pl.Trainer) -> TrainingPhases:
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        there = [one for one in callbacks if isinstance(one, TrainingPhases)]
+        for one in there:
+            if one.prefix == self.phases:
+                return one
+        if there:
+            raise ValueError(
+                f"PhaseEarlyStopping(phases={self.phases!r}): no TrainingPhases has that `prefix`; they have "
+                f"{[one.prefix for one in there]}."
+            )
+        raise ValueError(
+            "PhaseEarlyStopping needs TrainingPhases in the same Trainer, which tells when a phase begins: "
+            f"Trainer(callbacks=[TrainingPhases(loss='val_loss'), PhaseEarlyStopping(monitor={self.monitor!r}), ...])."
+        )
+
+    def _check_key(self, trainer: pl.Trainer, pl_module: pl.LightningModule, phases: TrainingPhases) -> None:
+        known = dict.fromkeys([*phases.fresh, *known_keys(trainer, pl_module)], True)
+        if not find(known, self.monitor):
+            text = f"PhaseEarlyStopping monitors {explain_missing(trainer, pl_module, self.monitor, phases.fresh)}"
+            if self.strict:
+                raise ValueError(text)
+            pl.utilities.rank_zero_warn(text)
+        if self.delta == "se" and self.monitor not in phases.followed() and not find(known, f"{self.monitor}/se"):
+            raise ValueError(
+                f"PhaseEarlyStopping(delta='se'): nobody logs '{self.monitor}/se', and TrainingPhases does not follow "
+                f"{self.monitor!r}, so its noise is unknown: add it to TrainingPhases(keys=[...])."
+            )
+        self._checked = True
+
+    # ------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value and the count, as plain numbers."""
+        return {
+            "rule": self._rule.state_dict(),
+            "stopping_reason": self.stopping_reason,
+            "stopped_step": self.stopped_step,
+            "checked": self._checked,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint left off."""
+        self._rule.load_state_dict(state_dict["rule"])
+        self.stopping_reason, self.stopped_step = state_dict["stopping_reason"], state_dict["stopped_step"]
+        self._checked = state_dict["checked"]

@@ -1,0 +1,515 @@
+"""Which phase of training a run is in, and since when."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from lightning_interp._fresh import FreshMetrics, find
+from lightning_interp.callbacks.analysis import ValidationAnalysis
+from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
+from lightning_interp.compat import pl
+from lightning_interp.figures import training_phases
+from lightning_interp.functional.knees import KneeFit, fit_knees
+from lightning_interp.gates import (
+    TEMPLATES,
+    PhaseTracker,
+    Standing,
+    Track,
+    Verdict,
+    boundaries,
+    describe,
+    judge,
+    lag,
+    plateau,
+)
+from lightning_interp.reporting import Reporter, log_folder
+
+__all__ = ["TrainingPhases"]
+
+_MODES = ("min", "max")
+_PAGE = "Training phases"
+
+
+class TrainingPhases(pl.Callback):
+    r"""Finds the phases of training in the curves that are logged, while they are logged.
+
+    It works from any key that a validation run logs: the model's own, and those of the analyses here. After each
+    validation it fits straight segments to every curve over log10(step)
+    (:func:`lightning_interp.functional.knees.fit_knees`), and a template says what they mean:
+
+    - ``"two_phase"``: the second phase begins at the knee where the loss reaches its plateau, if something else still
+      improves after it, by default robustness to noise. Where nothing does, there is no second phase, and
+      :attr:`conclusion` says so. What a plateau and an improvement are: :func:`lightning_interp.gates.plateau` and
+      :func:`~lightning_interp.gates.improvement`.
+    - ``"three_phase"``: the key ``follow`` falls, rises and falls again, as ranks of representations were found to do
+      in the pretraining of language models (arXiv 2509.23024).
+    - ``"none"``: each knee of the loss begins a phase.
+
+    A boundary counts once ``confirm`` consecutive readings have shown it at the same place, so a phase is known some
+    readings after it began: of a second phase, about seven. Validate at equal distances on a logarithmic axis
+    (:class:`~lightning_interp.callbacks.ValidationSchedule`): at equal distances in steps, all but a few readings would
+    lie in the last phase. A phase that was confirmed stays, since gates have acted on it, even where later readings no
+    longer show it; then ``phase/fits`` is 0:
+
+    ===============  ============================================  ==========================================
+    two_phase        ``phase/fits`` 1                              ``phase/fits`` 0
+    ===============  ============================================  ==========================================
+    phase/current 0  the loss has no plateau yet, or too few       the loss is on its plateau, and nothing
+                     readings to tell what follows                 improves: no second phase
+    phase/current 1  the second phase                              the evidence for it is gone
+    ===============  ============================================  ==========================================
+
+    Only what a validation logged anew is taken in, so a key that is read at every third one has a third of the
+    readings. Of two validations at one step the last counts. Values that are not finite are left out, and so is a
+    validation before the first optimizer step. Every rank takes the values of rank 0 and holds the same phase. The
+    sanity check, ``Trainer.validate`` and ``test`` change nothing.
+
+    Keys logged, after every validation, in ``on_validation_end``: gates that act there and come earlier in
+    ``Trainer(callbacks=...)`` see those of the validation before, except
+    :class:`~lightning_interp.callbacks.PhaseEarlyStopping`.
+
+    =======================  =====================================================================================
+    key                      what it is
+    =======================  =====================================================================================
+    ``phase/current``        index of the phase, from 0; from the first reading on
+    ``phase/fits``           1 while the readings agree with the template, else 0
+    ``phase/boundary_step``  where the current phase began; not logged in phase 0
+    ``phase/lag/<key>``      how much later the nearest knee of another key comes than that boundary, in decades of
+                             steps: log10(knee / boundary); negative if earlier; not logged in phase 0 or without a
+                             knee
+    =======================  =====================================================================================
+
+    The figure ``phases/overview`` shows the curves with phases and knees. TensorBoard gets a page with charts of the
+    curves beside one another (its tab "Custom Scalars").
+
+    Args:
+        loss: The key whose plateau ends the first phase; a score with ``mode="max"`` will do. A key of several
+            validation loaders (``val_loss/dataloader_idx_0``) is found by its plain name as well.
+        mode: ``"min"`` or ``"max"``: which way the loss improves.
+        improving: The keys that may improve after the plateau, with ``"max"`` or ``"min"``. By default every
+            ``robustness/…`` key.
+        keys: More keys to follow: their knees, lags and curves.
+        template: ``"two_phase"``, ``"three_phase"`` or ``"none"``.
+        follow: The key whose shape ``"three_phase"`` describes, such as ``"effective_rank/encoder"``.
+        names: Names of the phases, for the figure and :attr:`conclusion`.
+        confirm: Consecutive readings that must show a boundary.
+        max_knees: The most knees of one curve.
+        level: Of the tests; one minus it is the confidence of intervals. Each is a test of the curve so far, made
+            again at every reading, which ``confirm`` tempers and does not correct.
+        min_readings: Readings of a key before segments are fitted to it, at least 6.
+        strict: Whether it is an error that the first validation does not log a key; ``False`` for keys of the model's
+            own that come later, and then a warning.
+        prefix: Put before every key; tells two of these callbacks in one Trainer apart.
+        draw_figures: Draw the figure at the end of the fit, and while it runs at most once in ``figure_interval``.
+        figure_interval: Seconds between figures; longer where drawing takes more than a hundredth of it.
+
+    Raises:
+        ValueError: If an argument is out of range; after the first validation if a key is logged by nobody, with a list
+            of those that are.
+
+    Cost:
+        A fit for each curve with a new value: 50 ms for 30 readings, 0.1 s for 100 (one slow core). Before the plateau
+        only the loss is fitted, after it what may improve, and once a phase is confirmed all keys. Beside it one small
+        broadcast a validation.
+
+    Example:
+        >>> phases = TrainingPhases(loss="val_loss", improving={"val_ood_acc": "max"})
+        >>> phases.logged_keys()
+        ['phase/current', 'phase/fits', 'phase/boundary_step', 'phase/lag/val_ood_acc']
+        >>> phases.conclusion
+        'phase one goes on: no reading yet'
+
+    """
+
+    def __init__(
+        self,
+        loss: str = "val_loss",
+        mode: str = "min",
+        improving: Mapping[str, str] | None = None,
+        keys: Sequence[str] = (),
+        template: str = "two_phase",
+        follow: str | None = None,
+        names: Sequence[str] | None = None,
+        confirm: int = 3,
+        max_knees: int = 3,
+        level: float = 0.05,
+        min_readings: int = 8,
+        strict: bool = True,
+        prefix: str = "",
+        draw_figures: bool = True,
+        figure_interval: float = 60.0,
+    ) -> None:
+        super().__init__()
+        if template not in TEMPLATES:
+            raise ValueError(f"`template` must be one of {list(TEMPLATES)}, got {template!r}.")
+        if mode not in _MODES:
+            raise ValueError(f"`mode` must be 'min' or 'max', got {mode!r}.")
+        wrong = {key: given for key, given in (improving or {}).items() if given not in _MODES}
+        if wrong:
+            raise ValueError(f"`improving` must give 'min' or 'max' for each key, got {wrong}.")
+        if improving is not None and not improving and template == "two_phase":
+            raise ValueError("`improving` is empty: name what may improve after the plateau, or leave it out.")
+        if isinstance(keys, str):
+            raise ValueError(f"`keys` must be a list of keys, got the string {keys!r}.")
+        if (follow is not None) != (template == "three_phase"):
+            raise ValueError(
+                f"`follow` is the key that the template 'three_phase' describes, and goes with it; got "
+                f"template={template!r}, follow={follow!r}."
+            )
+        if confirm < 1:
+            raise ValueError(f"`confirm` must be at least 1, got {confirm}.")
+        least = 2 if template == "three_phase" else 1
+        if not least <= max_knees <= 3:
+            raise ValueError(f"`max_knees` must be between {least} and 3 for this template, got {max_knees}.")
+        if not 0 < level < 1:
+            raise ValueError(f"`level` must lie between 0 and 1, got {level}.")
+        if min_readings < 6:
+            raise ValueError(f"`min_readings` must be at least 6, got {min_readings}.")
+        default = TEMPLATES[template] or tuple(f"segment {index + 1}" for index in range(max_knees + 1))
+        if names is not None and (isinstance(names, str) or len(names) != len(default)):
+            raise ValueError(f"`names` must be a list of {len(default)} names for the template, got {names!r}.")
+        self.loss = loss
+        self.mode = mode
+        self.improving = None if improving is None else dict(improving)
+        self.keys = tuple(keys)
+        self.template = template
+        self.follow = follow
+        self.names = tuple(names or default)
+        self.confirm = confirm
+        self.max_knees = max_knees
+        self.level = level
+        self.min_readings = min_readings
+        self.strict = strict
+        self.prefix = prefix
+        self.draw_figures = draw_figures
+        self.figure_interval = figure_interval
+
+        self.fresh: dict[str, float] = {}
+        """What the newest validation logged, as rank 0 has it."""
+        self._metrics = FreshMetrics()
+        self._trainer: weakref.ref[Any] | None = None
+        self._reporter: Reporter | None = None
+        self._warned: set[str] = set()
+        self._off = False
+        self._next_drawing = math.inf
+        self._forget()
+
+    def _forget(self) -> None:
+        self._improving = self.improving
+        self._series: dict[str, tuple[list[int], list[float]]] = {}
+        self._fits: dict[tuple[str, bool], tuple[int, KneeFit]] = {}
+        self._versions: dict[str, int] = {}
+        self._tracker = PhaseTracker(self.confirm)
+        self._checked = False
+        self._pending = False
+        self._laid_out = False
+
+    # ------------------------------------------------- what it found
+
+    @property
+    def standing(self) -> Standing:
+        """The phase, its boundaries, whether the template fits, and why."""
+        return self._tracker.standing
+
+    @property
+    def current(self) -> int:
+        """The index of the phase."""
+        return self.standing.current
+
+    @property
+    def conclusion(self) -> str:
+        """Where the run stands, in a sentence."""
+        return describe(self.standing, self.names, self.level)
+
+    def series(self, key: str) -> tuple[list[int], list[float]]:
+        """Steps and values of a followed key."""
+        steps, values = self._series.get(key, ([], []))
+        return list(steps), list(values)
+
+    def fit(self, key: str, intervals: bool = False) -> KneeFit | None:
+        """The segments of a followed key, or ``None`` where it has fewer than ``min_readings``.
+
+        Args:
+            key: The key, as it was given.
+            intervals: With confidence intervals of the knees, which cost a bootstrap.
+
+        """
+        track = self._positive(key)
+        if len(track.steps) < self.min_readings:
+            return None
+        version = self._versions[key]
+        for wanted in (True, False) if not intervals else (True,):
+            if (key, wanted) in self._fits and self._fits[key, wanted][0] == version:
+                return self._fits[key, wanted][1]
+        x = np.log10(np.array(track.steps, dtype=np.float64))
+        found = fit_knees(
+            x,
+            np.array(track.values),
+            max_knees=self.max_knees,
+            level=self.level,
+            replicates=max(199, math.ceil(2 / self.level)),
+            intervals=intervals,
+        )
+        self._fits[key, intervals] = version, found
+        return found
+
+    def followed(self) -> list[str]:
+        """Every key that is followed."""
+        follow = [] if self.follow is None else [self.follow]
+        return list(dict.fromkeys([self.loss, *follow, *(self._improving or {}), *self.keys]))
+
+    def logged_keys(self) -> list[str]:
+        """The keys that it logs, those included that are undefined at first."""
+        others = [key for key in self.followed() if key != self._deciding]
+        names = ["current", "fits", "boundary_step", *(f"lag/{key}" for key in others)]
+        return [f"{self.prefix}phase/{name}" for name in names]
+
+    # ------------------------------------------------- life in a Trainer
+
+    @property
+    def state_key(self) -> str:
+        """Tells several of these callbacks in one Trainer apart."""
+        return self._generate_state_key(prefix=self.prefix, loss=self.loss, template=self.template, follow=self.follow)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """A new Trainer starts anew."""
+        if stage == "fit" and (self._trainer is None or self._trainer() is not trainer):
+            self._forget()
+            self._trainer = weakref.ref(trainer)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Find what may improve, and check that no other callback logs the same keys."""
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        twins = [one for one in callbacks if isinstance(one, TrainingPhases) and one.prefix == self.prefix]
+        if len(twins) > 1:
+            raise ValueError("Two TrainingPhases would log the same keys: give one of them another `prefix`.")
+        self._off = bool(trainer.barebones)
+        if self._off:
+            pl.utilities.rank_zero_warn("TrainingPhases does nothing: Trainer(barebones=True) drops logged values.")
+            return
+        if self.template == "two_phase" and not self._improving:
+            self._improving = _robustness_keys(trainer, pl_module) or None
+        self._reporter = Reporter(log_folder(trainer))
+        self._next_drawing = time.monotonic() + self.figure_interval
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember what is there before this validation logs anything."""
+        self._pending = False
+        if trainer.state.fn == "fit" and not self._off:
+            self._metrics.start(trainer)
+            self._pending = not trainer.sanity_checking
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take in the validation, and draw."""
+        if trainer.state.fn != "fit" or self._off:
+            return
+        if trainer.sanity_checking:
+            self._rehearse(trainer, pl_module)
+            return
+        self.process(trainer, pl_module)
+        if time.monotonic() > self._next_drawing:
+            self._draw(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the whole run and say where it stands."""
+        if self._off or not self._series:
+            return
+        self._draw(trainer)
+        pl.utilities.rank_zero_info(f"TrainingPhases: {self.conclusion}.")
+
+    def process(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Standing:
+        """Take in what this validation logged, unless that was done already. All ranks must call it.
+
+        A gate that needs the phase of this very validation calls it in its own ``on_validation_end``, so that the order
+        of callbacks does not matter.
+        """
+        if not self._pending:
+            return self.standing
+        self._pending = False
+        # What a user logged without sync_dist differs between ranks; all of them decide from the values of one.
+        self.fresh = trainer.strategy.broadcast(self._metrics.read(trainer))
+        if not self._checked:
+            self._check_keys(trainer, pl_module)
+        step = trainer.global_step
+        for key in self.followed():
+            value = find(self.fresh, key)
+            if value is not None and math.isfinite(value):
+                self._take(key, step, value)
+        if step > 0 and self._series.get(self._deciding, ([], []))[0][-1:] == [step]:
+            self._tracker.update(step, self._judge())
+        self._log(trainer)
+        if not self._laid_out and self._reporter is not None:
+            self._laid_out = True
+            self._reporter.layout(trainer, {_PAGE: self._charts(trainer, pl_module)})
+        return self.standing
+
+    # ------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curves and the phase, as plain numbers and words."""
+        return {
+            "series": {key: [list(steps), list(values)] for key, (steps, values) in self._series.items()},
+            "tracker": self._tracker.state_dict(),
+            "improving": self._improving,
+            "checked": self._checked,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint left off."""
+        self._series = {key: (list(steps), list(values)) for key, (steps, values) in state_dict["series"].items()}
+        self._versions = dict.fromkeys(self._series, 0)
+        self._fits = {}
+        self._tracker.load_state_dict(state_dict["tracker"])
+        if self.improving is None:
+            self._improving = state_dict["improving"]
+        self._checked = state_dict["checked"]
+
+    # ------------------------------------------------- inside
+
+    @property
+    def _deciding(self) -> str:
+        """The key whose knees are the boundaries."""
+        return self.loss if self.follow is None else self.follow
+
+    def _check_keys(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.template == "two_phase" and not self._improving:
+            self._improving = {key: "max" for key in self.fresh if key.startswith("robustness/")} or None
+            if self._improving is None:
+                raise ValueError(
+                    "TrainingPhases: nothing is named that may improve after the plateau, and nobody logs a "
+                    "'robustness/…' key. Add NoiseRobustness to the Trainer, or give `improving={<key>: 'max'}`; "
+                    f"available: {sorted(self.fresh)}."
+                )
+        for key in self._unknown(self.fresh, trainer, pl_module):
+            text = f"TrainingPhases follows {explain_missing(trainer, pl_module, key, self.fresh)}"
+            if key in trainer.callback_metrics:
+                text += " It is logged in training only, and phases are told from what a validation logs."
+            if self.strict:
+                raise ValueError(text)
+            pl.utilities.rank_zero_warn(text)
+        self._checked = True
+
+    def _unknown(self, fresh: Mapping[str, float], trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[str]:
+        known = dict.fromkeys([*fresh, *known_keys(trainer, pl_module)], True)
+        return [key for key in self.followed() if not find(known, key)]
+
+    def _rehearse(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A model may have reasons to log nothing in the sanity check, so a missing key is no error yet."""
+        fresh = self._metrics.read(trainer)
+        unknown = self._unknown(fresh, trainer, pl_module) if fresh else []
+        if unknown:
+            pl.utilities.rank_zero_warn(
+                f"TrainingPhases: the sanity check did not log {unknown}; if the first validation does not either, "
+                "that will be an error."
+            )
+
+    def _take(self, key: str, step: int, value: float) -> None:
+        steps, values = self._series.setdefault(key, ([], []))
+        while steps and steps[-1] >= step:
+            steps.pop()
+            values.pop()
+        steps.append(step)
+        values.append(value)
+        self._versions[key] = self._versions.get(key, 0) + 1
+
+    def _positive(self, key: str, mode: str = "max", fit: KneeFit | None = None) -> Track:
+        steps, values = self._series.get(key, ([], []))
+        first = next((index for index, step in enumerate(steps) if step > 0), len(steps))
+        return Track(steps[first:], values[first:], mode, fit)
+
+    def _judge(self) -> Verdict:
+        loss = self._positive(self.loss, self.mode, self.fit(self.loss, intervals=True))
+        if self.follow is not None:
+            follow = self._positive(self.follow, fit=self.fit(self.follow, intervals=True))
+            return judge(self.template, (self.loss, loss), follow=(self.follow, follow), level=self.level)
+        improving: dict[str, Track] = {}
+        if plateau(loss, self.level) is not None:  # fits cost, and before the plateau nobody asks for them
+            improving = {key: self._positive(key, mode, self.fit(key)) for key, mode in (self._improving or {}).items()}
+        return judge(self.template, (self.loss, loss), improving, level=self.level)
+
+    def _log(self, trainer: pl.Trainer) -> None:
+        standing = self.standing
+        found = {"current": float(standing.current), "fits": float(standing.fits)}
+        if standing.boundaries:
+            at = standing.boundaries[-1].step
+            found["boundary_step"] = at
+            for key in self.followed():
+                behind = None if key == self._deciding else lag(self._positive(key, fit=self.fit(key)), at)
+                if behind is not None:
+                    found[f"lag/{key}"] = behind
+        values = {f"{self.prefix}phase/{name}": value for name, value in found.items()}
+        # Lightning's own `log` is refused in this hook, the first where every value of the validation is there.
+        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in values.items()})
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        for logger in trainer.loggers:
+            try:
+                logger.log_metrics(values, step)
+            except Exception as error:
+                self._warn_once(
+                    type(logger).__name__, f"did not take the phase ({type(error).__name__}: {error}); training goes on"
+                )
+
+    def _warn_once(self, name: str, text: str) -> None:
+        if name not in self._warned:
+            self._warned.add(name)
+            warnings.warn(f"TrainingPhases: {name} {text}. This is said once.", RuntimeWarning, stacklevel=2)
+
+    def _charts(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, list[str]]:
+        known = {*self.fresh, *known_keys(trainer, pl_module)}
+        analysed = known_keys(trainer, pl_module)
+        curves = [key if key in known else f"{key}/dataloader_idx_0" for key in self.followed()]
+        curves += sorted(key for key in analysed if key.startswith("information/") and key not in curves)
+        charts = {"loss, robustness, information and what else is followed": curves}
+        retention = [key for key in analysed if key.startswith("retention/")]
+        if retention:
+            charts["retention by scale of the noise"] = sorted(retention)
+        return charts
+
+    def _draw(self, trainer: pl.Trainer) -> None:
+        if not self.draw_figures or self._reporter is None or not self._series:
+            return
+        started = time.monotonic()
+        last = max(steps[-1] for steps, _ in self._series.values())
+        self._reporter.figure(trainer, f"{self.prefix}phases/overview", self._overview, last)
+        now = time.monotonic()
+        self._next_drawing = now + max(self.figure_interval, 100 * (now - started))
+
+    def _overview(self) -> Figure:
+        panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+        knees: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+        for key in self.followed():
+            if key not in self._series:
+                continue
+            panel, _, label = key.partition("/")
+            panels.setdefault(panel, {})[label or key] = self.series(key)
+            fit = self.fit(key, intervals=True)
+            knees.setdefault(panel, {})[label or key] = [(at.step, at.low, at.high) for at in boundaries(fit)]
+        first = min(steps[0] for steps, _ in self._series.values())
+        starts = [float(first), *(at.step for at in self.standing.boundaries)]
+        ends = [*starts[1:], None]
+        return training_phases(
+            panels,
+            phases=list(zip(starts, ends, self.names[: len(starts)], strict=True)),
+            knees=knees,
+            note=self.conclusion,
+        )
+
+
+def _robustness_keys(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, str]:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return {
+        key: "max"
+        for callback in callbacks
+        if isinstance(callback, ValidationAnalysis)
+        for key in callback.logged_keys(pl_module)
+        if key.removeprefix(callback.prefix).startswith("robustness/") and not key.endswith("/se")
+    }
