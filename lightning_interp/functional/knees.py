@@ -110,11 +110,11 @@ def fit_knees(
     back their autocorrelation, with φ drawn as above. Blocks of the residuals themselves covered 54 to 79 % at N = 20
     and 30 with φ = 0.5.
 
-    Measured at ``level=0.05`` (``benchmarks/knees.py``): false knees on straight lines with φ = 0, 0.3 and 0.5 in 1, 1 and
-    5 % of runs at N = 12; 1, 1 and 3 % at 20; 4, 4 and 6 % at 30; 5, 7 and 4 % at 60. At φ = 0.7 in 8, 10, 9 and 5 %: more than
-    stated below about 40 readings, which are too few to tell such noise from a bend. Ordinary critical values give 26
-    to 33 % at φ = 0.5. Intervals of 95 % hold a planted knee in 85 to 100 % of runs, least after autocorrelated noise
-    and least for two knees that are barely found (75 %).
+    Measured at ``level=0.05`` (``benchmarks/knees.py``): false knees on straight lines with φ = 0, 0.3 and 0.5 in 1, 1
+    and 5 % of runs at N = 12; 1, 1 and 3 % at 20; 4, 4 and 6 % at 30; 5, 7 and 4 % at 60. At φ = 0.7 in 8, 10, 9 and
+    5 %: more than stated below about 40 readings, which are too few to tell such noise from a bend. Ordinary critical
+    values give 26 to 33 % at φ = 0.5. Intervals of 95 % hold a planted knee in 85 to 100 % of runs, least after
+    autocorrelated noise and least for two knees that are barely found (75 %).
 
     A curve that bends smoothly by more than its noise has knees here: they are where straight pieces follow it best.
 
