@@ -40,6 +40,14 @@ trainer:
         sites: encoder
         metrics: {own: {class_path: lightning_interp.metrics.SpectralGeometry, init_args: {center: false}}}
         prefix: own/
+    - class_path: lightning_interp.NoiseRobustness
+      init_args:
+        sites: {emb: embedding}
+        scales: [0.25, 1.0]
+        monitors: {val_loss: loss, val_acc: score}
+        drift: {enc: encoder}
+        start: {val_acc: 0.1}
+        draw_figures: false
     - class_path: lightning_interp.TrainingPhases
       init_args:
         loss: val_loss
@@ -66,14 +74,15 @@ def test_print_config_round_trips_and_trains(tmp_path: Path) -> None:
         run(["fit", "--config", str(tmp_path / "first.yaml"), "--print_config"])
     (tmp_path / "second.yaml").write_text(printed.getvalue())
     cli = run(["fit", "--config", str(tmp_path / "second.yaml"), f"--trainer.default_root_dir={tmp_path}"])
-    structure, geometry, own = cli.trainer.callbacks[1:4]
-    for callback in (structure, geometry, own):
+    structure, geometry, own, noise = cli.trainer.callbacks[1:5]
+    for callback in (structure, geometry, own, noise):
         assert [reading.step for reading in callback.history.readings] == [2, 5]
     assert structure.reading["optimality/enc"] == pytest.approx(cli.trainer.callback_metrics["optimality/enc"].item())
     assert "alpha_r2/encoder.0" not in structure.reading
     assert any(key.startswith("alpha_r2/") for key in geometry.logged_keys())
     assert "own/rankme/encoder" in own.reading
-    phases, stop = cli.trainer.callbacks[4:6]
+    assert "under_noise/emb/val_loss" in noise.reading
+    phases, stop = cli.trainer.callbacks[5:7]
     assert all(phases.series(key)[0] == [2, 5] for key in phases.followed())
     assert phases.conclusion.startswith("before goes on: val_loss has too few readings")
     assert (stop.patience_steps, stop.min_delta, stop.delta) == (100, 1.0, "se")
