@@ -88,6 +88,16 @@ def test_the_order_of_callbacks_does_not_matter(tmp_path: Path) -> None:
     assert found[0][0] < LONG
 
 
+@pytest.mark.parametrize("first", ["phases", "stopping"])
+def test_a_validation_is_taken_in_once(tmp_path: Path, first: str) -> None:
+    chosen = [phases(), stopper()]
+    logger = pl.loggers.CSVLogger(tmp_path, name=None, version="")
+    run(tmp_path, chosen if first == "phases" else chosen[::-1], PLANTED, max_steps=60, logger=logger)
+    rows = [row.split(",") for row in (tmp_path / "metrics.csv").read_text().splitlines()]
+    column = rows[0].index("phase/current")
+    assert sum(row[column] != "" for row in rows[1:]) == len(chosen[0].series("ood")[0])
+
+
 def test_readings_that_are_missing_count_for_nothing(tmp_path: Path) -> None:
     """The key is logged at every third validation, so the patience lasts three times as long."""
     calls: list[int] = []
