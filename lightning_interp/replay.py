@@ -7,7 +7,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,14 @@ from lightning_interp._logged import Entry, LoggedValues
 from lightning_interp.compat import is_overridden, pl
 from lightning_interp.distributed import Maximum, Steps, Sum
 from lightning_interp.functional._numerics import wide_dtype
-from lightning_interp.isolation import ModuleState, kept_random_state, muted_loggers, replaced_logging, seeded
+from lightning_interp.isolation import (
+    ModuleState,
+    kept_random_state,
+    muted_loggers,
+    replaced_logging,
+    seeded,
+    untouched,
+)
 from lightning_interp.positions import Selection
 
 __all__ = ["KeptBatch", "Life", "Replay", "ScoreReplay", "StepReplay", "independent"]
@@ -44,7 +51,7 @@ class KeptBatch:
     dataloader_idx: int
     selection: Selection
     counted: bool = True
-    """Whether this rank has the batch to itself; else it is run for the sake of the other ranks and not counted."""
+    """Whether what it gives counts; else it is run only because another rank has one batch more."""
 
 
 @dataclass
@@ -71,15 +78,9 @@ class Replay(ABC):
         self.monitors = list(monitors)
         self.seed = seed
 
-    @contextmanager
-    def isolated(self) -> Iterator[None]:
-        """Within, the model and the random streams may be used; everything is put back."""
-        real = ModuleState(self.model)
-        try:
-            with kept_random_state():
-                yield
-        finally:
-            real.install()
+    @abstractmethod
+    def isolated(self) -> AbstractContextManager[None]:
+        """Within, batches may be run; everything is put back."""
 
     def life(self) -> Life:
         """A new life, at the beginning of an epoch."""
@@ -110,7 +111,7 @@ class StepReplay(Replay):
         trainer: The Trainer, during a validation run.
         model: Its module.
         monitors: Names as the module logs them.
-        start: The module's state at the beginning of the validation run, from :class:`ModuleState`; used up here.
+        start: The module's state at the beginning of the validation run; each life starts with a copy of it.
         seed: See :class:`Replay`.
 
     """
@@ -129,9 +130,14 @@ class StepReplay(Replay):
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
-        """As for :class:`Replay`, with loggers muted too."""
-        with super().isolated(), muted_loggers(self.trainer):
-            yield
+        """See :class:`Replay`; loggers are muted."""
+        # Not on a copy: each life installs a state of its own, and what the module has collected may be large.
+        real = ModuleState(self.model)
+        try:
+            with kept_random_state(), muted_loggers(self.trainer):
+                yield
+        finally:
+            real.install()
 
     def life(self) -> Life:
         """A new life, with the state that the module had when the validation run started."""
@@ -250,6 +256,10 @@ class ScoreReplay(Replay):
         self.score = score
         self.context = context
 
+    def isolated(self) -> AbstractContextManager[None]:
+        """See :class:`Replay`."""
+        return untouched(self.model)
+
     def run(self, life: Life, kept: KeptBatch) -> None:
         """Call the score on one batch, and add up the samples that count."""
         batch = independent(kept.batch)
@@ -257,7 +267,6 @@ class ScoreReplay(Replay):
         with ExitStack() as stack:
             for manager in self.context():
                 stack.enter_context(manager)
-            stack.enter_context(replaced_logging(self.model, lambda *args, **kwargs: None))
             found = self.score(self.model, batch)
         absent = [name for name in self.monitors if name not in found]
         if absent:

@@ -384,6 +384,21 @@ def test_a_score_is_read_example_by_example(tmp_path: Path) -> None:
     assert callback.reading["clean/loss"] == pytest.approx(float(sums.sum() / counts.sum()), rel=1e-5)
 
 
+def test_a_score_leaves_no_trace(tmp_path: Path) -> None:
+    def busy(model: Tagger, batch: dict) -> dict:
+        model.collected.append(1.0)
+        model.accuracy.update(torch.tensor(1.0))
+        model.log("val_extra", 1.0)
+        return score(model, batch)
+
+    found = []
+    for callbacks in ([], [noisy(monitors={"loss": "loss"}, score=busy)]):
+        pl.seed_everything(0)
+        run = fit(tmp_path, callbacks, Learner(), max_epochs=2)
+        found.append({k: float(v) for k, v in run.callback_metrics.items() if "/" not in k})
+    assert found[0] == found[1]
+
+
 def test_a_score_that_lacks_a_monitor_or_has_another_shape(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"names \['f1'\], which `score` does not return: .*'exact', 'loss'"):
         fit(tmp_path, [noisy(monitors={"f1": "score"}, score=score)])
