@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["resolve_sites", "match_sites", "modules_by_name", "clean_name", "listed"]
+__all__ = ["resolve_sites", "short_names", "match_sites", "modules_by_name", "clean_name", "listed"]
 
 # torch.compile, FSDP and activation checkpointing put the module they wrap under one of these names.
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -79,6 +79,30 @@ def resolve_sites(model: nn.Module, sites: str | Sequence[str] | Mapping[str, st
             raise ValueError(f"sites={sites!r}: the short name {short!r} {problem}; give one by {{'alias': {name!r}}}")
         resolved[short] = name
     return resolved
+
+
+def short_names(
+    sites: str | Sequence[str] | Mapping[str, str],
+    model: nn.Module | None,
+    resolved: Iterable[str] = (),
+    pattern: str = "<site>",
+) -> list[str]:
+    """Short names of sites as far as they can be known.
+
+    Args:
+        sites: As for :func:`resolve_sites`.
+        model: The module that the names are relative to, if it is there.
+        resolved: Short names from an earlier :func:`resolve_sites`, for want of a model.
+        pattern: What stands for names that depend on the model.
+
+    Example:
+        >>> short_names({"enc": "model.encoder"}, None), short_names("model.layers.*", None)
+        (['enc'], ['<site>'])
+
+    """
+    if model is not None:
+        return list(resolve_sites(model, sites))
+    return list(resolved) or (list(sites) if isinstance(sites, Mapping) else [pattern])
 
 
 def clean_name(name: str) -> str:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_interp._layout import Layout, LayoutResolver, fit_mask, from_btd, infer_layout, to_btd
-from lightning_interp._site_names import clean_name, listed, match_sites, modules_by_name, resolve_sites
+from lightning_interp._site_names import clean_name, listed, match_sites, modules_by_name, resolve_sites, short_names
 
 __all__ = [
     "resolve_sites",
+    "short_names",
     "SiteRecorder",
     "CaptureError",
     "Call",

@@ -310,8 +310,8 @@ class ValidationAnalysis(pl.Callback):
         expected = self.logged_keys(pl_module)
         wanted = {*expected, *self._omissions()}
         self._log(pl_module, {key: value for key, value in self.reading.items() if key in wanted})
-        expected_always = [key for key in expected if key not in self.conditional_keys(pl_module)]
-        self._tell_undefined([key for key in expected_always if key not in self.reading])
+        conditional = self.conditional_keys(pl_module)
+        self._tell_undefined([key for key in expected if key not in self.reading and key not in conditional])
         if self.failed:
             self._log(pl_module, {self.full_key(f"failed/{self._name}"): float(self.failed)})
 

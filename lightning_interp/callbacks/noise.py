@@ -33,7 +33,7 @@ from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.noise import BatchNoise, Kind, Relative, SiteNoise
 from lightning_interp.positions import Selection
 from lightning_interp.replay import KeptBatch, Life, Replay, Score, ScoreReplay, StepReplay, independent
-from lightning_interp.sites import Call, Layout, LayoutResolver, SiteRecorder, resolve_sites
+from lightning_interp.sites import Call, Layout, LayoutResolver, SiteRecorder, resolve_sites, short_names
 
 __all__ = ["NoiseRobustness"]
 
@@ -232,7 +232,7 @@ class NoiseRobustness(ValidationAnalysis):
     def measures(self, model: nn.Module | None = None) -> dict[str, str]:
         """Every key with its level."""
         keys: dict[str, str] = {}
-        for site in self._site_names(self.sites, self._names, model):
+        for site in short_names(self.sites, model, self._names):
             for monitor in self.monitors:
                 keys[f"under_noise/{site}/{monitor}"] = SUMMARY
                 if monitor in self._learnable():
@@ -262,16 +262,7 @@ class NoiseRobustness(ValidationAnalysis):
         return set(self.start) if isinstance(self.start, Mapping) else set(self.monitors)
 
     def _drift_names(self, model: nn.Module | None) -> list[str]:
-        return [] if self.drift is None else self._site_names(self.drift, self._downstream, model, "<downstream site>")
-
-    def _site_names(
-        self, sites: Sites, known: Mapping[str, str], model: nn.Module | None, pattern: str = "<site>"
-    ) -> list[str]:
-        if model is not None:
-            return list(resolve_sites(model, sites))
-        if known:
-            return list(known)
-        return list(sites) if isinstance(sites, Mapping) else [pattern]
+        return [] if self.drift is None else short_names(self.drift, model, self._downstream, "<downstream site>")
 
     # ------------------------------------------------- reading
 

@@ -18,7 +18,7 @@ from lightning_interp.functional._numerics import finite_rows
 from lightning_interp.labels import BatchReader, Key, LabelSource, ReadBatch
 from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric
 from lightning_interp.positions import Selection
-from lightning_interp.sites import Call, Layout, LayoutResolver, SiteRecorder, resolve_sites
+from lightning_interp.sites import Call, Layout, LayoutResolver, SiteRecorder, resolve_sites, short_names
 
 __all__ = ["RepresentationMetrics", "site_key"]
 
@@ -152,11 +152,7 @@ class RepresentationMetrics(ValidationAnalysis):
 
     def site_names(self, model: nn.Module | None = None) -> list[str]:
         """Short names of the sites; ``<site>`` where they cannot be known without the model."""
-        if model is not None:
-            return list(resolve_sites(model, self.sites))
-        if self._names:
-            return list(self._names)
-        return list(self.sites) if isinstance(self.sites, Mapping) else [_SITE]
+        return short_names(self.sites, model, self._names, _SITE)
 
     # ------------------------------------------------- reading
 
