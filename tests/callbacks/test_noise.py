@@ -169,10 +169,16 @@ def test_a_model_that_has_not_learned_has_no_robustness(tmp_path: Path) -> None:
         assert "under_noise/emb/val_acc" in reading.values
     assert "robustness/emb/val_acc" not in run.callback_metrics
     assert not callback._warned_of_undefined
-    # The first reading of a model that is learning: a step away from where it began.
+    # The first reading of a model that is learning: better than where it began, but not beyond its own noise.
     early = noisy()
-    fit(tmp_path, [early], Learner(lr=1e-4), max_steps=1)
-    assert "robustness/emb/val_acc" not in early.reading
+    fit(tmp_path, [early], Learner(lr=1e-4), max_epochs=1)
+    gap = early._started["val_loss"][0] - early.reading["clean/val_loss"]
+    assert 0 < gap < early._widths["val_loss"]
+    assert not any(key.startswith("robustness/") for key in early.reading)
+    # Where learning has made it worse, nothing survives either.
+    worse = noisy(start={"val_loss": 0.0})
+    fit(tmp_path, [worse], Learner(), max_epochs=1)
+    assert "robustness/emb/val_loss" not in worse.reading
 
 
 # ------------------------------------------------- the module's own monitors
