@@ -553,24 +553,27 @@ class NoiseRobustness(ValidationAnalysis):
         return {"noise/retention": self._retention_figure, "noise/robustness": self._curves_figure}
 
     def _retention_figure(self) -> Figure:
+        # Shares and a monitor's own values do not go on one scale: shares where there are any.
+        learnable = [monitor for monitor in self.monitors if monitor in self._learnable()]
+        name, zero = ("retention", None) if learnable else ("noisy", "clean")
         panels = {}
         for site in self._names:
-            for monitor in self.monitors:
-                learnable = monitor in self._learnable()
-                keys = [f"{'retention' if learnable else 'noisy'}/{site}/{monitor}/{scale:g}" for scale in self.scales]
-                first = None if learnable else self.full_key(f"clean/{monitor}")
+            for monitor in learnable or self.monitors:
+                keys = [self.full_key(f"{name}/{site}/{monitor}/{scale:g}") for scale in self.scales]
                 lines = []
                 for reading in self.history.readings:
-                    found = [reading.get(self.full_key(key)) for key in keys]
+                    found = [reading.get(key) for key in keys]
                     if any(value is not None for value in found):
-                        zero = 1.0 if first is None else reading.get(first)
-                        values = [math.nan if value is None else value for value in (zero, *found)]
+                        first = 1.0 if zero is None else reading.get(self.full_key(f"{zero}/{monitor}"))
+                        values = [math.nan if value is None else value for value in (first, *found)]
                         lines.append((reading.step, (0.0, *self.scales), values))
                 if lines:
                     panels[f"{monitor}, noise at {site}"] = lines
         if not panels:
             raise ValueError("no reading has a value under noise yet")
-        return retention_curves(panels, title="share of what was learned that survives noise")
+        if learnable:
+            return retention_curves(panels, title="share of what was learned that survives noise")
+        return retention_curves(panels, title="monitors under noise", reference=(), y="value")
 
     def _curves_figure(self) -> Figure:
         panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
@@ -580,7 +583,9 @@ class NoiseRobustness(ValidationAnalysis):
                 panels[f"{name.replace('_', ' ')}: {monitor}"] = lines
         for down in self._downstream:
             panels[f"drift at {down}"] = {
-                f"{site}, {scale:g}": self.history.series(self.full_key(f"drift/{site}/{down}/{scale:g}"))
+                f"{site}, noise of scale {scale:g}": self.history.series(
+                    self.full_key(f"drift/{site}/{down}/{scale:g}")
+                )
                 for site in self._names
                 for scale in self.scales
             }

@@ -24,6 +24,12 @@ from lightning_interp.noise import BatchNoise, SiteNoise
 from tests.toy import Sequences, Tagger, loader, trainer
 
 
+@pytest.fixture(autouse=True)
+def same_training() -> None:
+    """Dropout draws from the global stream, which the tests before leave anywhere."""
+    pl.seed_everything(0, verbose=False)
+
+
 def noisy(**kwargs: Any) -> NoiseRobustness:
     settings = {"sites": {"emb": "embedding"}, "monitors": {"val_loss": "loss", "val_acc": "score"}}
     return NoiseRobustness(**{**settings, "draw_figures": False, "log": "full", **kwargs})
@@ -169,12 +175,15 @@ def test_a_model_that_has_not_learned_has_no_robustness(tmp_path: Path) -> None:
         assert "under_noise/emb/val_acc" in reading.values
     assert "robustness/emb/val_acc" not in run.callback_metrics
     assert not callback._warned_of_undefined
-    # The first reading of a model that is learning: better than where it began, but not beyond its own noise.
-    early = noisy()
-    fit(tmp_path, [early], Learner(lr=1e-4), max_epochs=1)
-    gap = early._started["val_loss"][0] - early.reading["clean/val_loss"]
-    assert 0 < gap < early._widths["val_loss"]
-    assert not any(key.startswith("robustness/") for key in early.reading)
+    # A score that is better than chance, but not beyond its own noise: groups of batches differ by more.
+    near = noisy(start={"val_acc": callback.reading["clean/val_acc"] - 0.01})
+    fit(tmp_path, [near], Learner(lr=0.0), max_epochs=1)
+    assert near._gaps["val_acc"] == pytest.approx(0.01)
+    assert near._widths["val_acc"] > 0.02
+    assert not any(key.startswith("robustness/") for key in near.reading)
+    far = noisy(start={"val_acc": callback.reading["clean/val_acc"] - 2 * near._widths["val_acc"]})
+    fit(tmp_path, [far], Learner(lr=0.0), max_epochs=1)
+    assert "robustness/emb/val_acc" in far.reading
     # Where learning has made it worse, nothing survives either.
     worse = noisy(start={"val_loss": 0.0})
     fit(tmp_path, [worse], Learner(), max_epochs=1)
@@ -747,3 +756,17 @@ def test_figures_are_drawn(tmp_path: Path) -> None:
         warnings.simplefilter("error", RuntimeWarning)
         fit(tmp_path, [callback], Learner(), max_epochs=3)
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"noise-retention.png", "noise-robustness.png"}
+
+
+def test_the_picture_says_whether_it_shows_shares_or_values(tmp_path: Path) -> None:
+    shares, values = noisy(), noisy(start=None)
+    fit(tmp_path, [shares], Learner(), max_epochs=4)
+    fit(tmp_path, [values], Learner(), max_epochs=4)
+    pictures = [callback._retention_figure() for callback in (shares, values)]
+    assert [picture.get_suptitle() for picture in pictures] == [
+        "share of what was learned that survives noise",
+        "monitors under noise",
+    ]
+    assert [picture.axes[0].get_ylabel() for picture in pictures] == ["retention", "value"]
+    legend = shares._curves_figure().legends[0]
+    assert "emb" in [text.get_text() for text in legend.get_texts()]
