@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lightning_interp.functional.knees import KneeFit
+from lightning_interp.functional.student import t_upper_tail
 
 __all__ = [
     "TEMPLATES",
@@ -167,7 +168,7 @@ def improvement(track: Track, since: float, level: float = 0.05, share: float = 
     error = math.sqrt(float(residual @ residual) / (n - 2) / spread * inflation)
     rate = track.sign * slope
     gain = rate * float(tail[-1] - start)
-    p_value = _upper_tail(rate / error, max(n / inflation - 2, 1.0)) if error > 0 else float(rate <= 0)
+    p_value = t_upper_tail(rate / error, max(n / inflation - 2, 1.0)) if error > 0 else float(rate <= 0)
     whole = float(np.ptp(fit.fitted))
     noticeable = p_value < level and gain > 2 * fit.noise and gain > 0 and gain >= share * whole
     return Improvement(gain, rate, p_value, fit.noise, noticeable)
@@ -200,7 +201,7 @@ def plateau(track: Track, level: float = 0.05, share: float = SHARE) -> int | No
     improving = [
         track.sign * slope > 0
         and track.sign * slope >= share * gained
-        and (not error > 0 or _upper_tail(track.sign * slope / error, freedom) < level)
+        and (not error > 0 or t_upper_tail(track.sign * slope / error, freedom) < level)
         for slope, error in zip(fit.slopes, fit.slope_errors, strict=True)
     ]
     last = max((index for index, yes in enumerate(improving) if yes), default=None)
@@ -313,7 +314,7 @@ def _three_phase(name: str, track: Track, level: float) -> Verdict:
     starts: list[Boundary] = []
     for start, slope, error in zip((None, *boundaries(fit)), fit.slopes, fit.slope_errors, strict=True):
         direction = int(math.copysign(1, slope)) if slope else 0
-        if direction and error > 0 and 2 * _upper_tail(abs(slope) / error, freedom) >= level:
+        if direction and error > 0 and 2 * t_upper_tail(abs(slope) / error, freedom) >= level:
             direction = 0
         if not direction or (runs and runs[-1] == direction):
             continue
@@ -547,21 +548,3 @@ class PatienceRule:
         self.best_value, self.best_step, self.waited = state["best_value"], state["best_step"], state["waited"]
         value, step, waited = state["before"]
         self._step, self._before = state["step"], (value, step, waited)
-
-
-# ------------------------------------------------- statistics
-
-
-def _upper_tail(t: float, freedom: float) -> float:
-    """P(T ≥ t) of Student's distribution; with u = arctan(t/√f) its density is proportional to cos(u)^(f − 1)."""
-    if not math.isfinite(t):
-        return float(t < 0) if not math.isnan(t) else 1.0
-    u = np.linspace(math.atan(abs(t) / math.sqrt(freedom)), math.pi / 2, 2001)
-    half = np.linspace(0.0, math.pi / 2, 2001)
-    upper = _area(np.cos(u) ** (freedom - 1), u) / (2 * _area(np.cos(half) ** (freedom - 1), half))
-    return float(upper if t >= 0 else 1 - upper)
-
-
-def _area(y: np.ndarray[Any, Any], x: np.ndarray[Any, Any]) -> float:
-    # Simpson's rule on an odd number of equidistant points.
-    return float((x[1] - x[0]) / 3 * (y[0] + y[-1] + 4 * y[1:-1:2].sum() + 2 * y[2:-1:2].sum()))

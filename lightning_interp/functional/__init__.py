@@ -16,6 +16,7 @@ from lightning_interp.functional.spectral import (
     spectral_measures,
 )
 from lightning_interp.functional.structure import StructureMeasures, structure_measures
+from lightning_interp.functional.student import mean_interval, t_quantile, t_upper_tail
 
 __all__ = [
     "binned_entropy",
@@ -43,4 +44,7 @@ __all__ = [
     "counter_uniform",
     "fit_knees",
     "KneeFit",
+    "mean_interval",
+    "t_quantile",
+    "t_upper_tail",
 ]

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from lightning_interp.functional._numerics import as_float, finite_rows, wide_dtype
+from lightning_interp.functional.student import t_quantile
 
 __all__ = ["area_under_noise", "check_scales", "cosine_drift_sums", "differs", "half_scale", "retention"]
-
-# Two-sided 95 % points of Student's t for 1, 2, … degrees of freedom.
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 def area_under_noise(scales: Sequence[float], values: Sequence[float], clean: float) -> float:
@@ -169,7 +167,7 @@ def differs(values: Sequence[float], others: Sequence[float]) -> float:
     else:
         variance = _variance(values) / len(values) + _variance(others) / len(others)
     freedom = min(len(values), len(others)) - 1
-    return (_T95[freedom - 1] if freedom <= len(_T95) else 2.0) * math.sqrt(variance)
+    return t_quantile(0.025, freedom) * math.sqrt(variance)
 
 
 def _variance(values: Sequence[float]) -> float:
