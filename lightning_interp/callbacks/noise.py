@@ -550,17 +550,25 @@ class NoiseRobustness(ValidationAnalysis):
 
     def figures(self) -> Mapping[str, Draw]:
         """Retention against scale, one line a reading, and the curves of what is left under noise."""
-        return {"noise/retention": self._retention_figure, "noise/robustness": self._curves_figure}
+        # While nothing was learned there is no retention to draw, which is no failure.
+        drawn = {"noise/retention": self._retention_figure} if self._retention_panels() else {}
+        return {**drawn, "noise/robustness": self._curves_figure}
 
     def _retention_figure(self) -> Figure:
+        panels = self._retention_panels()
+        if self._learnable():
+            return retention_curves(panels, title="share of what was learned that survives noise")
+        return retention_curves(panels, title="monitors under noise", reference=(), y="value")
+
+    def _retention_panels(self) -> dict[str, list[tuple[int, Sequence[float], Sequence[float]]]]:
         # Shares and a monitor's own values do not go on one scale: shares where there are any.
         learnable = [monitor for monitor in self.monitors if monitor in self._learnable()]
         name, zero = ("retention", None) if learnable else ("noisy", "clean")
-        panels = {}
+        panels: dict[str, list[tuple[int, Sequence[float], Sequence[float]]]] = {}
         for site in self._names:
             for monitor in learnable or self.monitors:
                 keys = [self.full_key(f"{name}/{site}/{monitor}/{scale:g}") for scale in self.scales]
-                lines = []
+                lines: list[tuple[int, Sequence[float], Sequence[float]]] = []
                 for reading in self.history.readings:
                     found = [reading.get(key) for key in keys]
                     if any(value is not None for value in found):
@@ -569,11 +577,7 @@ class NoiseRobustness(ValidationAnalysis):
                         lines.append((reading.step, (0.0, *self.scales), values))
                 if lines:
                     panels[f"{monitor}, noise at {site}"] = lines
-        if not panels:
-            raise ValueError("no reading has a value under noise yet")
-        if learnable:
-            return retention_curves(panels, title="share of what was learned that survives noise")
-        return retention_curves(panels, title="monitors under noise", reference=(), y="value")
+        return panels
 
     def _curves_figure(self) -> Figure:
         panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
