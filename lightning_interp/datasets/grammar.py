@@ -33,8 +33,9 @@ __all__ = [
 COMMON_NOUNS = (
     "king", "queen", "boy", "girl", "bird", "cat", "dog", "horse", "teacher", "doctor", "sailor",
     "farmer", "baker", "poet", "nurse", "judge", "guard", "knight", "child", "student", "singer", "hunter",
+    "pilot", "painter", "driver", "miller",
 )
-NAMES = ("amelia", "oliver", "emma", "liam", "noah", "sofia", "lucas", "clara")
+NAMES = ("amelia", "oliver", "emma", "liam")
 # Past tense and participle are one form, so that a verb new to the passive is not a new word.
 TRANSITIVE_VERBS = (
     "helped", "followed", "praised", "visited", "watched", "called",
@@ -47,8 +48,8 @@ INTRANSITIVE_VERBS = (
 )
 CONSTRUCTIONS = ("intransitive", "active", "passive", "passive_by", "prepositional", "double_object")
 HELD_OUT: Mapping[str, tuple[str, ...]] = MappingProxyType({
-    "theme_to_agent": ("girl", "cat", "sailor", "nurse", "child", "noah", "clara"),
-    "agent_to_theme": ("dog", "farmer", "judge", "hunter", "liam", "sofia"),
+    "theme_to_agent": ("girl", "cat", "sailor", "nurse", "child", "pilot", "miller"),
+    "agent_to_theme": ("dog", "farmer", "judge", "hunter", "liam", "painter"),
     "active_to_passive": ("praised", "called", "found"),
     "passive_to_active": ("visited", "kissed"),
     "prepositional_to_double_object": ("lent",),
@@ -58,7 +59,7 @@ HELD_OUT: Mapping[str, tuple[str, ...]] = MappingProxyType({
 # fmt: on
 
 _NOUNS = (*COMMON_NOUNS, *NAMES)
-_DEFINITE = 0.55
+_DEFINITE = 0.63
 
 
 class NounPhrase(NamedTuple):
@@ -163,12 +164,12 @@ class Clause:
 
 @dataclass(frozen=True)
 class GrammarSplits:
-    """Sentences without repetition within or between splits.
+    """Sentences of three splits, none of them in two.
 
     Args:
-        train: No held-out pairing.
-        val: No held-out pairing.
-        ood: At least one held-out pairing each, no word that ``train`` lacks.
+        train: No held-out pairing. Sentences may repeat, as in any sample: about one in eleven of 2,000 does.
+        val: No held-out pairing, no sentence of ``train``; they may repeat too.
+        ood: At least one held-out pairing each, no word that ``train`` lacks, and no sentence twice.
         ood_categories: For each out-of-distribution sentence the category it stands for.
 
     """
@@ -221,15 +222,10 @@ def generate_splits(
                 yield clause
         raise ValueError(f"the grammar has too few sentences for {sizes}, or the training sentences lack words.")
 
-    in_distribution: list[Clause] = []
-    for clause in fresh(train_examples + val_examples, everything=False):
-        seen.add(clause.sentence)
-        in_distribution.append(clause)
-        if len(in_distribution) == train_examples + val_examples:
-            break
-    # Later draws avoid earlier ones and have fewer short sentences; mixed, both splits have the same distribution.
-    source.shuffle(in_distribution)
-    train, val = in_distribution[:train_examples], in_distribution[train_examples:]
+    train = [_draw(source, everything=False) for _ in range(train_examples)]
+    seen.update(clause.sentence for clause in train)
+    val = list(islice(fresh(val_examples, everything=False), val_examples))
+    seen.update(clause.sentence for clause in val)
     known = {word for clause in train for word in (*clause.sentence, *clause.logical_form)}
 
     ood: list[tuple[Clause, str]] = []
@@ -254,7 +250,7 @@ class GrammarDataModule(Seq2SeqDataModule):
 
     ``the king sold amelia the bird`` → ``sold agent * king recipient amelia theme * bird``, in the spirit of COGS (Kim
     & Linzen 2020): intransitive, active, passive with and without by-phrase, prepositional and double-object dative,
-    with 22 common nouns and 8 names, 12 transitive, 6 dative and 20 intransitive verbs. Out of distribution, words are
+    with 26 common nouns and 4 names, 12 transitive, 6 dative and 20 intransitive verbs. Out of distribution, words are
     used as training never shows them (:data:`HELD_OUT`): 7 nouns seen only as theme or recipient act, 6 seen only
     acting are acted on, 3 verbs seen only active are passive, 2 the reverse, and 2 dative verbs seen in one
     construction are in the other. No word and no structure is new.
@@ -277,7 +273,7 @@ class GrammarDataModule(Seq2SeqDataModule):
         >>> len(data.source_vocabulary), len(data.target_vocabulary)
         (77, 76)
         >>> " ".join(data.ood[0][0]), data.ood_categories[0]
-        ('the sailor visited liam', 'passive_to_active')
+        ('the hunter handed the girl to a student', 'double_object_to_prepositional')
 
     """
 

@@ -72,10 +72,20 @@ def test_lexicon() -> None:
     assert set(datives) <= set(DATIVE_VERBS)
 
 
-def test_sizes_and_no_repetition(splits: GrammarSplits) -> None:
+def test_sizes_and_no_sentence_in_two_splits(splits: GrammarSplits) -> None:
     assert (len(splits.train), len(splits.val), len(splits.ood)) == (2000, 400, 400)
-    sentences = [clause.sentence for split in (splits.train, splits.val, splits.ood) for clause in split]
-    assert len(set(sentences)) == 2800
+    train, val, ood = ({clause.sentence for clause in split} for split in (splits.train, splits.val, splits.ood))
+    assert train.isdisjoint(val)
+    assert not (train | val) & ood
+    assert len(ood) == 400
+
+
+def test_training_sentences_repeat_as_in_any_sample(splits: GrammarSplits) -> None:
+    repeated = 1 - len({clause.sentence for clause in splits.train}) / len(splits.train)
+    assert repeated == pytest.approx(1 / 11, abs=0.02)
+    counts = Counter(clause.construction for clause in splits.train)
+    # Four standard deviations of a sixth of 2,000.
+    assert all(abs(count - 2000 / 6) < 4 * (2000 * 5 / 36) ** 0.5 for count in counts.values())
 
 
 def test_deterministic(splits: GrammarSplits) -> None:

@@ -108,7 +108,7 @@ def test_fit_logs_every_metric_per_loader(tmp_path: Path) -> None:
 def validated(folder: str, world: int) -> dict[str, float]:
     """What is logged for 60 and 40 sentences, which two ranks share without padding, in uneven batches."""
     data = data_module(val_batch_size=7)
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     module = module_for(data)
     with torch.no_grad():
         module.model.output.weight.mul_(20)
