@@ -2,10 +2,13 @@
 
 A small encoder–decoder learns to turn sentences into logical forms. It is validated on sentences like those it was
 trained on and on new combinations of familiar words. At log-spaced steps the callbacks read how its encoder represents
-words; everything is in TensorBoard, in ``readings.csv`` and in one picture.
+words and how much of what it has learned survives noise at its input, and tell when the second phase of training
+begins; everything is in TensorBoard, in ``readings.csv`` and in one picture.
 
     python examples/two_phases.py
     python examples/two_phases.py --seeds 5
+    python examples/two_phases.py --seeds 5 --dropout 0
+    python examples/two_phases.py --seeds 5 --weight-decay 0.5
     python examples/two_phases.py --dataset scan --steps 1600 --seed 1
     python examples/two_phases.py --dataset cogs --data-dir path/to/cogs
 """
@@ -18,24 +21,57 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from matplotlib.figure import Figure
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from lightning_interp import RepresentationGeometry, RepresentationStructure, ValidationAnalysis, ValidationSchedule
+from lightning_interp import (
+    NoiseRobustness,
+    RepresentationGeometry,
+    RepresentationStructure,
+    TrainingPhases,
+    ValidationAnalysis,
+    ValidationSchedule,
+)
 from lightning_interp.datasets import CogsDataModule, GrammarDataModule, ScanDataModule, Seq2SeqDataModule
-from lightning_interp.figures import measure_curves
+from lightning_interp.figures import training_phases
+from lightning_interp.gates import boundaries
 from lightning_interp.history import merge_rows
 from lightning_interp.models import Seq2SeqModule
+from lightning_interp.schedule import log_spaced_steps
 
 Rows = list[dict[str, float]]
 
+
+class Run(NamedTuple):
+    """What is left of a training."""
+
+    rows: Rows
+    """The readings, a row a validation."""
+    conclusion: str
+    """Which phase it ended in, since when, and why."""
+    began: float | None
+    """The step at which phase two began."""
+
+
+VAL_LOSS, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION = (
+    "val_loss/dataloader_idx_0",
+    "val_acc/dataloader_idx_0",
+    "val_acc/dataloader_idx_1",
+)
+ROBUSTNESS = "robustness/input/val_acc"
+DRIFT = "drift/input/encoder/0.25"
+
 # Column of the table → key of the reading.
 COLUMNS = {
-    "val loss": "val_loss/dataloader_idx_0",
-    "in-dist": "val_acc/dataloader_idx_0",
-    "out-of-d": "val_acc/dataloader_idx_1",
+    "val loss": VAL_LOSS,
+    "in-dist": IN_DISTRIBUTION,
+    "out-of-d": OUT_OF_DISTRIBUTION,
+    "robust": ROBUSTNESS,
+    "drift": DRIFT,
     "H(Z)": "information/encoder",
     "H binned": "binned_information/encoder",
     "reg token": "regularity_above_chance/encoder/token",
@@ -44,12 +80,14 @@ COLUMNS = {
     "eff rank": "effective_rank/encoder",
 }
 
-
-IN_DISTRIBUTION, OUT_OF_DISTRIBUTION = "val_acc/dataloader_idx_0", "val_acc/dataloader_idx_1"
-
 # What the summary of several seeds follows through the second phase.
 CHANGES = {
     "out-of-distribution": OUT_OF_DISTRIBUTION,
+    "robustness, input": ROBUSTNESS,
+    "robustness, embedding": "robustness/embedding/val_acc",
+    "exact match under noise": "under_noise/input/val_acc",
+    "drift .25, input": DRIFT,
+    "drift .25, embedding": "drift/embedding/encoder/0.25",
     "H(Z) soft": "information/encoder",
     "H(Z) binned": "binned_information/encoder",
     "variation token": "variation/encoder/token",
@@ -73,6 +111,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and batches; default: %(default)s")
     parser.add_argument("--seeds", type=int, default=1, help="runs, from --seed on; default: %(default)s")
     parser.add_argument("--steps", type=int, default=2000, help="optimizer steps; default: %(default)s")
+    parser.add_argument("--dropout", type=float, default=0.1, help="default: %(default)s")
+    parser.add_argument("--weight-decay", type=float, default=0.0, help="of AdamW; default: %(default)s, which is Adam")
     parser.add_argument("--devices", type=int, default=1, help="processes, under DDP if several; default: %(default)s")
     parser.add_argument("--accelerator", default="cpu", help="as for Trainer; default: %(default)s")
     parser.add_argument("--logdir", type=Path, default=Path("logs"), help="default: %(default)s")
@@ -89,42 +129,74 @@ def load_data(args: argparse.Namespace, seed: int) -> Seq2SeqDataModule:
     if args.dataset == "cogs":
         # Validating on all 24,000 sentences at every reading would take far longer than the training.
         return CogsDataModule(args.data_dir, max_target_length=100, val_examples=500, ood_examples=1050, seed=seed)
-    return GrammarDataModule(seed=seed)
+    # Four batches of each validation set: their spread tells the noise of a metric.
+    return GrammarDataModule(val_batch_size=100, seed=seed)
 
 
-def main(argv: Sequence[str] | None = None) -> list[Rows]:
-    """Train once for each seed, and return the readings of each run, a row a validation."""
+def main(argv: Sequence[str] | None = None) -> list[Run]:
+    """Train once for each seed."""
     args = parse(argv)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     # A model this small gains nothing from a second thread, and loses much where the other core is busy.
     torch.set_num_threads(1)
-    runs = [run(args, seed) for seed in range(args.seed, args.seed + args.seeds)]
+    runs = [train(args, seed) for seed in range(args.seed, args.seed + args.seeds)]
     if args.seeds > 1:
         print(summary(runs))
     return runs
 
 
 def make_readers() -> list[ValidationAnalysis]:
-    """What is read: the output of the encoder, one vector a word."""
+    """What is read: the output of the encoder, one vector a word, and what noise at the input does to it."""
     sites = {"encoder": "model.encoder"}
     return [
         RepresentationStructure(
             sites, labels=["token", "bigram"], estimator="both", information_plane=["token", "next_token"], shuffles=2
         ),
         RepresentationGeometry(sites),
+        NoiseRobustness(
+            # Words with their positions, and words alone: an embedding that outgrows the positions is more robust at
+            # the first site without having become so at the second.
+            {"input": "model.source_input", "embedding": "model.source_embedding"},
+            scales=(0.1, 0.25, 0.5, 1.0),
+            monitors={"val_loss": "loss", "val_acc": "score"},
+            drift=sites,
+            every_n_validations=2,
+        ),
     ]
 
 
-def run(args: argparse.Namespace, seed: int) -> Rows:
+def reading_steps(last: int) -> list[int]:
+    """Steps at equal distances on a logarithmic axis, closer from 200 on: there accuracy goes from 0 to 1."""
+    return [
+        *log_spaced_steps(per_decade=12, start=10, stop=190),
+        *log_spaced_steps(per_decade=32, start=200, stop=last),
+    ]
+
+
+def make_phases() -> TrainingPhases:
+    """Tells when the second phase begins."""
+    return TrainingPhases(
+        loss=VAL_LOSS,
+        improving={ROBUSTNESS: "max", OUT_OF_DISTRIBUTION: "max"},
+        keys=["information/encoder", "regularity_above_chance/encoder/token", "regularity_above_chance/encoder/bigram"],
+    )
+
+
+def train(args: argparse.Namespace, seed: int) -> Run:
     """One training with its readings, its picture and its table."""
     pl.seed_everything(seed)
     data = load_data(args, seed)
-    model = Seq2SeqModule(len(data.source_vocabulary), len(data.target_vocabulary))
-    readers = make_readers()
+    model = Seq2SeqModule(
+        len(data.source_vocabulary),
+        len(data.target_vocabulary),
+        dropout=args.dropout,
+        weight_decay=args.weight_decay,
+    )
+    readers, phases = make_readers(), make_phases()
     trainer = pl.Trainer(
         max_steps=args.steps,
-        callbacks=[ValidationSchedule(steps="log", per_decade=10, start=10), *readers],
-        logger=TensorBoardLogger(args.logdir, name=f"two_phases_{args.dataset}", version=f"seed_{seed}"),
+        callbacks=[ValidationSchedule(steps=reading_steps(args.steps)), *readers, phases],
+        logger=TensorBoardLogger(args.logdir, name=name_of(args), version=f"seed_{seed}"),
         accelerator=args.accelerator,
         devices=args.devices,
         strategy="ddp" if args.devices > 1 else "auto",
@@ -141,11 +213,20 @@ def run(args: argparse.Namespace, seed: int) -> Rows:
         print(table(rows))
         folder = Path(trainer.logger.log_dir)
         picture = folder / "two_phases.png"
-        curves(rows, f"{args.dataset}, seed {seed}").savefig(picture, dpi=110)
+        curves(rows, phases, f"{name_of(args)}, seed {seed}").savefig(picture, dpi=110)
         spent = sum(value for row in rows for key, value in row.items() if key.startswith("seconds/"))
+        print(f"\n{phases.conclusion}")
         print(f"\n{args.steps} steps in {seconds:.0f} s; {len(rows)} readings took {spent:.1f} s of them")
         print(f"picture:  {picture}\nreadings: {folder / 'readings.csv'}\ncurves:   tensorboard --logdir {args.logdir}")
-    return rows
+    begun = phases.standing.boundaries
+    return Run(rows, phases.conclusion, begun[0].step if begun else None)
+
+
+def name_of(args: argparse.Namespace) -> str:
+    """The folder of a run: the data, and what differs from the usual recipe."""
+    recipe = {"dropout": (args.dropout, 0.1), "decay": (args.weight_decay, 0.0)}
+    changed = [f"{name}_{given:g}" for name, (given, usual) in recipe.items() if given != usual]
+    return "_".join(["two_phases", args.dataset, *changed])
 
 
 def table(rows: Rows) -> str:
@@ -157,17 +238,19 @@ def table(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def summary(runs: list[Rows]) -> str:
+def summary(runs: list[Run]) -> str:
     """Mean ± standard deviation over seeds, a line a validation, and what held in how many of them."""
     lines = ["", f"mean ± sd over {len(runs)} seeds", "  ".join(["  step", *(f"{name:>15}" for name in COLUMNS)])]
-    for same in zip(*runs, strict=True):
+    for same in zip(*(run.rows for run in runs), strict=True):
         cells = []
         for key in COLUMNS.values():
             found = [row[key] for row in same if key in row]
             cells.append(f"{mean(found):.3f} ± {stdev(found):.3f}" if len(found) > 1 else "")
         lines.append("  ".join([f"{same[0]['step']:6.0f}", *(f"{cell:>15}" for cell in cells)]))
-    lines.append("\nphase two: from in-distribution exact match of .99 to the end")
-    solved = [later for rows in runs if (later := [row for row in rows if row[IN_DISTRIBUTION] >= 0.99])]
+    lines += ["", "where phase two began, as the readings of the run tell it", *(f"  {run.conclusion}" for run in runs)]
+
+    lines.append("\nfrom in-distribution exact match of .99 to the end")
+    solved = [later for run in runs if (later := [row for row in run.rows if row[IN_DISTRIBUTION] >= 0.99])]
     lines.append(
         f"reached in {len(solved)} of {len(runs)} runs, at steps {[int(later[0]['step']) for later in solved]}"
     )
@@ -178,40 +261,74 @@ def summary(runs: list[Rows]) -> str:
     ]
     lines.append(f"out-of-distribution exact match comes within .02 of its best at steps {settled}")
     for name, key in CHANGES.items():
-        changes = [later[-1][key] - later[0][key] for later in solved]
-        if len(changes) > 1:
-            rises = sum(change > 0 for change in changes)
+        read = [[row[key] for row in later if key in row] for later in solved]
+        ends = [(values[0], values[-1]) for values in read if values]
+        if len(ends) > 1:
+            changes = [last - first for first, last in ends]
+            shares = [100 * (last / first - 1) for first, last in ends]
             spread = f"{mean(changes):+.4f} ± {stdev(changes):.4f}"
-            lines.append(f"  {name:24} {spread:18} rises in {rises} of {len(changes)}")
+            rises = f"rises in {sum(change > 0 for change in changes)} of {len(changes)}"
+            each = " ".join(f"{change:+.3f}" for change in changes)
+            lines.append(f"  {name:24} {spread:18} {mean(shares):+7.1f} %   {rises}   ({each})")
+    # Accuracy on new combinations wanders from reading to reading: the second half of the run on the log axis is
+    # steadier than its last reading.
+    late = [
+        [row[OUT_OF_DISTRIBUTION] for row in later if row["step"] ** 2 >= later[0]["step"] * later[-1]["step"]]
+        for later in solved
+    ]
+    rise = [mean(values) - later[0][OUT_OF_DISTRIBUTION] for values, later in zip(late, solved, strict=True)]
+    drift = [[row[DRIFT] for row in later if DRIFT in row] for later in solved]
+    fall = [1 - values[-1] / values[0] for values in drift if values]
+    each = " ".join(f"{one:+.3f}" for one in rise)
+    lines.append(f"out-of-distribution exact match, mean of the second half (log steps) less the beginning: {each}")
+    lines.append(f"it rises by .1 or more in {sum(one >= 0.1 for one in rise)} of {len(rise)} runs")
+    lines.append(f"drift falls by 20 % or more in {sum(one >= 0.2 for one in fall)} of {len(fall)} runs")
     return "\n".join(lines)
 
 
-def curves(rows: Rows, title: str) -> object:
-    """One picture: task, information, and structure over log-scaled steps."""
+def curves(rows: Rows, phases: TrainingPhases, title: str) -> Figure:
+    """One picture: task, robustness, information and structure over log-scaled steps, phases shaded."""
+    above, embedding = "above_chance/encoder", "before positions"
     panels = {
-        "validation loss": {
-            "in distribution": "val_loss/dataloader_idx_0",
-            "out of distribution": "val_loss/dataloader_idx_1",
+        "validation loss": {"in distribution": VAL_LOSS, "out of distribution": "val_loss/dataloader_idx_1"},
+        "exact match": {"in distribution": IN_DISTRIBUTION, "out of distribution": OUT_OF_DISTRIBUTION},
+        "robustness of exact match": {
+            "noise at the input": ROBUSTNESS,
+            embedding: CHANGES["robustness, embedding"],
         },
-        "exact match": {
-            "in distribution": "val_acc/dataloader_idx_0",
-            "out of distribution": "val_acc/dataloader_idx_1",
-        },
-        "information H(Z), share of maximum": {"soft": "information/encoder", "binned": "binned_information/encoder"},
-        "regularity above chance": {name: f"regularity_above_chance/encoder/{name}" for name in ("token", "bigram")},
-        "disentanglement above chance, nats": {
-            name: f"disentanglement_above_chance/encoder/{name}" for name in ("token", "bigram")
-        },
+        "drift under noise of .25": {"noise at the input": DRIFT, embedding: CHANGES["drift .25, embedding"]},
+        "information H(Z)": {"soft": "information/encoder", "binned": "binned_information/encoder"},
+        "regularity above chance": {name: f"regularity_{above}/{name}" for name in ("token", "bigram")},
+        "disentanglement above chance": {name: f"disentanglement_{above}/{name}" for name in ("token", "bigram")},
         "effective rank": {"covariance": "effective_rank/encoder", "RankMe": "rankme/encoder"},
     }
     drawn = {
+        panel: {label: series(rows, key) for label, key in lines.items() if series(rows, key)[0]}
+        for panel, lines in panels.items()
+    }
+    knees = {
         panel: {
-            label: ([int(row["step"]) for row in rows if key in row], [row[key] for row in rows if key in row])
+            label: [(at.step, at.low, at.high) for at in boundaries(phases.fit(key, intervals=True))]
             for label, key in lines.items()
+            if key in phases.followed()
         }
         for panel, lines in panels.items()
     }
-    return measure_curves(drawn, title)
+    starts = [rows[0]["step"], *(at.step for at in phases.standing.boundaries)]
+    shaded = list(zip(starts, [*starts[1:], None], phases.names, strict=False))
+    return training_phases(
+        {panel: lines for panel, lines in drawn.items() if lines},
+        phases=shaded,
+        knees={panel: found for panel, found in knees.items() if drawn[panel]},
+        title=title,
+        note=phases.conclusion,
+        log_y=["validation loss"],
+    )
+
+
+def series(rows: Rows, key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a key, where it was read."""
+    return [int(row["step"]) for row in rows if key in row], [row[key] for row in rows if key in row]
 
 
 if __name__ == "__main__":
