@@ -13,15 +13,15 @@ def test_each_rule_trains_and_the_table_has_a_row_each(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     example = load("early_stopping")
-    stops = example.main(["--steps", "12", "--seeds", "2", "--seed", "4"])
+    stops = example.main(["--steps", "33", "--seeds", "2", "--seed", "4"])
     assert [(stop.seed, stop.rule, stop.steps) for stop in stops] == [
-        (seed, rule, 12) for seed in (4, 5) for rule in example.RULES
+        (seed, rule, 33) for seed in (4, 5) for rule in example.RULES
     ]
     for seed in (4, 5):
         # Whatever watches it, the training is the same.
         assert len({stop[3:5] for stop in stops if stop.seed == seed}) == 1
     printed = capsys.readouterr().out
-    assert "| robustness | 12 ± 0 | " in printed
+    assert "| robustness | 33 ± 0 | " in printed
     assert printed.count("not stopped") == 6
     assert not list(tmp_path.iterdir())
 
