@@ -20,7 +20,8 @@ class Reading:
     Args:
         step: Optimizer steps taken so far (``trainer.global_step``).
         epoch: The epoch it happened in, counted from 0.
-        index: The number of this reading, counted from 0 over the whole run, resumed parts included.
+        index: The number of this reading, counted from 0 over the whole run, resumed parts included. One that is
+            missing was dropped after a failure, or lost with a process that was killed in the middle of it.
         values: What was measured, by key (``"information/encoder"``).
         context: What the model and other callbacks logged at the same validation (``"val_loss"``).
 

@@ -16,8 +16,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from lightning_interp._fresh import FreshMetrics
 from lightning_interp.callbacks.gate_checks import check_gates
-from lightning_interp.compat import pl
+from lightning_interp.compat import check_trainer, pl
 from lightning_interp.distributed import Maximum, PeerError, Steps, agree, run, world_size
 from lightning_interp.history import CsvLog, History, Reading, merge_rows
 from lightning_interp.labels import batch_size
@@ -123,6 +124,7 @@ class ValidationAnalysis(pl.Callback):
         """Forget everything that belongs to one fit."""
         self.history = History()
         self.reading: dict[str, float] = {}
+        self._fresh = FreshMetrics()
         self.failed = 0
         self._validations = 0
         self._rehearsed = False
@@ -196,6 +198,7 @@ class ValidationAnalysis(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """A new Trainer starts a new history."""
+        check_trainer(self, trainer)
         if stage == "fit" and (self._trainer is None or self._trainer() is not trainer):
             self._reset()
         self._trainer = weakref.ref(trainer)
@@ -319,8 +322,9 @@ class ValidationAnalysis(pl.Callback):
         """Write the reading down beside what the model logged, and draw."""
         values, self._pending = self._pending, None
         if values is not None and trainer.state.fn == "fit":
-            context = _task_metrics(trainer)
-            index = self.history.readings[-1].index + 1 if len(self.history) else 0
+            context = _task_metrics(trainer, self._fresh)
+            # A reading that was dropped, or lost with the process that made it, leaves a gap in the numbers.
+            index = (self._validations - 1) // self.every_n_validations
             self.history.append(Reading(trainer.global_step, trainer.current_epoch, index, values, context))
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             # The last of them writes for all, once all have their reading.
@@ -328,6 +332,8 @@ class ValidationAnalysis(pl.Callback):
                 self._write_csv(trainer)
             if values is not None and time.monotonic() > self._next_drawing:
                 self._draw(trainer)
+        # What is logged from here on is fresh at the next reading; what is not by then is old.
+        self._fresh.start(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the whole history."""
@@ -496,14 +502,14 @@ def _reported_earlier(analysis: ValidationAnalysis, trainer: pl.Trainer, model: 
     return frozenset(facts)
 
 
-def _task_metrics(trainer: pl.Trainer) -> dict[str, float]:
-    """What the model and others logged, without what the analyses did."""
-    ours = {key for analysis in _analyses(trainer) for key in analysis.reading}
-    return {
-        key: float(value)
-        for key, value in trainer.callback_metrics.items()
-        if key not in ours and value.numel() == 1 and not key.startswith(("seconds/", "failed/"))
-    }
+def _task_metrics(trainer: pl.Trainer, fresh: FreshMetrics) -> dict[str, float]:
+    """What the model and others logged since the last validation, without what the callbacks of this package did."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    ours = {key for one in _analyses(trainer) for key in (*one.reading, *map(one.full_key, one._own_keys()))}
+    # Phases are logged when the reading is over: what stands there now is that of the validation before.
+    others = [one for one in callbacks if hasattr(one, "logged_keys") and not isinstance(one, ValidationAnalysis)]
+    ours |= {key for one in others for key in one.logged_keys()}
+    return {key: value for key, value in fresh.read(trainer).items() if key not in ours}
 
 
 def _silence_sync_warning(keys: list[str]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_interp import RepresentationGeometry, RepresentationMetrics, RepresentationStructure
+from lightning_interp import RepresentationGeometry, RepresentationMetrics, RepresentationStructure, TrainingPhases
 from lightning_interp.metrics import SpectralGeometry
 from tests.toy import Sequences, Tagger, loader, trainer
 
@@ -198,7 +198,8 @@ def test_a_reading_that_fails_is_dropped_and_training_goes_on(tmp_path: Path, wh
     with pytest.warns(UserWarning, match=f"dropped a reading.*planted in {where}") as caught:
         run = fit(tmp_path, [callback], model, max_epochs=4)
     assert sum("dropped" in str(one.message) for one in caught) == 1
-    assert [r.index for r in callback.history.readings] == [0, 1]
+    # What is missing leaves a gap.
+    assert [r.index for r in callback.history.readings] == [0, 3]
     assert [r.step for r in callback.history.readings] == [5, 20]
     assert run.callback_metrics["failed/Failing"] == 2
     pl.seed_everything(0)
@@ -381,3 +382,19 @@ def test_compiled_model(tmp_path: Path, backend: str) -> None:
     fit(tmp_path, [compiled], twin)
     assert compiled.reading["rows/enc"] == plain.reading["rows/enc"]
     assert [r.step for r in compiled.history.readings] == [5, 10]
+
+
+def test_what_was_not_logged_at_a_validation_does_not_stand_in_its_row(tmp_path: Path) -> None:
+    class Rare(Tagger):
+        def on_validation_epoch_end(self) -> None:
+            super().on_validation_epoch_end()
+            if self.current_epoch % 2:
+                self.log("rare", float(self.current_epoch))
+
+    callback = RepresentationGeometry({"enc": "encoder"}, draw_figures=False)
+    phases = TrainingPhases(improving={"val_acc": "max"}, draw_figures=False)
+    fit(tmp_path, [phases, callback], Rare(), max_epochs=4)
+    assert [reading.context.get("rare") for reading in callback.history.readings] == [None, 1.0, None, 3.0]
+    assert all("val_loss" in reading.context for reading in callback.history.readings)
+    # The phase is told when the reading is over.
+    assert not any("phase/current" in reading.context for reading in callback.history.readings)
