@@ -9,7 +9,7 @@ from typing import Any
 from lightning_interp._fresh import find
 from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
 from lightning_interp.callbacks.training_phases import TrainingPhases
-from lightning_interp.compat import pl
+from lightning_interp.compat import check_trainer, pl
 from lightning_interp.gates import PatienceRule
 
 __all__ = ["PhaseEarlyStopping"]
@@ -144,6 +144,7 @@ class PhaseEarlyStopping(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the callback that tells the phase; a new Trainer starts anew."""
+        check_trainer(self, trainer)
         if stage == "fit":
             self.stopping_reason = self.stopped_step = None
             if self._trainer is None or self._trainer() is not trainer:

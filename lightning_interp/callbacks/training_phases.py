@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from lightning_interp._fresh import FreshMetrics, find
 from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
-from lightning_interp.compat import pl
+from lightning_interp.compat import check_trainer, pl
 from lightning_interp.figures import training_phases
 from lightning_interp.functional.knees import KneeFit, fit_knees
 from lightning_interp.gates import (
@@ -282,6 +282,7 @@ class TrainingPhases(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """A new Trainer starts anew."""
+        check_trainer(self, trainer)
         if stage == "fit" and (self._trainer is None or self._trainer() is not trainer):
             self._forget()
             self._trainer = weakref.ref(trainer)

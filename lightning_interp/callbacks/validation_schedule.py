@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any, Literal
 
-from lightning_interp.compat import pl
+from lightning_interp.compat import check_trainer, pl
 from lightning_interp.schedule import StepSchedule
 
 __all__ = ["ValidationSchedule"]
@@ -88,6 +88,7 @@ class ValidationSchedule(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take over from the Trainer's own settings, early enough for callbacks that ask about them in ``setup``."""
+        check_trainer(self, trainer)
         if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         # The Trainer has no such attribute when it was given a time interval.
