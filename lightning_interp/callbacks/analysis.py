@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lightning_interp._fresh import FreshMetrics
 from lightning_interp.callbacks.gate_checks import check_gates
 from lightning_interp.compat import check_trainer, pl
-from lightning_interp.distributed import Maximum, PeerError, Steps, agree, run, world_size
+from lightning_interp.distributed import Maximum, Minimum, PeerError, Steps, agree, run, world_size
 from lightning_interp.history import CsvLog, History, Reading, merge_rows
 from lightning_interp.labels import batch_size
 from lightning_interp.metrics.base import FULL, SUMMARY
@@ -221,6 +221,12 @@ class ValidationAnalysis(pl.Callback):
                 f"{type(pl_module).__name__}.validation_step takes `dataloader_iter`, and Lightning hands no batch to "
                 f"callbacks then, so {self._name} has nothing to read: let it take `batch`."
             )
+        if world_size() > 1 and pl_module.allow_zero_length_dataloader_with_multiple_devices:
+            raise ValueError(
+                f"{type(pl_module).__name__}.allow_zero_length_dataloader_with_multiple_devices is true: a rank "
+                f"without a batch skips its validation run, and the others would wait for it in {self._name} for ever. "
+                "Leave it false, and give every rank at least one batch."
+            )
         self.resolve(pl_module)
         self._elsewhere = _reported_earlier(self, trainer, pl_module)
         if world_size() > 1:
@@ -287,13 +293,15 @@ class ValidationAnalysis(pl.Callback):
             return
         started = time.perf_counter()
         values: Mapping[str, Tensor | float] = {}
-        if agree(self._error is None, self.group):
+        # Over all ranks, also where only some of them share the data: all keep a reading, or none does.
+        if agree(self._error is None):
             try:
                 with torch.no_grad():
                     values = self.finish()
+                    _check_replicas(values, trainer)
             except Exception as error:
                 self._error = error
-            agree_now = agree(self._error is None, self.group)
+            agree_now = agree(self._error is None)
         else:
             agree_now = False
         self._active = False
@@ -525,6 +533,34 @@ def _data_group(trainer: pl.Trainer) -> Any:
     if mesh is not None and "data_parallel" in (mesh.mesh_dim_names or ()):
         return mesh["data_parallel"].get_group()
     return None
+
+
+def _check_replicas(values: Mapping[str, Tensor | float], trainer: pl.Trainer) -> None:
+    """Ranks that see the same data must have read the same; a part of a sharded activation would not be.
+
+    Raises:
+        ValueError: If they have not.
+
+    """
+    mesh: Any = getattr(trainer.strategy, "device_mesh", None)
+    names = () if mesh is None else mesh.mesh_dim_names or ()
+    for name in names:
+        if name != "data_parallel" and mesh[name].size() > 1:
+            found = torch.tensor([float(value) for value in values.values()], dtype=torch.float64).nan_to_num()
+            low, high = run(_range_of(found), mesh[name].get_group())
+            apart = (high - low > 1e-4 * high.abs().clamp(min=1e-3)).tolist()
+            keys = [key for key, differs in zip(values, apart, strict=True) if differs]
+            if keys:
+                raise ValueError(
+                    f"{keys[0]} differs between the ranks of {name!r}: each has a part of the site's output only. Read "
+                    "a site whose output all of them have (output_layouts=Replicate())."
+                )
+
+
+def _range_of(values: Tensor) -> Steps[tuple[Tensor, Tensor]]:
+    low: Tensor = yield Minimum(values)
+    high: Tensor = yield Maximum(values)
+    return low, high
 
 
 def _flattened(loaders: Any) -> list[Any]:
