@@ -37,6 +37,7 @@ __all__ = ["TrainingPhases"]
 
 _MODES = ("min", "max")
 _PAGE = "Training phases"
+_MOST = 120  # readings in a fit
 
 
 class TrainingPhases(pl.Callback):
@@ -117,7 +118,8 @@ class TrainingPhases(pl.Callback):
             of those that are.
 
     Cost:
-        A fit for each curve with a new value: 50 ms for 30 readings, 0.1 s for 100 (one slow core). Before the plateau
+        A fit for each curve with a new value: 50 ms for 30 readings, 0.1 s for 100 (one slow core). Of more than 120
+        readings, 120 at equal distances on the logarithmic axis are fitted, so that it stays there. Before the plateau
         only the loss is fitted, after it what may improve, and once a phase is confirmed all keys. Beside it one small
         broadcast a validation.
 
@@ -425,7 +427,8 @@ class TrainingPhases(pl.Callback):
     def _positive(self, key: str, mode: str = "max", fit: KneeFit | None = None) -> Track:
         steps, values = self._series.get(key, ([], []))
         first = next((index for index, step in enumerate(steps) if step > 0), len(steps))
-        return Track(steps[first:], values[first:], mode, fit)
+        chosen = _spread(steps[first:])
+        return Track([steps[first + at] for at in chosen], [values[first + at] for at in chosen], mode, fit)
 
     def _judge(self) -> Verdict:
         loss = self._positive(self.loss, self.mode, self.fit(self.loss, intervals=True))
@@ -503,6 +506,14 @@ class TrainingPhases(pl.Callback):
             knees=knees,
             note=self.conclusion,
         )
+
+
+def _spread(steps: Sequence[int]) -> list[int]:
+    """Places of at most ``_MOST`` steps, spread evenly over their logarithm; the first and the last among them."""
+    if len(steps) <= _MOST:
+        return list(range(len(steps)))
+    at = np.log10(np.array(steps, dtype=np.float64))
+    return sorted({int(np.abs(at - wanted).argmin()) for wanted in np.linspace(at[0], at[-1], _MOST)})
 
 
 def _robustness_keys(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, str]:

@@ -372,3 +372,17 @@ def test_two_with_one_prefix_are_refused_and_barebones_is_told(tmp_path: Path) -
     settings = {"barebones": True, **dict.fromkeys(unset)}
     with pytest.warns(UserWarning, match="barebones"):
         trainer(tmp_path, [phases()], max_epochs=1, **settings).fit(Scripted(PLANTED), data(), data(2))
+
+
+def test_of_hundreds_of_readings_those_at_equal_distances_are_fitted() -> None:
+    """As in a long run that is validated at equal distances in steps."""
+    steps = list(range(1, 5001, 2))
+    dense = phases()
+    series = {key: [steps, [curve(step) for step in steps]] for key, curve in PLANTED.items()}
+    dense.load_state_dict({**phases().state_dict(), "series": series})
+    fit = dense.fit("ood", intervals=True)
+    assert 80 < len(fit.fitted) <= 120
+    (knee,) = fit.knees
+    assert 10**knee == pytest.approx(PLATEAU, rel=0.25)
+    # What was taken in stays whole.
+    assert dense.series("ood")[0] == steps
