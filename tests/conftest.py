@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import one_thread  # noqa: F401
 import pytest
 from hypothesis import HealthCheck, settings
 from ranks import Pool, RankGroup

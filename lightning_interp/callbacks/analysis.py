@@ -292,20 +292,9 @@ class ValidationAnalysis(pl.Callback):
         if not self._active:
             return
         started = time.perf_counter()
-        values: Mapping[str, Tensor | float] = {}
-        # Over all ranks, also where only some of them share the data: all keep a reading, or none does.
-        if agree(self._error is None):
-            try:
-                with torch.no_grad():
-                    values = self.finish()
-                    _check_replicas(values, trainer)
-            except Exception as error:
-                self._error = error
-            agree_now = agree(self._error is None)
-        else:
-            agree_now = False
+        values = self._finished(trainer)
         self._active = False
-        if not agree_now:
+        if values is None:
             self._give_up(pl_module)
             return
         self._rehearsed = True
@@ -314,7 +303,7 @@ class ValidationAnalysis(pl.Callback):
             return
         found = {key: float(value) for key, value in values.items()}
         self._seconds += time.perf_counter() - started
-        found[f"seconds/{self._name}"] = run(_largest(self._seconds), self.group)
+        found[f"seconds/{self._name}"] = run(_largest(self._seconds))
         full = {self.full_key(key): value for key, value in found.items() if not math.isnan(value)}
         self.reading = {key: value for key, value in full.items() if key not in self._elsewhere}
         self._pending = self.reading
@@ -325,6 +314,27 @@ class ValidationAnalysis(pl.Callback):
         self._tell_undefined([key for key in expected if key not in self.reading and key not in conditional])
         if self.failed:
             self._log(pl_module, {self.full_key(f"failed/{self._name}"): float(self.failed)})
+
+    def _finished(self, trainer: pl.Trainer) -> dict[str, Tensor | float] | None:
+        """Every measure, or ``None`` where any rank failed.
+
+        Ranks agree before each step, and all of them do, also where only some share the data: a rank that failed enters
+        no exchange that its partners wait in.
+        """
+        values: dict[str, Tensor | float] = {}
+        works: list[Callable[[], None]] = [
+            lambda: values.update(self.finish()),
+            lambda: _check_replicas(values, trainer),
+        ]
+        for work in works:
+            if not agree(self._error is None):
+                return None
+            try:
+                with torch.no_grad():
+                    work()
+            except Exception as error:
+                self._error = error
+        return values if agree(self._error is None) else None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the reading down beside what the model logged, and draw."""

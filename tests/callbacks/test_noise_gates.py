@@ -88,7 +88,7 @@ def fit(kind: str) -> dict[str, object]:
             "last": run.global_step,
             "readings": [(one.step, one.get(NOISY), one.get(ROBUST)) for one in noise.history.readings],
         }
-        if kind == "checkpoint":
+        if kind == "checkpoint" and run.is_global_zero:  # the folder goes away when this rank is done
             best = Path(run.checkpoint_callback.best_model_path)
             found["name"] = best.name
             found["weights"] = torch.load(best, weights_only=True)["global_step"]
