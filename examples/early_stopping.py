@@ -28,7 +28,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 
 from lightning_interp import NoiseRobustness, PhaseEarlyStopping, TrainingPhases, ValidationSchedule
 from lightning_interp.datasets import GrammarDataModule
-from lightning_interp.functional.student import mean_interval
+from lightning_interp.functional import mean_interval
 from lightning_interp.models import Seq2SeqModule
 
 RULES = ("loss", "robustness", "never")
@@ -81,8 +81,8 @@ def rule_callbacks(rule: str) -> list[Callback]:
     if rule == "loss":
         return [EarlyStopping(VAL_LOSS, mode="min")]
     if rule == "robustness":
-        # Robustness to noise at the input goes on rising while the embedding outgrows the positions that are added to
-        # it; noise at the output of the encoder asks what the decoder can still read.
+        # Robustness to noise at the input rises to the end of a run, also because the embedding may outgrow the
+        # positions that are added to it; noise at the output of the encoder asks what the decoder can still read.
         robust = "robustness/encoder/val_acc"
         sites, monitors = {"encoder": "model.encoder"}, {"val_acc": "score"}
         return [
