@@ -8,6 +8,8 @@ import torchmetrics
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_interp import ValidationAnalysis
+
 VOCABULARY = 12
 
 
@@ -89,3 +91,18 @@ def trainer(folder: object, callbacks: list[pl.Callback], **kwargs: object) -> p
         "default_root_dir": str(folder),
     }
     return pl.Trainer(callbacks=callbacks, **{**settings, **kwargs})
+
+
+class Norm(torchmetrics.MeanMetric):
+    """Mean length of the vectors that count: a metric of another package."""
+
+    def update(self, representations: torch.Tensor, mask: torch.Tensor) -> None:
+        super().update(representations.norm(dim=-1)[mask])
+
+
+def timeless(callback: ValidationAnalysis) -> list[tuple[int, int, int, dict[str, float]]]:
+    """The readings without how long they took."""
+    return [
+        (one.step, one.epoch, one.index, {key: value for key, value in one.values.items() if "seconds/" not in key})
+        for one in callback.history.readings
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from statistics import variance as variance_of
 
 import torch
 from torch import Tensor
@@ -163,16 +164,11 @@ def differs(values: Sequence[float], others: Sequence[float]) -> float:
     if len(values) < 2 or len(others) < 2:
         return math.nan
     if len(values) == len(others):
-        variance = _variance([one - other for one, other in zip(values, others, strict=True)]) / len(values)
+        variance = variance_of([one - other for one, other in zip(values, others, strict=True)]) / len(values)
     else:
-        variance = _variance(values) / len(values) + _variance(others) / len(others)
+        variance = variance_of(values) / len(values) + variance_of(others) / len(others)
     freedom = min(len(values), len(others)) - 1
     return t_quantile(0.025, freedom) * math.sqrt(variance)
-
-
-def _variance(values: Sequence[float]) -> float:
-    mean = math.fsum(values) / len(values)
-    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
 def check_scales(scales: Sequence[float]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -82,9 +83,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
     n = len(values)
     if n < 2:
         raise ValueError(f"`values` must be at least 2 for an interval, got {list(values)}.")
-    mean = math.fsum(values) / n
-    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    return mean, t_quantile((1 - level) / 2, n - 1) * math.sqrt(variance / n)
+    return fmean(values), t_quantile((1 - level) / 2, n - 1) * stdev(values) / math.sqrt(n)
 
 
 def _area(y: np.ndarray[Any, Any], x: np.ndarray[Any, Any]) -> float:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp import RepresentationGeometry, RepresentationMetrics, RepresentationStructure, TrainingPhases
 from lightning_interp.metrics import SpectralGeometry
-from tests.toy import Sequences, Tagger, loader, trainer
+from tests.toy import Norm, Sequences, Tagger, loader, trainer
 
 
 def structure(**kwargs: object) -> RepresentationStructure:
@@ -341,11 +341,6 @@ def test_images_with_classes_as_labels(tmp_path: Path) -> None:
 
 
 def test_any_torchmetrics_metric(tmp_path: Path) -> None:
-    import torchmetrics
-
-    class Norm(torchmetrics.MeanMetric):
-        def update(self, representations: torch.Tensor, mask: torch.Tensor) -> None:
-            super().update(representations.norm(dim=-1)[mask])
 
     callback = RepresentationMetrics({"norm": Norm(), "geometry": SpectralGeometry()}, sites={"enc": "encoder"})
     model = Tagger()

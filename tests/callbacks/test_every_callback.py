@@ -31,7 +31,7 @@ from lightning_interp import (
     ValidationSchedule,
 )
 from lightning_interp.metrics import SpectralGeometry
-from tests.toy import Tagger, loader, trainer
+from tests.toy import Tagger, loader, timeless, trainer
 
 SITE = {"enc": "encoder"}
 
@@ -313,16 +313,9 @@ def test_two_fits_with_one_callback_object(tmp_path: Path) -> None:
     fit(tmp_path / "fresh", fresh, Tagger())
     for again, new in zip(callbacks, fresh, strict=True):
         if isinstance(again, ValidationAnalysis):
-            assert _timeless(again) == _timeless(new)
+            assert timeless(again) == timeless(new)
         if isinstance(again, TrainingPhases):
             assert again.series("val_loss") == new.series("val_loss")
-
-
-def _timeless(callback: ValidationAnalysis) -> list[tuple[int, int, dict[str, float]]]:
-    return [
-        (one.step, one.index, {key: value for key, value in one.values.items() if "seconds/" not in key})
-        for one in callback.history.readings
-    ]
 
 
 # ------------------------------------------------- failures after the sanity check

@@ -15,15 +15,9 @@ import torch
 
 from lightning_interp import TrainingPhases, ValidationAnalysis
 from tests import killed_run
+from tests.toy import timeless
 
 ROOT = Path(__file__).parents[2]
-
-
-def timeless(callback: ValidationAnalysis) -> list[tuple[int, int, int, dict[str, float]]]:
-    return [
-        (one.step, one.epoch, one.index, {key: value for key, value in one.values.items() if "seconds" not in key})
-        for one in callback.history.readings
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.utils.data import DataLoader, IterableDataset, Sampler
-from torchmetrics import Metric
 
 from lightning_interp import (
     NoiseRobustness,
@@ -29,7 +28,7 @@ from lightning_interp import (
 from lightning_interp.metrics import SpectralGeometry
 from lightning_interp.sites import CaptureError
 from tests.callbacks.test_every_callback import Busy, everything
-from tests.toy import Sequences, Tagger, loader, trainer
+from tests.toy import Norm, Sequences, Tagger, loader, trainer
 
 
 def world() -> int:
@@ -44,26 +43,6 @@ def score(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
     logits, mask = model(batch["input_ids"]), batch["attention_mask"].bool()
     hits = (logits.argmax(-1) == batch["tags"]) & mask
     return {"hits": (hits.sum(1), mask.sum(1))}
-
-
-class Norm(Metric):
-    """Mean length of the vectors that count: a metric of another package, which merges as torchmetrics does."""
-
-    full_state_update = False
-    total: torch.Tensor
-    count: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, representations: torch.Tensor, mask: torch.Tensor) -> None:
-        self.total += representations.norm(dim=-1)[mask].sum()
-        self.count += mask.sum()
-
-    def compute(self) -> torch.Tensor:
-        return self.total / self.count
 
 
 def analyses(max_examples: int | None = None) -> list[ValidationAnalysis]:
