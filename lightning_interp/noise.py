@@ -166,6 +166,8 @@ class SiteNoise:
         self.sites = dict(sites)
         self.kind = kind
         self.relative: Relative = relative
+        self.sizes: dict[str, Tensor] = {}
+        """Norms of the outputs that noise was added to, summed by site."""
         self._hooks: dict[str, _Injector] = {}
         self._handles: list[RemovableHandle] = []
         modules = modules_by_name(model)
@@ -207,7 +209,10 @@ class SiteNoise:
         def gaussian(output: Tensor) -> Tensor:
             nonlocal calls
             calls += 1
-            return noise.gaussian(site, calls - 1, output, scale, self.relative)
+            changed = noise.gaussian(site, calls - 1, output, scale, self.relative)
+            norm = torch.linalg.vector_norm(output.detach(), dtype=torch.float32)
+            self.sizes[site] = self.sizes.get(site, torch.zeros_like(norm)) + norm
+            return changed
 
         def tokens(ids: Tensor) -> Tensor:
             nonlocal calls

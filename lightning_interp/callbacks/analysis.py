@@ -165,6 +165,10 @@ class ValidationAnalysis(pl.Callback):
     def finish(self) -> Mapping[str, Tensor | float]:
         """Merge ranks and return all measures by key. Called on all ranks, or on none."""
 
+    def shared(self) -> Mapping[str, Tensor | float]:
+        """Numbers of the last reading, beside its measures, that all ranks with the same data must have alike."""
+        return {}
+
     def figures(self) -> Mapping[str, Draw]:
         """Pictures of the history so far, by tag; each is drawn only when it is needed."""
         return {}
@@ -324,7 +328,7 @@ class ValidationAnalysis(pl.Callback):
         values: dict[str, Tensor | float] = {}
         works: list[Callable[[], None]] = [
             lambda: values.update(self.finish()),
-            lambda: _check_replicas(values, trainer),
+            lambda: _check_replicas({**values, **self.shared()}, trainer),
         ]
         for work in works:
             if not agree(self._error is None):
@@ -478,7 +482,16 @@ class ValidationAnalysis(pl.Callback):
         if not self.draw_figures or self._reporter is None or not len(self.history):
             return
         started = time.monotonic()
-        for tag, draw in self.figures().items():
+        try:
+            drawings = self.figures()
+        except Exception as error:
+            self.draw_figures = False
+            warnings.warn(
+                f"{self._name} draws no figures, since listing them failed: {type(error).__name__}: {error}",
+                stacklevel=2,
+            )
+            return
+        for tag, draw in drawings.items():
             self._reporter.figure(trainer, self.full_key(tag), draw, self.history.readings[-1].step)
         now = time.monotonic()
         self._next_drawing = now + max(self.figure_interval, 100 * (now - started))

@@ -326,6 +326,10 @@ class NoiseRobustness(ValidationAnalysis):
         finally:
             self.abort()
 
+    def shared(self) -> Mapping[str, Tensor | float]:
+        """The size of what noise was added to, by site: a part of an activation has another."""
+        return {f"noise at {site}": size for site, size in ({} if self._noise is None else self._noise.sizes).items()}
+
     def _steps(self) -> Steps[dict[str, float]]:
         most: Tensor = yield Maximum(torch.tensor(len(self._kept)))
         if not self._kept:
@@ -334,6 +338,8 @@ class NoiseRobustness(ValidationAnalysis):
         batches = self._kept + [replace(self._kept[-1], counted=False)] * (int(most) - len(self._kept))
         settings = [(site, scale) for site in self._names for scale in self.scales]
         replay = self._replay()
+        assert self._noise is not None
+        self._noise.sizes.clear()
         with replay.isolated():
             clean, noisy = replay.life(), [replay.life() for _ in settings]
             groups = self._group_lives(replay, len(batches)) if self._unclear() else []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+import tempfile
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +247,46 @@ def test_settings(tmp_path: Path, setting: str) -> None:
                 assert key in conditional or key in run.callback_metrics
 
 
+def test_the_sanity_check_does_not_count(tmp_path: Path) -> None:
+    with_check, without = everything(), everything()
+    fit(tmp_path, with_check, Tagger(), num_sanity_val_steps=-1)
+    fit(tmp_path, without, Tagger(), num_sanity_val_steps=0)
+    for one, other in zip(with_check, without, strict=True):
+        if isinstance(one, ValidationAnalysis):
+            assert timeless(one) == timeless(other)
+
+
+class ProductDtype(torchmetrics.Metric):
+    """Fails where a product of representations comes out in half precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("largest", torch.zeros(()), dist_reduce_fx="max")
+
+    def update(self, representations: torch.Tensor, mask: torch.Tensor) -> None:
+        vectors = representations[mask].float()
+        product = vectors @ vectors.T
+        assert product.dtype == torch.float32
+        self.largest = torch.maximum(self.largest, product.max())
+
+    def compute(self) -> torch.Tensor:
+        return self.largest
+
+
+def test_mixed_precision_ends_at_the_hook(tmp_path: Path) -> None:
+    callback = RepresentationMetrics({"largest": ProductDtype()}, SITE, draw_figures=False)
+    fit(tmp_path, [callback], Tagger(), precision="bf16-mixed")
+    assert len(callback.history) == 4
+
+
+def test_no_class_keeps_what_belongs_to_a_run() -> None:
+    for name in CALLBACKS:
+        for kind in getattr(lightning_interp, name).__mro__:
+            if kind.__module__.startswith("lightning_interp"):
+                kept = [key for key, value in vars(kind).items() if isinstance(value, list | dict | set)]
+                assert [key for key in kept if not key.startswith("__")] == [], kind
+
+
 def test_gradient_checkpointing(tmp_path: Path) -> None:
     plain, watched, callbacks = Checkpointed(), Checkpointed(), everything()
     fit(tmp_path, [], plain)
@@ -321,14 +363,26 @@ def test_two_fits_with_one_callback_object(tmp_path: Path) -> None:
 # ------------------------------------------------- failures after the sanity check
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("planted"), torch.OutOfMemoryError("planted"), FloatingPointError("planted")]
-)
-@pytest.mark.parametrize("where", ["before_batch", "after_batch", "finish"])
-@pytest.mark.parametrize("name", ANALYSES)
-def test_a_failing_reading_is_dropped(tmp_path: Path, name: str, where: str, error: Exception) -> None:
+@pytest.fixture(scope="module")
+def unwatched(tmp_path_factory: pytest.TempPathFactory) -> list[torch.Tensor]:
+    """Weights after a fit without any callback."""
     plain = Tagger()
-    fit(tmp_path, [], plain)
+    fit(tmp_path_factory.mktemp("plain"), [], plain)
+    return weights(plain)
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("before_batch", RuntimeError("planted")),
+        ("after_batch", torch.OutOfMemoryError("planted")),
+        ("finish", FloatingPointError("planted")),
+    ],
+)
+@pytest.mark.parametrize("name", ANALYSES)
+def test_a_failing_reading_is_dropped(
+    tmp_path: Path, unwatched: list[torch.Tensor], name: str, where: str, error: Exception
+) -> None:
     (callback,) = CALLBACKS[name](False)
     works, calls = getattr(callback, where), []
 
@@ -343,16 +397,16 @@ def test_a_failing_reading_is_dropped(tmp_path: Path, name: str, where: str, err
     with pytest.warns(UserWarning, match=f"{name} dropped a reading.*planted") as caught:
         run = fit(tmp_path, [callback], model)
     assert sum("dropped a reading" in str(one.message) for one in caught) == 1
-    assert all(torch.equal(*pair) for pair in zip(weights(plain), weights(model), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(unwatched, weights(model), strict=True))
     assert float(run.callback_metrics[callback.full_key(f"failed/{name}")]) == 1
     # The reading that is missing leaves a gap in the numbers.
     assert [reading.index for reading in callback.history.readings] == [0, 2, 3]
 
 
 @pytest.mark.parametrize("name", ANALYSES)
-def test_a_failing_figure_or_logger_costs_a_warning(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = Tagger()
-    fit(tmp_path, [], plain)
+def test_a_failing_figure_costs_a_warning(
+    tmp_path: Path, unwatched: list[torch.Tensor], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (callback,) = CALLBACKS[name](False)
 
     def draws() -> dict[str, Any]:
@@ -366,7 +420,21 @@ def test_a_failing_figure_or_logger_costs_a_warning(tmp_path: Path, name: str, m
         fit(tmp_path, [callback], model, logger=TensorBoardLogger(tmp_path))
     assert sum("planted/picture" in str(one.message) for one in caught) == 1
     assert len(callback.history) == 4
-    assert all(torch.equal(*pair) for pair in zip(weights(plain), weights(model), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(unwatched, weights(model), strict=True))
+
+
+def test_a_failing_list_of_figures_costs_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (callback,) = CALLBACKS["RepresentationGeometry"](False)
+
+    def figures() -> dict[str, Any]:
+        raise KeyError("planted")
+
+    monkeypatch.setattr(callback, "figures", figures)
+    callback.draw_figures, callback.figure_interval = True, 0.0
+    with pytest.warns(UserWarning, match="RepresentationGeometry draws no figures.*planted") as caught:
+        fit(tmp_path, [callback], Tagger())
+    assert sum("planted" in str(one.message) for one in caught) == 1
+    assert len(callback.history) == 4
 
 
 def test_a_log_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -470,15 +538,25 @@ REFUSED = {("RepresentationStructure", "width 1"): "`dim` must be at least 2: a 
 """What is said where a state leaves nothing to read."""
 
 
+@lru_cache
+def in_state(state: str) -> list[torch.Tensor]:
+    """Weights after a fit in that state without any callback."""
+    make, source = STATES[state]
+    plain = make()
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")
+        pl.seed_everything(2, verbose=False)
+        trainer(folder, [], max_epochs=2).fit(plain, data(ids()), source())
+    return weights(plain)
+
+
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("name", ANALYSES)
 def test_bad_states_end_in_an_omission_or_a_clear_error(tmp_path: Path, name: str, state: str) -> None:
     make, source = STATES[state]
-    plain, model, (callback,) = make(), make(), CALLBACKS[name](False)
+    model, (callback,) = make(), CALLBACKS[name](False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pl.seed_everything(2, verbose=False)
-        trainer(tmp_path, [], max_epochs=2).fit(plain, data(ids()), source())
         pl.seed_everything(2, verbose=False)
         refused = None
         try:
@@ -491,7 +569,7 @@ def test_bad_states_end_in_an_omission_or_a_clear_error(tmp_path: Path, name: st
         assert model.global_step == 0
         assert REFUSED[name, state] in refused
         return
-    assert all(torch.equal(*pair) for pair in zip(weights(plain), weights(model), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(in_state(state), weights(model), strict=True))
     assert len(callback.history) + callback.failed == 2
     for reading in callback.history.readings:
         assert all(math.isfinite(value) for value in reading.values.values())

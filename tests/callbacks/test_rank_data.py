@@ -251,8 +251,19 @@ class TensorParallel(Tagger):
                 parallelize_module(self.head, self.device_mesh["tensor_parallel"], RowwiseParallel(**inputs))
 
 
-def tensor_parallel(number: int, whole: bool, local: bool) -> Any:
-    chosen = [RepresentationGeometry({"enc": "encoder.0"}, draw_figures=False)]
+def tensor_parallel(number: int, whole: bool, local: bool, noise: str | None = None) -> Any:
+    chosen: list[ValidationAnalysis] = [RepresentationGeometry({"enc": "encoder.0"}, draw_figures=False)]
+    if noise is not None:
+        chosen = [
+            NoiseRobustness(
+                {"enc": noise},
+                (0.5,),
+                {"val_loss": "loss"},
+                drift={"out": "head"},
+                tokens="input_ids",
+                draw_figures=False,
+            )
+        ]
     strategy: Any = ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=number) if number > 1 else "auto"
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -268,6 +279,21 @@ def test_replicated_activations_of_tensor_parallel_ranks_are_read(two_ranks: Any
     alone = tensor_parallel(1, True, True)
     for found in two_ranks.run(tensor_parallel, 2, True, True):
         assert found == pytest.approx(alone, rel=1e-5)
+
+
+def test_noise_under_tensor_parallelism_is_that_of_one_process(two_ranks: Any) -> None:
+    alone = tensor_parallel(1, True, True, "embedding")
+    for whole in (True, False):
+        for found in two_ranks.run(tensor_parallel, 2, whole, True, "embedding"):
+            assert found == pytest.approx(alone, rel=1e-5)
+    for found in two_ranks.run(tensor_parallel, 2, True, True, "encoder.0"):
+        assert found == pytest.approx(tensor_parallel(1, True, True, "encoder.0"), rel=1e-5)
+
+
+def test_noise_on_a_part_of_an_activation_is_refused(two_ranks: Any) -> None:
+    for said in two_ranks.run(tensor_parallel, 2, False, True, "encoder.0"):
+        assert isinstance(said, str)
+        assert "noise at enc differs between the ranks of 'tensor_parallel'" in said
 
 
 @pytest.mark.parametrize(

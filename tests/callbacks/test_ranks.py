@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, Sampler
+from torch.utils.tensorboard import SummaryWriter
 
 from lightning_interp import RepresentationGeometry, RepresentationStructure
 from tests.toy import Sequences, Tagger, loader, trainer
@@ -131,3 +135,55 @@ def test_a_failure_on_one_rank_drops_the_reading_on_all(two_ranks: object) -> No
     assert failed == other_failed == 1
     assert "Another rank failed" in told[0]
     assert "planted on rank 1" in cause[0]
+
+
+class FailingLogger(TensorBoardLogger):
+    """Takes scalars, and breaks at a picture."""
+
+    @property
+    def experiment(self) -> Any:
+        writer = super().experiment
+        if isinstance(writer, SummaryWriter):
+            writer.add_image = self.refuse
+        return writer
+
+    def refuse(self, *args: object, **kwargs: object) -> None:
+        raise OSError("planted in the logger")
+
+
+class FailingFigures(RepresentationGeometry):
+    """Its pictures break on one rank: drawing fails on the first, listing them on the second."""
+
+    def figures(self) -> dict[str, Any]:
+        if dist.get_rank() == 1:
+            raise RuntimeError("planted on rank 1")
+        return {**super().figures(), "planted": lambda: 1 / 0}
+
+
+def pictures_fail(callback: Callable[..., RepresentationGeometry] | None) -> dict[str, Any]:
+    model = Tagger()
+    chosen = [] if callback is None else [callback(sites={"enc": "encoder"}, figure_interval=0.0)]
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        logger = TensorBoardLogger(folder) if callback is FailingFigures else FailingLogger(folder)
+        run = trainer(folder, chosen, strategy="ddp", devices=dist.get_world_size(), max_epochs=3, logger=logger)
+        run.fit(model, loader(12), loader(seed=1))
+    return {
+        "weights": [value.tolist() for value in model.state_dict().values()],
+        "steps": [reading.step for one in chosen for reading in one.history.readings],
+        "told": [text for text in (str(one.message) for one in caught) if "planted" in text],
+    }
+
+
+@pytest.mark.parametrize("callback", [FailingFigures, RepresentationGeometry])
+def test_a_picture_or_a_logger_that_fails_on_one_rank_costs_a_warning(two_ranks: Any, callback: type) -> None:
+    plain, (first, second) = two_ranks.run(pictures_fail, None), two_ranks.run(pictures_fail, callback)
+    assert first["weights"] == second["weights"] == plain[0]["weights"]
+    assert first["steps"] == second["steps"] == [1, 2, 3]
+    if callback is FailingFigures:
+        assert len(first["told"]) == len(second["told"]) == 1
+        assert "planted on rank 1" in second["told"][0]
+    else:
+        assert len(first["told"]) == 1
+        assert "planted in the logger" in first["told"][0]
+        assert second["told"] == []
