@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_interp.distributed import Gather
+from lightning_interp.distributed import Gather, Sums
 from lightning_interp.metrics import SoftStructure, SpectralGeometry
 from lightning_interp.metrics.base import RepresentationMetric
 
@@ -68,7 +68,10 @@ def carry_out(metric: RepresentationMetric) -> Traffic:
         size = _bytes(request.tensor)
         (traffic.gathered if isinstance(request, Gather) else traffic.reduced).append(size)
         traffic.largest = max(traffic.largest, 0 if isinstance(request, Gather) else size)
-        result = [request.tensor] if isinstance(request, Gather) else request.tensor
+        if isinstance(request, Sums):
+            result = list(request.tensors)
+        else:
+            result = [request.tensor] if isinstance(request, Gather) else request.tensor
 
 
 def _bytes(value: Tensor | list[Tensor]) -> int:

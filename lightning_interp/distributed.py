@@ -7,7 +7,7 @@ exchange and leave together, so that none waits for a partner that never comes.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Gather", "Maximum", "Minimum", "PeerError", "Steps", "Sum", "agree", "run", "world_size"]
+__all__ = ["Gather", "Maximum", "Minimum", "PeerError", "Steps", "Sum", "Sums", "agree", "run", "world_size"]
 
 Group = Any
 T = TypeVar("T")
@@ -26,6 +26,18 @@ class Sum:
     """Ask for the sum over ranks of a tensor that has the same shape on all of them."""
 
     tensor: Tensor
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Ask for the sums over ranks of several tensors of one dtype, in one exchange."""
+
+    tensors: Sequence[Tensor]
+
+    @property
+    def tensor(self) -> Tensor:
+        """All of them, one after another."""
+        return torch.cat([tensor.flatten() for tensor in self.tensors])
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,7 @@ class Gather:
     tensor: Tensor
 
 
-Exchange = Sum | Minimum | Maximum | Gather
+Exchange = Sum | Sums | Minimum | Maximum | Gather
 Steps = Generator[Exchange, Any, T]
 
 
@@ -87,8 +99,8 @@ def run(steps: Steps[T], group: Group = None) -> T:
     """Carry out a computation over all ranks.
 
     Args:
-        steps: A generator that yields :class:`Sum`, :class:`Minimum`, :class:`Maximum` or :class:`Gather`, receives the
-            merged result of each, and returns the value.
+        steps: A generator that yields :class:`Sum`, :class:`Sums`, :class:`Minimum`, :class:`Maximum` or
+            :class:`Gather`, receives the merged result of each, and returns the value.
         group: The process group; all ranks by default.
 
     Returns:
@@ -128,6 +140,12 @@ def run(steps: Steps[T], group: Group = None) -> T:
 
 
 def _exchange(request: Exchange, group: Group) -> Any:
+    if isinstance(request, Sums):
+        if world_size(group) == 1:
+            return list(request.tensors)
+        whole = _exchange(Sum(request.tensor), group)
+        parts = whole.split([tensor.numel() for tensor in request.tensors])
+        return [part.view_as(tensor) for part, tensor in zip(parts, request.tensors, strict=True)]
     if world_size(group) == 1:
         return [request.tensor] if isinstance(request, Gather) else request.tensor
     home = request.tensor.device

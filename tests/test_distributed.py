@@ -17,6 +17,7 @@ from lightning_interp.distributed import (
     PeerError,
     Steps,
     Sum,
+    Sums,
     agree,
     run,
     world_size,
@@ -31,8 +32,10 @@ def everything(rank: int, length: int) -> Steps[dict[str, object]]:
     high = yield Maximum(mine)
     rows = yield Gather(torch.full((length, 2), rank))
     counted = yield Sum(torch.tensor(2**40 + rank))
+    several = yield Sums([mine, mine[:0], mine[1]])
     return {
         "total": total,
+        "several": several,
         "low": low,
         "high": high,
         "rows": rows,
@@ -51,6 +54,7 @@ def plain_everything(lengths: list[int]) -> dict[str, object]:
     stacked = torch.stack(tensors)
     return {
         "total": stacked.sum(0),
+        "several": [stacked.sum(0), torch.zeros(0, 2), stacked.sum(0)[1]],
         "low": stacked.amin(0),
         "high": stacked.amax(0),
         "rows": [torch.full((length, 2), rank) for rank, length in enumerate(lengths)],

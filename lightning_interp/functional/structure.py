@@ -11,10 +11,10 @@ from torch import Tensor
 from lightning_interp.functional._numerics import plogp, wide_dtype
 from lightning_interp.functional.binned import check_correction, miller_madow
 
-__all__ = ["StructureMeasures", "check_average", "label_mean", "structure_measures"]
+__all__ = ["Families", "LabelTerms", "StructureMeasures", "check_average", "label_mean", "structure_measures"]
 
-# Table entries that one step works on, so that memory beside the table is bounded.
-_STEP = 1 << 21
+# Table entries that one step works on: few enough for a processor's cache.
+_STEP = 1 << 18
 
 
 class StructureMeasures(NamedTuple):
@@ -50,10 +50,10 @@ def structure_measures(
         \text{disentanglement} = \sum_l w_l JS(p_l, p_{\neg l})
 
     where :math:`p_{\neg l}` pools the other labels. With frequency weights regularity is the mutual information
-    :math:`I(Z; L)`, computed on its own path, so that information = variation + regularity is a check and not a
-    definition. Where labels have parents (the bigrams of a token) each is compared within its parent: regularity is
-    :math:`I(Z; L \mid parent)` = parent variation − variation, and the complement of a label is the rest of its parent.
-    A label without a complement has no disentanglement and is left out of that mean.
+    :math:`I(Z; L)`, computed as what the sum of divergences comes to: information − variation. Where labels have
+    parents (the bigrams of a token) each is compared within its parent: regularity is :math:`I(Z; L \mid parent)` =
+    parent variation − variation, and the complement of a label is the rest of its parent. A label without a complement has no
+    disentanglement and is left out of that mean.
 
     Args:
         counts: Counts per label and bin, shape (L, K), or (L, G, K) for G distributions a label (dimensions of the
@@ -94,60 +94,109 @@ def structure_measures(
     num_labels, groups, bins = table.shape
     if num_labels == 0:
         return StructureMeasures(*(torch.full((), math.nan, dtype=wide, device=table.device) for _ in range(5)))
-
-    size = sizes.to(wide)
     parent = torch.zeros_like(sizes, dtype=torch.long) if parents is None else parents.long()
-    family = _Families(size, parent, average)
-    family_counts = torch.zeros(family.number, groups, bins, dtype=wide, device=table.device)
+    family_counts = torch.zeros(int(parent.max()) + 1, groups, bins, dtype=wide, device=table.device)
     rows = max(1, _STEP // (groups * bins))
-    blocks = [slice(start, start + rows) for start in range(0, num_labels, rows)]
-    for block in blocks:
+    for start in range(0, num_labels, rows):
+        block = slice(start, start + rows)
         family_counts.index_add_(0, parent[block], table[block].to(wide))
-    family_p = family_counts / family.size[:, None, None]
-    family_entropy = -plogp(family_p).sum(-1).mean(-1)
-    pool = family_counts.sum(0) / size.sum()
-    information = -plogp(pool).sum(-1).mean(-1)
+    families = Families(family_counts, sizes.to(wide), parent, average, correction)
+    return families.measures(families.terms(table, slice(0, num_labels)), normalize, nested=parents is not None)
 
-    # Elementwise work in the dtype of the table, sums over labels in the widest there is.
-    family_log = family_p.clamp_min(torch.finfo(wide).tiny).log().to(table.dtype)
-    entropy, divergence, shift, js = (torch.empty(num_labels, dtype=wide, device=table.device) for _ in range(4))
-    for block in blocks:
-        p = table[block] / sizes[block, None, None].to(table.dtype)
-        p_log_p = plogp(p)
-        entropy[block] = -p_log_p.sum(-1).mean(-1, dtype=wide)
-        log_parent = family_log[parent[block]]
-        divergence[block] = (p_log_p - p * log_parent).sum(-1).mean(-1, dtype=wide)
-        if average == "plain":
-            offset = p - family_p[parent[block]].to(table.dtype)
-            shift[block] = (offset * log_parent).sum(-1).mean(-1, dtype=wide)
-        rest = (family.size[parent[block]] - size[block]).clamp_min(1)[:, None, None].to(table.dtype)
-        q = ((family_counts[parent[block]].to(table.dtype) - table[block]) / rest).clamp_min_(0)
-        middle = -plogp((p + q) / 2).sum(-1)
-        js[block] = (middle + (p_log_p.sum(-1) + plogp(q).sum(-1)) / 2).mean(-1, dtype=wide)
-    if average == "plain":
-        divergence += shift
 
-    if correction == "miller_madow":
-        plug_in = (information, family_entropy, entropy)
-        information = miller_madow(information, (pool > 0).sum(-1).to(wide).mean(-1), size.sum())
-        family_entropy = miller_madow(family_entropy, (family_p > 0).sum(-1).to(wide).mean(-1), family.size)
-        entropy = torch.cat(
-            [miller_madow(entropy[b], (table[b] > 0).sum(-1).to(wide).mean(-1), size[b]) for b in blocks]
+class LabelTerms(NamedTuple):
+    """What each label adds to the measures, (L,) in the widest dtype."""
+
+    entropy: Tensor
+    """Of the label's distribution, in nats, without correction."""
+    divergence: Tensor
+    """Jensen–Shannon, from the rest of its parent, in nats."""
+    support: Tensor
+    """Bins that are not empty, averaged over groups."""
+
+
+class Families:
+    """Labels that belong to parents, and what all labels of a parent hold together.
+
+    Args:
+        counts: Counts of each parent's labels together, (F, G, K), in the widest dtype.
+        sizes: Rows per label, (L,), in the widest dtype. Labels without rows have no part in any measure.
+        parent: Parent of each label, int64 (L,), 0 … F−1.
+        average: As for :func:`structure_measures`.
+        correction: As for :func:`structure_measures`.
+
+    """
+
+    def __init__(
+        self, counts: Tensor, sizes: Tensor, parent: Tensor, average: str = "frequency", correction: str | None = None
+    ) -> None:
+        self.counts = counts
+        self._cast = {counts.dtype: counts}
+        self.correction = correction
+        self.means = _FamilyMeans(sizes, parent, average, len(counts))
+
+    def terms(self, table: Tensor, labels: slice) -> LabelTerms:
+        """Terms of a run of labels, from their counts (labels, G, K).
+
+        Elementwise work is done in the dtype of the table.
+        """
+        wide = self.counts.dtype
+        size, parent = self.means.label_size[labels], self.means.parent[labels]
+        rest = self.means.size[parent] - size
+        p_log_p, q_log_q, s_log_s = table.new_empty(3, len(table), table.shape[1])
+        support = torch.zeros_like(size)
+        # Where an option does not ask for it, a whole pass over the table is saved.
+        counts_support = self.correction is not None
+        counts = self._cast.setdefault(table.dtype, self.counts.to(table.dtype))
+        rows = max(1, _STEP // max(1, table[:1].numel()))
+        work = table.new_empty(3, min(rows, len(table)), *table.shape[1:])
+        for start in range(0, len(table), rows):
+            block = slice(start, min(start + rows, len(table)))
+            p, q, log = work[:, : block.stop - block.start]
+            weight = size[block].clamp_min(1).reciprocal().to(table.dtype)[:, None, None]
+            torch.mul(table[block], weight, out=p)
+            _plogp_sums(p, log, p_log_p[block])
+            weight = rest[block].clamp_min(1).reciprocal().to(table.dtype)[:, None, None]
+            if len(counts) == 1:
+                torch.sub(counts, table[block], out=q)
+            else:
+                torch.index_select(counts, 0, parent[block], out=q).sub_(table[block])
+            _plogp_sums(q.mul_(weight), log, q_log_q[block])
+            _plogp_sums(q.add_(p), log, s_log_s[block])
+            if counts_support:
+                support[block] = (table[block] > 0).sum(-1).to(wide).mean(-1)
+        # The mean of p and q is half their sum s, whose entries add up to 2.
+        divergence = ((p_log_p + q_log_q - s_log_s) / 2).to(wide).mean(-1) + math.log(2)
+        return LabelTerms(-p_log_p.to(wide).mean(-1), divergence.clamp_min_(0), support)
+
+    def measures(self, terms: LabelTerms, normalize: bool = True, nested: bool = True) -> StructureMeasures:
+        """The measures of all labels together."""
+        means, size = self.means, self.means.label_size
+        pool, family_p = self.counts.sum(0) / size.sum(), self.counts / means.size.clamp_min(1)[:, None, None]
+        information = -plogp(pool).sum(-1).mean(-1)
+        family_entropy = -plogp(family_p).sum(-1).mean(-1)
+        entropy = terms.entropy
+        if self.correction == "miller_madow":
+            wide = pool.dtype
+            information = miller_madow(information, (pool > 0).sum(-1).to(wide).mean(-1), size.sum())
+            filled = (family_p > 0).sum(-1).to(wide).mean(-1)
+            family_entropy = miller_madow(family_entropy, filled, means.size.clamp_min(1))
+            entropy = miller_madow(entropy, terms.support, size.clamp_min(1))
+        has_rows, has_rest = size > 0, means.size[means.parent] > size
+        unit = math.log(self.counts.shape[-1]) if normalize else 1.0
+        return StructureMeasures(
+            information / unit,
+            means.mean(entropy, where=has_rows) / unit,
+            means.mean(family_entropy[means.parent] - entropy, where=has_rows) / unit,
+            means.mean(terms.divergence, where=has_rows & has_rest),
+            (means.mean_of_families(family_entropy) if nested else information) / unit,
         )
-        divergence += (family_entropy - plug_in[1])[parent] - (entropy - plug_in[2])
 
-    variation = family.mean(entropy)
-    regularity = family.mean(divergence)
-    parent_variation = information if parents is None else family.mean_of_families(family_entropy)
-    has_rest = family.size[parent] > size
-    unit = math.log(bins) if normalize else 1.0
-    return StructureMeasures(
-        information / unit,
-        variation / unit,
-        regularity / unit,
-        family.mean(js.clamp_min(0), where=has_rest),
-        parent_variation / unit,
-    )
+
+def _plogp_sums(p: Tensor, log: Tensor, out: Tensor) -> None:
+    """Σ p·log p over the last dimension with 0·log 0 = 0; negative rounding in p becomes 0, ``log`` is room to work."""
+    torch.log(p.clamp_min_(torch.finfo(p.dtype).tiny), out=log)
+    torch.linalg.vecdot(p, log, out=out)
 
 
 def label_mean(values: Tensor, sizes: Tensor, parents: Tensor | None = None, average: str = "frequency") -> Tensor:
@@ -161,7 +210,7 @@ def label_mean(values: Tensor, sizes: Tensor, parents: Tensor | None = None, ave
     check_average(average)
     wide = wide_dtype(values.device)
     parent = torch.zeros_like(sizes, dtype=torch.long) if parents is None else parents.long()
-    return _Families(sizes.to(wide), parent, average).mean(values.to(wide))
+    return _FamilyMeans(sizes.to(wide), parent, average, int(parent.max()) + 1).mean(values.to(wide))
 
 
 def check_average(average: str) -> None:
@@ -170,15 +219,14 @@ def check_average(average: str) -> None:
         raise ValueError(f"`average` must be 'frequency' or 'plain', got {average!r}.")
 
 
-class _Families:
+class _FamilyMeans:
     """Weighted means over labels that belong to parents."""
 
-    def __init__(self, size: Tensor, parent: Tensor, average: str) -> None:
-        self.number = int(parent.max()) + 1
+    def __init__(self, size: Tensor, parent: Tensor, average: str, number: int) -> None:
         self.parent = parent
         self.plain = average == "plain"
         self.label_size = size
-        self.size = torch.zeros(self.number, dtype=size.dtype, device=size.device).index_add_(0, parent, size)
+        self.size = torch.zeros(number, dtype=size.dtype, device=size.device).index_add_(0, parent, size)
 
     def mean(self, values: Tensor, where: Tensor | None = None) -> Tensor:
         """Mean over labels, over those of ``where`` only, NaN where there are none."""

@@ -7,28 +7,42 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from lightning_interp.distributed import Maximum, Steps
-from lightning_interp.functional._numerics import plogp, wide_dtype
+from lightning_interp.functional._numerics import plogp
 
-__all__ = ["BinCodes", "Codes", "SoftCodes", "settle_width"]
+__all__ = ["BinCodes", "Codes", "SoftCodes", "Tables", "settle_width"]
 
 # Entries of a table or an index that one chunk of dimensions may take.
 _STEP = 1 << 22
+# Numbers that one step works on: few enough for a processor's cache.
+_CACHED = 1 << 18
+# So many rows at most are added up in the dtype of the rows before they go into a wider sum.
+_BAG = 16
+
+
+class Tables(ABC):
+    """Counts of rows by label, for one way to deal labels out to rows."""
+
+    @abstractmethod
+    def block(self, labels: slice, dtype: torch.dtype) -> Tensor:
+        """Counts (labels, groups, bins) of a run of labels."""
 
 
 class Codes(ABC):
     """The coded rows of this rank."""
 
     bins: int
+    device: torch.device
 
     @abstractmethod
     def chunks(self, num_labels: int, rows: int) -> list[slice]:
         """Parts of the groups (dimensions) to work on one after the other; the same on every rank."""
 
     @abstractmethod
-    def table(self, ids: Tensor, num_labels: int, chunk: slice) -> Tensor:
-        """Counts (num_labels, groups in the chunk, bins) of rows by label; ids ≥ num_labels are left out."""
+    def tables(self, ids: Tensor, num_labels: int, chunk: slice) -> Tables:
+        """Rows by label, over the groups of a chunk; ``ids`` (N, M) ≥ num_labels are left out."""
 
     def floors(self) -> Tensor | None:
         """Entropy that each single row has by itself, (N,); ``None`` for estimators without such a floor."""
@@ -40,32 +54,60 @@ class SoftCodes(Codes):
 
     def __init__(self, assignment: Tensor) -> None:
         self.assignment = assignment
-        self.bins = assignment.shape[1]
+        self.bins, self.device = assignment.shape[1], assignment.device
         self._floors: Tensor | None = None
 
     def chunks(self, num_labels: int, rows: int) -> list[slice]:
         """One: there is a single distribution."""
         return [slice(0, 1)]
 
-    def table(self, ids: Tensor, num_labels: int, chunk: slice) -> Tensor:
+    def tables(self, ids: Tensor, num_labels: int, chunk: slice) -> Tables:
         """Sums of assignments by label."""
-        # Sums in float64: in float32 a hundred thousand rows are off in the fourth digit, by an amount that depends on
-        # their order.
-        rows = self.assignment
-        out = torch.zeros(num_labels + 1, self.bins, dtype=wide_dtype(rows.device), device=rows.device)
-        ids = ids.to(rows.device)
-        step = max(1, _STEP // self.bins)
-        for start in range(0, len(rows), step):
-            part = rows[start : start + step].to(out.dtype)
-            for column in ids[start : start + step].unbind(1):
-                out.index_add_(0, column, part)
-        return out[:num_labels].unsqueeze(1)
+        return _SoftTables(self.assignment, ids.to(self.assignment.device), num_labels)
 
     def floors(self) -> Tensor:
         """Entropy of each assignment, in units of log K."""
         if self._floors is None:
-            self._floors = -plogp(self.assignment).sum(-1) / math.log(self.bins)
+            rows = max(1, _CACHED // self.bins)
+            parts = [self.assignment[start : start + rows] for start in range(0, len(self.assignment), rows)]
+            nats = [-plogp(part).sum(-1) for part in parts] or [self.assignment.sum(-1)]
+            self._floors = torch.cat(nats) / math.log(self.bins)
         return self._floors
+
+
+class _SoftTables(Tables):
+    """Rows in the order of their labels, so that each label's are next to each other."""
+
+    def __init__(self, assignment: Tensor, ids: Tensor, num_labels: int) -> None:
+        flat = ids.flatten()
+        sizes = torch.bincount(flat, minlength=num_labels + 1)[:num_labels]
+        self.starts = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        self.rows = flat.argsort(stable=True)[: int(self.starts[-1])]
+        if ids.shape[1] > 1:
+            self.rows //= ids.shape[1]
+        self.assignment = assignment
+
+    def block(self, labels: slice, dtype: torch.dtype) -> Tensor:
+        """Sums of assignments; where a wider dtype than theirs is asked for, only few are added in their own."""
+        start, stop = int(self.starts[labels.start]), int(self.starts[labels.stop])
+        rows, starts = self.rows[start:stop], self.starts[labels.start : labels.stop] - start
+        if not len(rows):
+            return self.assignment.new_zeros(len(starts), 1, self.assignment.shape[1], dtype=dtype)
+        if dtype == self.assignment.dtype:
+            return _bags(self.assignment, rows, starts).unsqueeze(1)
+        # Bags of a few rows each, none of which reaches over the end of a label.
+        sizes = torch.diff(starts, append=starts.new_tensor([len(rows)]))
+        number = (sizes + _BAG - 1) // _BAG
+        first = number.cumsum(0) - number
+        label = torch.repeat_interleave(torch.arange(len(starts), device=rows.device), number)
+        within = torch.arange(len(label), device=rows.device) - first[label]
+        few = _bags(self.assignment, rows, starts[label] + _BAG * within).to(dtype)
+        return _bags(few, torch.arange(len(few), device=rows.device), first).unsqueeze(1)
+
+
+def _bags(values: Tensor, rows: Tensor, starts: Tensor) -> Tensor:
+    """Sums of runs of rows, of which each begins at a start and ends at the next."""
+    return embedding_bag(rows, values, starts, mode="sum")
 
 
 class BinCodes(Codes):
@@ -73,7 +115,7 @@ class BinCodes(Codes):
 
     def __init__(self, indices: Tensor, bins: int) -> None:
         self.indices = indices
-        self.bins = bins
+        self.bins, self.device = bins, indices.device
 
     def chunks(self, num_labels: int, rows: int) -> list[slice]:
         """As many dimensions at a time as fit the memory bound."""
@@ -81,7 +123,7 @@ class BinCodes(Codes):
         width = max(1, _STEP // max(rows, num_labels * self.bins, 1))
         return [slice(start, min(start + width, dim)) for start in range(0, dim, width)]
 
-    def table(self, ids: Tensor, num_labels: int, chunk: slice) -> Tensor:
+    def tables(self, ids: Tensor, num_labels: int, chunk: slice) -> Tables:
         """Histograms by label and dimension."""
         codes = self.indices[:, chunk].long()
         groups = codes.shape[1]
@@ -92,7 +134,15 @@ class BinCodes(Codes):
             kept = column < num_labels
             place = (column[kept, None] * cells + codes[kept]).flatten()
             out += torch.bincount(place, minlength=len(out))
-        return out.view(num_labels, groups, self.bins).to(wide_dtype(codes.device))
+        return _BinTables(out.view(num_labels, groups, self.bins))
+
+
+class _BinTables(Tables):
+    def __init__(self, histograms: Tensor) -> None:
+        self.histograms = histograms
+
+    def block(self, labels: slice, dtype: torch.dtype) -> Tensor:
+        return self.histograms[labels].to(dtype)
 
 
 def settle_width(payload: Tensor) -> Steps[Tensor]:

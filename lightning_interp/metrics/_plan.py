@@ -11,9 +11,16 @@ from torch import Tensor
 __all__ = ["LabelPlan", "make_plan"]
 
 
+# Labels of more rows than this are summed and compared in the widest dtype there is.
+_HEAVY = 64
+
+
 @dataclass(frozen=True)
 class LabelPlan:
-    """The kept labels of one set, over the rows of all ranks in a common order."""
+    """The kept labels of one set, over the rows of all ranks in a common order.
+
+    Labels of many rows come first.
+    """
 
     ids: Tensor
     """Label of each row and column, 0 … L−1, or L where a row has no kept label: int64 (N, M)."""
@@ -28,6 +35,11 @@ class LabelPlan:
     def num_labels(self) -> int:
         """How many labels are kept."""
         return len(self.sizes)
+
+    @property
+    def num_heavy(self) -> int:
+        """How many of them have many rows."""
+        return int((self.sizes > _HEAVY).sum())
 
     @property
     def pool(self) -> Tensor:
@@ -94,10 +106,11 @@ def seed_of(seed: int, name: str, repeat: int) -> int:
 
 
 def _compact(ids: Tensor, sizes: Tensor, keep: Tensor, parents: Tensor | None, groups: Tensor | None) -> LabelPlan:
-    number = int(keep.sum())
-    renumber = torch.full((len(sizes) + 1,), number, dtype=torch.long)
-    renumber[:-1][keep] = torch.arange(number)
+    heavy = sizes > _HEAVY
+    kept = torch.cat([(keep & heavy).nonzero(), (keep & ~heavy).nonzero()]).squeeze(1)
+    renumber = torch.full((len(sizes) + 1,), len(kept), dtype=torch.long)
+    renumber[kept] = torch.arange(len(kept))
     kept_parents = None
     if parents is not None:
-        kept_parents = torch.unique(parents[keep], return_inverse=True)[1]
-    return LabelPlan(renumber[ids], sizes[keep], kept_parents, groups)
+        kept_parents = torch.unique(parents[kept], return_inverse=True)[1]
+    return LabelPlan(renumber[ids], sizes[kept], kept_parents, groups)

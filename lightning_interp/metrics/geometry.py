@@ -80,15 +80,22 @@ class SpectralGeometry(RepresentationMetric):
         rows = self._rows(representations, mask, positions)
         wide = wide_dtype(rows.z.device)
         z = rows.z.float() if rows.z.dtype != torch.float64 else rows.z
-        z = z.masked_fill(~rows.valid[:, None], 0)
-        weight = rows.valid.to(wide)
-        number = weight.sum()
-        mean = z.sum(0, dtype=wide) / number.clamp_min(1)
-        centred = (z - mean.to(z.dtype)).masked_fill(~rows.valid[:, None], 0)
+        left_out = ~rows.valid[:, None]
+        # On a device nothing is read back: what does not count is set to zero whether there is any or not.
+        some = z.device.type != "cpu" or not bool(rows.valid.all())
+        z = z.masked_fill(left_out, 0) if some else z
+        number = rows.valid.to(wide).sum()
+        # The shift need not be the mean to the last digit: what is left over is known, and belongs to the scatter.
+        shift = z.sum(0) / number.clamp_min(1).to(z.dtype)
+        centred = z - shift
+        centred = centred.masked_fill_(left_out, 0) if some else centred
+        norm = torch.linalg.vector_norm(z, dim=-1)
+        # A zero vector has no direction.
+        inverse = torch.where(norm > 0, norm.clamp_min(torch.finfo(z.dtype).tiny).reciprocal(), 0.0)
         with full_precision(z.device):
             scatter = (centred.T @ centred).to(wide)
-        # The mean was rounded to the dtype of z before it was subtracted; what is left over belongs to the scatter.
-        left = centred.sum(0, dtype=wide) / number.clamp_min(1)
+        left = centred.sum(0).to(wide) / number.clamp_min(1)
+        mean = shift.to(wide) + left
         scatter = scatter - number * torch.outer(left, left)
         if self.mean.numel() == 0:
             dim = z.shape[1]
@@ -101,9 +108,8 @@ class SpectralGeometry(RepresentationMetric):
         self.scatter = self.scatter + scatter + torch.outer(delta, delta) * (self.count * share)
         self.mean = self.mean + delta * share
         self.count = merged
-        norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
-        self.unit_total = self.unit_total + (z / norm.clamp_min(torch.finfo(z.dtype).tiny)).sum(0, dtype=wide)
-        # A zero vector has no direction.
+        # A sum adds pairwise; a product with the lengths would add one after the other and round as often.
+        self.unit_total = self.unit_total + (z * inverse[:, None]).sum(0).to(wide)
         self.directions = self.directions + (norm > 0).sum().to(wide)
         shape = batch_shape(representations)
         angle, angles = curvature_sums(z.view(*shape, z.shape[1]), rows.valid.view(shape))
@@ -133,6 +139,9 @@ class SpectralGeometry(RepresentationMetric):
         unit_total: Tensor = yield Sum(unit)
         sums: Tensor = yield Sum(torch.stack([angle, angles, directions]))
         covariance = whole / number
+        # A spread below the rounding of the vectors themselves is none.
+        rounding = torch.finfo(torch.float32).eps ** 2 * (centre @ centre)
+        covariance = torch.where(covariance.trace() > rounding, covariance, 0.0)
         if not self.center:
             covariance = covariance + torch.outer(centre, centre)
         # No rows at all: no spread, and so NaN throughout.

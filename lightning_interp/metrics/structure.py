@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,13 +14,9 @@ from lightning_interp.distributed import Gather, Maximum, Steps, Sum
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.jackknife import jackknife_se
 from lightning_interp.functional.ngrams import MAX_TOKEN_ID, built_in_labels
-from lightning_interp.functional.structure import (
-    StructureMeasures,
-    check_average,
-    label_mean,
-    structure_measures,
-)
+from lightning_interp.functional.structure import StructureMeasures, check_average, label_mean
 from lightning_interp.metrics._codes import Codes
+from lightning_interp.metrics._merge import Deal, merged_measures
 from lightning_interp.metrics._names import BUILT_IN_LABELS, BUILT_IN_PARENTS, check_names, check_parents, check_plane
 from lightning_interp.metrics._plan import LabelPlan, make_plan, seed_of
 from lightning_interp.metrics.base import (
@@ -38,8 +34,8 @@ __all__ = ["StructureMetric"]
 
 _CONDITIONAL = ("variation", "regularity", "disentanglement")
 _PLANE = ("complexity", "expressivity")
-# Entries of all tables that travel in one exchange: 32 MB.
-_EXCHANGE = 1 << 22
+# A difference of two entropies that is smaller is zero but for rounding.
+_ROUNDING = 1e-9
 
 
 class StructureMetric(RepresentationMetric):
@@ -65,7 +61,8 @@ class StructureMetric(RepresentationMetric):
             (``"information"``, as in Conklin 2025), where it is a share and the identity no longer applies.
         information_plane: Names (X, Y) of two flat label sets: adds ``complexity`` I(X;Z), ``expressivity`` I(Y;Z) and
             ``optimality`` I(Y;Z)/I(X;Z) over the rows that have a kept label in both (arXiv 2604.07569). Their
-            ``*_above_chance`` are differences, except ``optimality_above_chance``, the ratio of the two differences.
+            ``*_above_chance`` are differences, except ``optimality_above_chance``, the ratio of the two differences. A
+            ratio to nothing is NaN.
         shuffles: Random exchanges of labels for the chance level; 0 leaves it out.
         jackknife: Groups of sequences for standard errors under ``<key>/se``; 0 leaves them out. Bin ranges, centre and
             floor are held fixed when a group is left out. Costs a pass over the tables per group.
@@ -208,8 +205,9 @@ class StructureMetric(RepresentationMetric):
         if rows.z.device.type == "cpu":
             # No device to wait for: drop what does not count at once.
             keep = rows.valid
-            self.payload.append(self._encode(rows.z[keep]))
-            self.index.append(index[keep])
+            everything = bool(keep.all())
+            self.payload.append(self._encode(rows.z if everything else rows.z[keep]))
+            self.index.append(index if everything else index[keep])
         else:
             clean = rows.z.masked_fill(~rows.valid[:, None], 0)
             self.payload.append(self._encode(clean))
@@ -375,11 +373,11 @@ class StructureMetric(RepresentationMetric):
             if loo is not None:
                 spread.append(loo.regularity)
                 values[f"{p}{measure}/se"] = jackknife_se(loo.regularity)
-        values[f"{p}optimality"] = raw[1] / raw[0]
+        values[f"{p}optimality"] = _ratio(raw[1], raw[0])
         if chance:
-            values[f"{p}optimality_above_chance"] = (raw[1] - chance[1]) / (raw[0] - chance[0])
+            values[f"{p}optimality_above_chance"] = _ratio(raw[1] - chance[1], raw[0] - chance[0])
         if spread:
-            values[f"{p}optimality/se"] = jackknife_se(spread[1] / spread[0])
+            values[f"{p}optimality/se"] = jackknife_se(_ratio(spread[1], spread[0]))
         return values
 
     def _with_shuffles(self, plan: LabelPlan, name: str) -> list[Tensor]:
@@ -415,50 +413,17 @@ class StructureMetric(RepresentationMetric):
     ) -> Steps[tuple[list[StructureMeasures], StructureMeasures | None]]:
         """Measures of each assignment of labels over all ranks; of the first also without each group, stacked."""
         number = plan.num_labels
-        jobs = [ids[here] for ids in variants]
-        rests: list[tuple[Tensor, Tensor]] = []
+        deals = [Deal(ids[here], plan.sizes) for ids in variants]
         if groups is not None:
             # Fewer sequences than groups: each is a group.
-            each = range(int(groups.max()) + 1)
-            jobs += [jobs[0].masked_fill((groups[here] != group)[:, None], number) for group in each]
-            rests = [(groups == group, variants[0]) for group in each]
-        chunks = codes.chunks(number, len(variants[0]))
-        share = torch.tensor([chunk.stop - chunk.start for chunk in chunks], dtype=torch.float64)
-        share /= share.sum()
-        found = torch.zeros(len(jobs), len(StructureMeasures._fields), dtype=torch.float64)
-        for chunk, weight in zip(chunks, share, strict=True):
-            whole = torch.zeros(0)
-            for batch in _batches(len(jobs), number * (chunk.stop - chunk.start) * codes.bins):
-                tables: Tensor = yield Sum(torch.stack([codes.table(jobs[job], number, chunk) for job in batch]))
-                for job, table in zip(batch, tables, strict=True):
-                    whole = table if job == 0 else whole
-                    if job < len(variants):
-                        found[job] += weight * self._from_table(table, plan.sizes, plan.parents)
-                    else:
-                        inside, ids = rests[job - len(variants)]
-                        found[job] += weight * self._without(whole, table, plan, ids[inside])
+            for group in range(int(groups.max()) + 1):
+                rest = variants[0].masked_fill((groups == group)[:, None], number)
+                sizes = torch.bincount(rest.flatten(), minlength=number + 1)[:number]
+                deals.append(Deal(rest[here], sizes))
+        found = yield from merged_measures(codes, plan, deals, self.average, self._correction, self.process_group)
         spread = found[len(variants) :]
-        loo = StructureMeasures(*spread.unbind(1)) if len(spread) else None
-        return [StructureMeasures(*row) for row in found[: len(variants)]], loo
-
-    def _without(self, whole: Tensor, part: Tensor, plan: LabelPlan, ids: Tensor) -> Tensor:
-        """Measures once the rows of one group, with labels ``ids``, are taken out of a table."""
-        number = plan.num_labels
-        sizes = plan.sizes - torch.bincount(ids.flatten(), minlength=number + 1)[:number]
-        kept = sizes > 0
-        parents = None if plan.parents is None else plan.parents[kept]
-        return self._from_table((whole - part)[kept.to(whole.device)].clamp_min(0), sizes[kept], parents)
-
-    def _from_table(self, table: Tensor, sizes: Tensor, parents: Tensor | None) -> Tensor:
-        device = table.device
-        found = structure_measures(
-            table,
-            sizes.to(device),
-            None if parents is None else parents.to(device),
-            average=self.average,
-            correction=self._correction,
-        )
-        return torch.stack(found).to("cpu", torch.float64)
+        loo = StructureMeasures(*map(torch.stack, zip(*spread, strict=True))) if spread else None
+        return found[: len(variants)], loo
 
     @property
     def _correction(self) -> str | None:
@@ -482,8 +447,6 @@ def _against_chance(measure: str, value: Tensor, levels: Tensor) -> dict[tuple[s
     }
 
 
-def _batches(number: int, entries: int) -> Iterator[range]:
-    """Jobs that exchange their tables together: as many as fit the bound, at least one."""
-    size = max(1, _EXCHANGE // max(1, entries))
-    for start in range(0, number, size):
-        yield range(start, min(start + size, number))
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    """Their ratio, undefined where the lower one is nothing but rounding."""
+    return above / torch.where(below.abs() > _ROUNDING, below, math.nan)

@@ -130,3 +130,13 @@ def test_memory_does_not_grow_with_rows():
             )
         )
     assert sizes == {7 * 7 + 2 * 7 + 3}
+
+
+@pytest.mark.parametrize("value", [1e-3, 0.1, 7.3, 12345.678])
+def test_a_constant_cloud_has_no_spread(value: float) -> None:
+    metric = SpectralGeometry()
+    for rows in (3, 700, 2001):
+        metric.update(torch.full((rows, 8), value) * torch.linspace(0.1, 1, 8))
+    found = metric.compute()
+    assert all(math.isnan(float(found[key])) for key in ("rankme", "participation_ratio", "matrix_entropy"))
+    assert float(found["anisotropy"]) == pytest.approx(1, abs=1e-6)
