@@ -52,8 +52,8 @@ def structure_measures(
     where :math:`p_{\neg l}` pools the other labels. With frequency weights regularity is the mutual information
     :math:`I(Z; L)`, computed as what the sum of divergences comes to: information − variation. Where labels have
     parents (the bigrams of a token) each is compared within its parent: regularity is :math:`I(Z; L \mid parent)` =
-    parent variation − variation, and the complement of a label is the rest of its parent. A label without a complement has no
-    disentanglement and is left out of that mean.
+    parent variation − variation, and the complement of a label is the rest of its parent. A label without a complement
+    has no disentanglement and is left out of that mean.
 
     Args:
         counts: Counts per label and bin, shape (L, K), or (L, G, K) for G distributions a label (dimensions of the

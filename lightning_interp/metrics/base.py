@@ -172,6 +172,19 @@ def batch_shape(representations: Tensor) -> tuple[int, int]:
     return representations.shape[0], 1 if representations.ndim == 2 else representations.shape[1]
 
 
+def joined(parts: list[Tensor]) -> Tensor:
+    """All parts as one tensor, which takes their place in the list: each is let go as soon as it is copied."""
+    whole = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:])
+    parts.reverse()
+    start = 0
+    while parts:
+        part = parts.pop()
+        whole[start : start + len(part)] = part
+        start += len(part)
+    parts.append(whole)
+    return whole
+
+
 def rank_in(group: Any) -> int:
     """This rank in its group, 0 where there is none."""
     return torch.distributed.get_rank(group) if world_size(group) > 1 else 0

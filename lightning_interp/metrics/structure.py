@@ -25,6 +25,7 @@ from lightning_interp.metrics.base import (
     RepresentationMetric,
     as_mapping,
     batch_shape,
+    joined,
     label_columns,
     rank_in,
     sample_of,
@@ -281,7 +282,7 @@ class StructureMetric(RepresentationMetric):
         """The rows of this rank that count, and their labels on the CPU."""
         if not self.payload:
             return torch.zeros(0, 0), torch.zeros(0, columns, dtype=torch.long)
-        payload, index = torch.cat(self.payload), torch.cat(self.index)
+        payload, index = joined(self.payload), joined(self.index)
         if self.valid:
             keep = torch.cat(self.valid)
             payload, index = payload[keep], index[keep]
