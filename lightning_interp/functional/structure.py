@@ -135,10 +135,11 @@ class Families:
         self.correction = correction
         self.means = _FamilyMeans(sizes, parent, average, len(counts))
 
-    def terms(self, table: Tensor, labels: slice) -> LabelTerms:
+    def terms(self, table: Tensor, labels: slice, known: Tensor | None = None) -> LabelTerms:
         """Terms of a run of labels, from their counts (labels, G, K).
 
-        Elementwise work is done in the dtype of the table.
+        Elementwise work is done in the dtype of the table. Of labels with one row each, whose table is the rows,
+        Σ p·log p (labels, G) may be ``known``.
         """
         wide = self.counts.dtype
         size, parent = self.means.label_size[labels], self.means.parent[labels]
@@ -147,24 +148,28 @@ class Families:
         support = torch.zeros_like(size)
         # Where an option does not ask for it, a whole pass over the table is saved.
         counts_support = self.correction is not None
-        counts = self._cast.setdefault(table.dtype, self.counts.to(table.dtype))
+        if table.dtype not in self._cast:
+            self._cast[table.dtype] = self.counts.to(table.dtype)
+        counts = self._cast[table.dtype]
         rows = max(1, _STEP // max(1, table[:1].numel()))
         work = table.new_empty(3, min(rows, len(table)), *table.shape[1:])
         for start in range(0, len(table), rows):
             block = slice(start, min(start + rows, len(table)))
             p, q, log = work[:, : block.stop - block.start]
-            weight = size[block].clamp_min(1).reciprocal().to(table.dtype)[:, None, None]
-            torch.mul(table[block], weight, out=p)
-            _plogp_sums(p, log, p_log_p[block])
+            if known is None:
+                weight = size[block].clamp_min(1).reciprocal().to(table.dtype)[:, None, None]
+                torch.mul(table[block], weight, out=p)
+                _plogp_sums(p, log, p_log_p[block])
             weight = rest[block].clamp_min(1).reciprocal().to(table.dtype)[:, None, None]
             if len(counts) == 1:
                 torch.sub(counts, table[block], out=q)
             else:
                 torch.index_select(counts, 0, parent[block], out=q).sub_(table[block])
             _plogp_sums(q.mul_(weight), log, q_log_q[block])
-            _plogp_sums(q.add_(p), log, s_log_s[block])
+            _plogp_sums(q.add_(table[block] if known is not None else p), log, s_log_s[block])
             if counts_support:
                 support[block] = (table[block] > 0).sum(-1).to(wide).mean(-1)
+        p_log_p = p_log_p if known is None else known
         # The mean of p and q is half their sum s, whose entries add up to 2.
         divergence = ((p_log_p + q_log_q - s_log_s) / 2).to(wide).mean(-1) + math.log(2)
         return LabelTerms(-p_log_p.to(wide).mean(-1), divergence.clamp_min_(0), support)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from lightning_interp.distributed import Maximum, Steps
-from lightning_interp.functional._numerics import plogp
+from lightning_interp.functional._numerics import plogp, wide_dtype
 
 __all__ = ["BinCodes", "Codes", "SoftCodes", "Tables", "settle_width"]
 
@@ -29,6 +31,10 @@ class Tables(ABC):
     def block(self, labels: slice, dtype: torch.dtype) -> Tensor:
         """Counts (labels, groups, bins) of a run of labels."""
 
+    @abstractmethod
+    def single(self, labels: slice, dtype: torch.dtype) -> Tensor:
+        """Σ p·log p (labels, groups) of a run of labels that have one row over all ranks; 0 where it is not here."""
+
 
 class Codes(ABC):
     """The coded rows of this rank."""
@@ -44,6 +50,18 @@ class Codes(ABC):
     def tables(self, ids: Tensor, num_labels: int, chunk: slice) -> Tables:
         """Rows by label, over the groups of a chunk; ``ids`` (N, M) ≥ num_labels are left out."""
 
+    @abstractmethod
+    def weighted(self, ids: Tensor, num_labels: int, chunk: slice, weights: Sequence[Tensor]) -> list[Tensor]:
+        """Sums of rows by label (num_labels, groups, bins) in the widest dtype, once for each weighting.
+
+        Args:
+            ids: Label of each row, int64 (N,); those ≥ num_labels are left out.
+            num_labels: How many labels there are.
+            chunk: The groups to work on.
+            weights: How often each row counts, int64 (N,).
+
+        """
+
     def floors(self) -> Tensor | None:
         """Entropy that each single row has by itself, (N,); ``None`` for estimators without such a floor."""
         return None
@@ -55,7 +73,7 @@ class SoftCodes(Codes):
     def __init__(self, assignment: Tensor) -> None:
         self.assignment = assignment
         self.bins, self.device = assignment.shape[1], assignment.device
-        self._floors: Tensor | None = None
+        self._plogp: Tensor | None = None
 
     def chunks(self, num_labels: int, rows: int) -> list[slice]:
         """One: there is a single distribution."""
@@ -63,29 +81,51 @@ class SoftCodes(Codes):
 
     def tables(self, ids: Tensor, num_labels: int, chunk: slice) -> Tables:
         """Sums of assignments by label."""
-        return _SoftTables(self.assignment, ids.to(self.assignment.device), num_labels)
+        return _SoftTables(self, ids.to(self.device), num_labels)
+
+    def weighted(self, ids: Tensor, num_labels: int, chunk: slice, weights: Sequence[Tensor]) -> list[Tensor]:
+        """Sums of assignments by label."""
+        tables = _SoftTables(self, ids[:, None].to(self.device), num_labels)
+        everything, wide = slice(0, num_labels), wide_dtype(self.device)
+        return [tables.repeated(weight.to(self.device)).block(everything, wide) for weight in weights]
 
     def floors(self) -> Tensor:
         """Entropy of each assignment, in units of log K."""
-        if self._floors is None:
+        return -self.plogp() / math.log(self.bins)
+
+    def plogp(self) -> Tensor:
+        """Σ a·log a of each assignment."""
+        if self._plogp is None:
             rows = max(1, _CACHED // self.bins)
-            parts = [self.assignment[start : start + rows] for start in range(0, len(self.assignment), rows)]
-            nats = [-plogp(part).sum(-1) for part in parts] or [self.assignment.sum(-1)]
-            self._floors = torch.cat(nats) / math.log(self.bins)
-        return self._floors
+            small = self.assignment.numel() <= _CACHED
+            whole = self.assignment.to(wide_dtype(self.device)) if small else self.assignment
+            parts = [whole[start : start + rows] for start in range(0, len(whole), rows)]
+            self._plogp = torch.cat([plogp(part).sum(-1) for part in parts] or [whole.sum(-1)])
+        return self._plogp
 
 
 class _SoftTables(Tables):
     """Rows in the order of their labels, so that each label's are next to each other."""
 
-    def __init__(self, assignment: Tensor, ids: Tensor, num_labels: int) -> None:
+    def __init__(self, codes: SoftCodes, ids: Tensor, num_labels: int) -> None:
         flat = ids.flatten()
         sizes = torch.bincount(flat, minlength=num_labels + 1)[:num_labels]
         self.starts = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
         self.rows = flat.argsort(stable=True)[: int(self.starts[-1])]
         if ids.shape[1] > 1:
             self.rows //= ids.shape[1]
-        self.assignment = assignment
+        self.codes = codes
+        self.assignment = codes.assignment
+
+    def repeated(self, times: Tensor) -> _SoftTables:
+        """The same with every row as often as told."""
+        if bool((times[self.rows] == 1).all()):
+            return self
+        twin = copy.copy(self)
+        # Repeated, since a weighted sum of rows is far slower than a plain one.
+        twin.rows = torch.repeat_interleave(self.rows, times[self.rows])
+        twin.starts = torch.cat([times.new_zeros(1), times[self.rows].cumsum(0)])[self.starts]
+        return twin
 
     def block(self, labels: slice, dtype: torch.dtype) -> Tensor:
         """Sums of assignments; where a wider dtype than theirs is asked for, only few are added in their own."""
@@ -103,6 +143,14 @@ class _SoftTables(Tables):
         within = torch.arange(len(label), device=rows.device) - first[label]
         few = _bags(self.assignment, rows, starts[label] + _BAG * within).to(dtype)
         return _bags(few, torch.arange(len(few), device=rows.device), first).unsqueeze(1)
+
+    def single(self, labels: slice, dtype: torch.dtype) -> Tensor:
+        """That of the row, which is known."""
+        starts = self.starts[labels.start : labels.stop + 1]
+        here = starts.diff() > 0
+        found = torch.zeros(len(here), dtype=dtype, device=starts.device)
+        found[here] = self.codes.plogp()[self.rows[starts[:-1][here]]].to(dtype)
+        return found.unsqueeze(1)
 
 
 def _bags(values: Tensor, rows: Tensor, starts: Tensor) -> Tensor:
@@ -125,16 +173,24 @@ class BinCodes(Codes):
 
     def tables(self, ids: Tensor, num_labels: int, chunk: slice) -> Tables:
         """Histograms by label and dimension."""
-        codes = self.indices[:, chunk].long()
+        out = sum(self._histogram(column, num_labels, chunk) for column in ids.to(self.device).unbind(1))
+        assert isinstance(out, Tensor)
+        return _BinTables(out)
+
+    def weighted(self, ids: Tensor, num_labels: int, chunk: slice, weights: Sequence[Tensor]) -> list[Tensor]:
+        """Histograms by label and dimension."""
+        wide, ids = wide_dtype(self.device), ids.to(self.device)
+        return [self._histogram(ids, num_labels, chunk, weight.to(self.device, wide)).to(wide) for weight in weights]
+
+    def _histogram(self, ids: Tensor, num_labels: int, chunk: slice, weights: Tensor | None = None) -> Tensor:
+        kept = ids < num_labels
+        codes = self.indices[:, chunk][kept].long()
         groups = codes.shape[1]
         codes += torch.arange(groups, device=codes.device) * self.bins
-        cells = groups * self.bins
-        out = torch.zeros(num_labels * cells, dtype=torch.long, device=codes.device)
-        for column in ids.to(codes.device).unbind(1):
-            kept = column < num_labels
-            place = (column[kept, None] * cells + codes[kept]).flatten()
-            out += torch.bincount(place, minlength=len(out))
-        return _BinTables(out.view(num_labels, groups, self.bins))
+        codes += ids[kept, None] * (groups * self.bins)
+        each = None if weights is None else weights[kept, None].expand_as(codes).flatten()
+        counts = torch.bincount(codes.flatten(), each, minlength=num_labels * groups * self.bins)
+        return counts.view(num_labels, groups, self.bins)
 
 
 class _BinTables(Tables):
@@ -143,6 +199,10 @@ class _BinTables(Tables):
 
     def block(self, labels: slice, dtype: torch.dtype) -> Tensor:
         return self.histograms[labels].to(dtype)
+
+    def single(self, labels: slice, dtype: torch.dtype) -> Tensor:
+        """Zero: one row lies in one bin."""
+        return torch.zeros(self.histograms[labels].shape[:2], dtype=dtype, device=self.histograms.device)
 
 
 def settle_width(payload: Tensor) -> Steps[Tensor]:

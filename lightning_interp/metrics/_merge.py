@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_interp.distributed import Steps, Sums, world_size
-from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.structure import Families, LabelTerms, StructureMeasures
 from lightning_interp.metrics._codes import Codes
 from lightning_interp.metrics._plan import LabelPlan
@@ -69,12 +69,18 @@ def _measures(
     tables = [codes.tables(deal.ids, number, chunk) for deal in deals]
     terms: list[list[LabelTerms]] = [[] for _ in deals]
     limit = _ALONE if world_size(group) == 1 else _EXCHANGE // len(deals)
-    for labels, heavy in _blocks(plan, max(1, limit // entries)):
-        wide = families[0].counts.dtype
-        dtype = wide if heavy or small else torch.float32
-        merged: list[Tensor] = yield Sums([one.block(labels, dtype) for one in tables])
-        for mine, family, table in zip(terms, families, merged, strict=True):
-            mine.append(family.terms(table, labels))
+    wide = families[0].counts.dtype
+    singles = plan.kinds["single"]
+    known = [one.single(singles, wide if small else torch.float32) for one in tables]
+    for kind, labels in _blocks(plan, max(1, limit // entries)):
+        dtype = wide if kind == "heavy" or small else torch.float32
+        parts = [one.block(labels, dtype) for one in tables]
+        if kind == "single":
+            parts += [one[labels.start - singles.start : labels.stop - singles.start] for one in known]
+        merged: list[Tensor] = yield Sums(parts)
+        for place, (mine, family) in enumerate(zip(terms, families, strict=True)):
+            p_log_p = merged[len(deals) + place] if kind == "single" else None
+            mine.append(family.terms(merged[place], labels, p_log_p))
     nested = plan.parents is not None
     return [
         family.measures(LabelTerms(*map(torch.cat, zip(*mine, strict=True))), nested=nested)
@@ -89,11 +95,15 @@ def _families(
     number = plan.num_labels
     parents = torch.zeros(number, dtype=torch.long) if plan.parents is None else plan.parents
     most = int(parents.max()) + 1
-    owner = torch.cat([parents, parents.new_tensor([most])])
-    counts: list[Tensor] = []
-    for deal in deals:
-        tables = codes.tables(owner[deal.ids], most, chunk)
-        counts.append(tables.block(slice(0, most), wide_dtype(codes.device)))
+    # All labels of a row have one parent, which stays the same however they are dealt out: only their number changes.
+    first = reduce(torch.minimum, (column for deal in deals for column in deal.ids.unbind(1)))
+    owner = torch.cat([parents, parents.new_tensor([most])])[first]
+    weights = [(deal.ids < number).sum(1) for deal in deals]
+    same = [torch.equal(weight, weights[0]) for weight in weights]
+    distinct = [weight for weight, twin in zip(weights, same, strict=True) if not twin]
+    base, *others = codes.weighted(owner, most, chunk, [weights[0], *distinct])
+    rest = iter(others)
+    counts = [base if twin else next(rest) for twin in same]
     merged: list[Tensor] = yield Sums(counts)
     return [
         Families(table, deal.sizes.to(table.device, table.dtype), parents.to(table.device), average, correction)
@@ -101,12 +111,11 @@ def _families(
     ]
 
 
-def _blocks(plan: LabelPlan, rows: int) -> Iterator[tuple[slice, bool]]:
-    """Runs of labels, and whether these have many rows."""
-    heavy = plan.num_heavy
-    for first, last in ((0, heavy), (heavy, plan.num_labels)):
-        for start in range(first, last, rows):
-            yield slice(start, min(start + rows, last)), first < heavy
+def _blocks(plan: LabelPlan, rows: int) -> Iterator[tuple[str, slice]]:
+    """Runs of labels of one kind."""
+    for kind, labels in plan.kinds.items():
+        for start in range(labels.start, labels.stop, rows):
+            yield kind, slice(start, min(start + rows, labels.stop))
 
 
 def _batches(number: int, entries: int) -> Iterator[range]:

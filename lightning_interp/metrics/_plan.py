@@ -19,7 +19,7 @@ _HEAVY = 64
 class LabelPlan:
     """The kept labels of one set, over the rows of all ranks in a common order.
 
-    Labels of many rows come first.
+    Labels of many rows come first, those of a single row last.
     """
 
     ids: Tensor
@@ -37,9 +37,10 @@ class LabelPlan:
         return len(self.sizes)
 
     @property
-    def num_heavy(self) -> int:
-        """How many of them have many rows."""
-        return int((self.sizes > _HEAVY).sum())
+    def kinds(self) -> dict[str, slice]:
+        """Labels of many rows (``"heavy"``), of a few (``"light"``) and of one (``"single"``)."""
+        heavy, single = int((self.sizes > _HEAVY).sum()), self.num_labels - int((self.sizes == 1).sum())
+        return {"heavy": slice(0, heavy), "light": slice(heavy, single), "single": slice(single, self.num_labels)}
 
     @property
     def pool(self) -> Tensor:
@@ -106,8 +107,9 @@ def seed_of(seed: int, name: str, repeat: int) -> int:
 
 
 def _compact(ids: Tensor, sizes: Tensor, keep: Tensor, parents: Tensor | None, groups: Tensor | None) -> LabelPlan:
-    heavy = sizes > _HEAVY
-    kept = torch.cat([(keep & heavy).nonzero(), (keep & ~heavy).nonzero()]).squeeze(1)
+    heavy, single = sizes > _HEAVY, sizes == 1
+    kinds = (heavy, ~heavy & ~single, single)
+    kept = torch.cat([(keep & kind).nonzero() for kind in kinds]).squeeze(1)
     renumber = torch.full((len(sizes) + 1,), len(kept), dtype=torch.long)
     renumber[kept] = torch.arange(len(kept))
     kept_parents = None
