@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -36,7 +37,8 @@ NESTED = ("token", "bigram", "trigram")
 class Data:
     """Normal vectors over Zipf-distributed tokens, the same in every call."""
 
-    def __init__(self, rows: int, dim: int, vocabulary: int = 2000, exponent: float = 1.0) -> None:
+    def __init__(self, rows: int, dim: int, vocabulary: int = 2000, exponent: float = 1.0, batch: int = BATCH) -> None:
+        self.batch = batch
         generator = torch.Generator().manual_seed(0)
         self.samples, self.dim = rows // LENGTH, dim
         chances = torch.arange(1, vocabulary + 1, dtype=torch.float64).pow(-exponent)
@@ -47,8 +49,8 @@ class Data:
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Vectors, tokens and positions."""
-        for start in range(0, self.samples, BATCH):
-            stop = min(start + BATCH, self.samples)
+        for start in range(0, self.samples, self.batch):
+            stop = min(start + self.batch, self.samples)
             here = start % len(self.block)
             yield self.block[here : here + stop - start], self.tokens[start:stop], torch.arange(start, stop)
 
@@ -136,13 +138,14 @@ def against_package(runs: int) -> None:
     """The same values from the PyPI package of the soft estimator's author."""
     from soft_entropy import SoftEntropyAccumulator
 
-    data = Data(100_000, 512)
     found: dict[str, float] = {}
     theirs: dict[str, float] = {}
 
-    def package() -> None:
-        accumulator = SoftEntropyAccumulator(d=512, n_bins=100, backend="torch")
+    def package(data: Data, backend: str) -> None:
+        accumulator = SoftEntropyAccumulator(d=512, n_bins=100, backend=backend)
         accumulator.w, accumulator.temp = reference_points(100, 512), vmf_temperature(512, 100)
+        if backend == "numpy":
+            accumulator.w = accumulator.w.numpy()
         for z, tokens, _ in data.batches():
             labels = {"token": tokens.flatten()}
             for n, name in ((2, "flat_bigram"), (3, "flat_trigram")):
@@ -151,7 +154,11 @@ def against_package(runs: int) -> None:
                 code = (window * torch.tensor([2000.0**k for k in range(n)])[:, None, None]).sum(0).long()
                 code[:, : n - 1] = -1
                 labels[name] = code.flatten()
-            accumulator.update(z.reshape(-1, 512), labels=labels)
+            flat = z.reshape(-1, 512)
+            if backend == "numpy":
+                accumulator.update(flat.numpy(), labels={name: value.numpy() for name, value in labels.items()})
+            else:
+                accumulator.update(flat, labels=labels)
         conditional = accumulator.conditional_entropy()
         theirs["information"] = accumulator.entropy()
         for name, entropies in conditional.items():
@@ -160,11 +167,15 @@ def against_package(runs: int) -> None:
             weights = np.array([sizes[label] for label in kept], dtype=float)
             theirs[f"variation/{name}"] = float(np.average([entropies[label] for label in kept], weights=weights))
 
-    def ours() -> None:
+    def ours(data: Data) -> None:
         found.update(data.read(SoftStructure(FLAT, min_count=1, shuffles=0)))
 
     head("Against `soft-entropy` 0.1.5, same points, temperature and label sets", "package", "package / this")
-    compare("information and three conditional entropies", ours, package, runs, invert=True)
+    for batch in (BATCH, 400, 4000):
+        data = Data(100_000, 512, batch=batch)
+        for backend in ("numpy", "torch"):
+            name = f"conditional entropies, batches of {LENGTH * batch:,}, its {backend} backend"
+            compare(name, partial(ours, data), partial(package, data, backend), runs, invert=True)
     agree(found, theirs, 1e-5)
 
 

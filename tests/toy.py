@@ -93,6 +93,11 @@ def trainer(folder: object, callbacks: list[pl.Callback], **kwargs: object) -> p
     return pl.Trainer(callbacks=callbacks, **{**settings, **kwargs})
 
 
+def run_again(module: pl.LightningModule) -> bool:
+    """Whether a step of the module is not the Trainer's own: what it logs goes elsewhere."""
+    return "collector" in getattr(vars(module).get("log"), "__qualname__", "")
+
+
 class Norm(torchmetrics.MeanMetric):
     """Mean length of the vectors that count: a metric of another package."""
 

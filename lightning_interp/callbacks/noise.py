@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lightning_interp._forward import default_forward
+from lightning_interp._overheard import Overheard
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.compat import pl
-from lightning_interp.distributed import Maximum, Steps, Sum, run
+from lightning_interp.distributed import Maximum, Minimum, Steps, Sum, run
 from lightning_interp.figures import measure_curves, retention_curves
 from lightning_interp.functional.robustness import (
     area_under_noise,
@@ -47,12 +48,12 @@ class NoiseRobustness(ValidationAnalysis):
     r"""Reads the model's own validation metrics again while noise is added at a site.
 
     Needs nothing from the model: after a validation run, the batches read are run through the module's own
-    ``validation_step`` again, by the Trainer's strategy, once for each site and scale and once without noise, and the
-    values that the step logs are taken. Plain numbers are weighted by batch size as Lightning does, torchmetrics
-    objects are computed on states of their own, and a module that collects in its step and logs in
-    ``on_validation_epoch_end`` has that hook called again. Nothing is logged twice, and no attribute, metric state,
-    buffer or random stream of the model is changed; loggers are muted. What a step does elsewhere (files, prints) is
-    not undone.
+    ``validation_step`` again, by the Trainer's strategy, once for each site and scale, and the values that the step
+    logs are taken; those without noise are overheard in the run itself. Plain numbers are weighted by batch size as
+    Lightning does, torchmetrics objects are computed on states of their own, and a module that collects in its step and
+    logs in ``on_validation_epoch_end`` has that hook called again. Nothing is logged twice, and no attribute, metric
+    state, buffer or random stream of the model is changed; loggers are muted. What a step does elsewhere (files,
+    prints) is not undone.
 
     With v(σ) a monitor under noise of scale σ, v(0) without, and v_start before the first training step, all on the
     same examples:
@@ -119,8 +120,10 @@ class NoiseRobustness(ValidationAnalysis):
         ValueError: If an argument is out of range, a name matches no module, or, in the sanity check, if the module
             logs no such monitor (the error lists what it does log) or a site did not run.
 
-    Cost: (number of sites × number of scales + 1) forward passes over the examples read, one more while a monitor is
-        close to its start, and two more at the first reading; a copy of the model's buffers and attributes in each.
+    Cost: number of sites × number of scales forward passes over the examples read; one more where the values without
+        noise cannot be taken from the validation run itself (``drift``, ``score``, hooks around the module's step, a
+        step that draws at random, another loader than the first, a compiled module), one more while a monitor is close
+        to its start, and two more at the first reading; a copy of the model's buffers and attributes in each.
 
     Example:
         >>> callback = NoiseRobustness(
@@ -205,6 +208,7 @@ class NoiseRobustness(ValidationAnalysis):
         self._layouts = self._drift_layouts = LayoutResolver(self.layout)
         self._kept: list[KeptBatch] = []
         self._epoch_start: ModuleState | None = None
+        self._overheard: Overheard | None = None
         self._batch_idx: int | None = None
         self._initial: WeightsCopy | None = None
         self._started: dict[str, list[float]] = {}
@@ -298,18 +302,29 @@ class NoiseRobustness(ValidationAnalysis):
         """Forget the reading."""
         if self._recorder is not None:
             self._recorder.stop()
-        self._kept, self._epoch_start, self._batch_idx = [], None, None
+        if self._overheard is not None:
+            self._overheard.stop()
+        self._kept, self._epoch_start, self._overheard, self._batch_idx = [], None, None, None
 
     def before_batch(self, batch: Any, selection: Selection) -> None:
         """Keep the batch as it was handed to the model."""
-        size = self._kept[0].selection.batch.numel() if self._kept else 0
-        if self.limit_examples is not None and len(self._kept) * size * self.positions.world >= self.limit_examples:
+        if self._full():
             return
         index = len(self._kept) if self._batch_idx is None else self._batch_idx
+        if self._overheard is not None:
+            self._overheard.start(batch)
         self._kept.append(KeptBatch(independent(batch), index, self.dataloader_idx, self._counted(selection)))
 
     def after_batch(self, batch: Any, selection: Selection) -> None:
-        """Nothing: the batch is run again when the validation run is over."""
+        """The batch is run again when the validation run is over; what it logged without noise is known by now."""
+        if self._overheard is not None:
+            self._overheard.stop()
+
+    def _full(self) -> bool:
+        """Whether as many batches are kept as are read."""
+        if self.limit_examples is None or not self._kept:
+            return False
+        return len(self._kept) * self._kept[0].selection.batch.numel() * self.positions.world >= self.limit_examples
 
     def _counted(self, selection: Selection) -> Selection:
         """The samples below the limit, so that those that count do not depend on the size of batches."""
@@ -340,10 +355,19 @@ class NoiseRobustness(ValidationAnalysis):
         replay = self._replay()
         assert self._noise is not None
         self._noise.sizes.clear()
+        heard = self._overheard
+        # All ranks run the batches without noise again, or none.
+        exact = heard is not None and heard.exact and heard.batches == len(self._kept)
+        known: Tensor = yield Minimum(torch.tensor(float(exact)))
+        if heard is not None:
+            heard.end()
         with replay.isolated():
             clean, noisy = replay.life(), [replay.life() for _ in settings]
+            if heard is not None and bool(known):
+                clean.state, clean.logged = heard.state, heard.logged
             groups = self._group_lives(replay, len(batches)) if self._unclear() else []
-            drift = self._passes(replay, batches, clean, dict(zip(settings, noisy, strict=True)), groups)
+            lives = dict(zip(settings, noisy, strict=True))
+            drift = self._passes(replay, batches, None if bool(known) else clean, lives, groups)
             found = yield from replay.values([clean, *noisy, *groups])
             sums: Tensor = yield Sum(drift.to(torch.float64))
             if self._initial is not None:
@@ -357,11 +381,11 @@ class NoiseRobustness(ValidationAnalysis):
         self,
         replay: Replay,
         batches: Sequence[KeptBatch],
-        clean: Life,
+        clean: Life | None,
         noisy: Mapping[tuple[str, float], Life],
         groups: Sequence[Life],
     ) -> Tensor:
-        """Run every batch in every life; the sums of drift, (settings, downstream sites, 3)."""
+        """Run every batch in every life that there is; the sums of drift, (settings, downstream sites, 3)."""
         assert self._noise is not None
         drift = [[torch.zeros(3, dtype=torch.float64)] * len(self._downstream) for _ in noisy]
         for place, kept in enumerate(batches):
@@ -369,9 +393,11 @@ class NoiseRobustness(ValidationAnalysis):
             words = {site: reads[site].read if reads else None for site in self._names}
             places = kept.selection.batch
             noise = {site: BatchNoise(places, self._layouts, read, self.seed) for site, read in words.items()}
-            with self._recording():
-                replay.run(clean, kept)
-            before = self._taken(kept, reads)
+            before: dict[str, tuple[Tensor, Tensor]] = {}
+            if clean is not None:
+                with self._recording():
+                    replay.run(clean, kept)
+                before = self._taken(kept, reads)
             if groups:
                 replay.run(groups[place % len(groups)], kept)
             for (site, scale), life, sums in zip(noisy, noisy.values(), drift, strict=True):
@@ -529,12 +555,22 @@ class NoiseRobustness(ValidationAnalysis):
         """Keep the module's state from the beginning of the run, and the batch."""
         if self._active and self._error is None and self._epoch_start is None and self.score is None:
             # Before the first step of any loader: what the module collects is still empty.
-            self._guarded(lambda: self._keep_state(pl_module))
+            self._guarded(lambda: self._keep_state(pl_module, dataloader_idx))
+        if self._overheard is not None and (self._full() or dataloader_idx != self.dataloader_idx):
+            self._guarded(self._overheard.end)
         self._batch_idx = batch_idx
+        kept = len(self._kept)
         super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+        if self._overheard is not None and self._overheard.state is None and len(self._kept) == kept:
+            # The module takes in a batch that is not among those read (nothing but padding).
+            self._overheard.exact = False
 
-    def _keep_state(self, pl_module: pl.LightningModule) -> None:
+    def _keep_state(self, pl_module: pl.LightningModule, dataloader_idx: int) -> None:
         self._epoch_start = ModuleState(pl_module).copy()
+        # Another loader's batches would come in between, representations must be seen again, and a compiled step would
+        # be compiled anew.
+        if dataloader_idx == self.dataloader_idx and self.drift is None and pl_module._compiler_ctx is None:
+            self._overheard = Overheard(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Readings, and the monitors' values before training."""

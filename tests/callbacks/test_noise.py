@@ -20,8 +20,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lightning_interp import NoiseRobustness, analyze
+from lightning_interp._overheard import Overheard
 from lightning_interp.noise import BatchNoise, SiteNoise
-from tests.toy import Sequences, Tagger, loader, trainer
+from lightning_interp.replay import StepReplay
+from tests.toy import Sequences, Tagger, loader, run_again, trainer
 
 
 @pytest.fixture(autouse=True)
@@ -451,13 +453,73 @@ def test_only_whole_batches_up_to_the_limit_are_read(tmp_path: Path) -> None:
 
     class Counting(Tagger):
         def validation_step(self, batch: dict, batch_idx: int, dataloader_idx: int = 0) -> None:
-            if "log" in vars(self):
+            if run_again(self):
                 sizes.append(batch_idx)
             super().validation_step(batch, batch_idx)
 
     callback = noisy(limit_examples=17, scales=(0.5,), start=None)
     fit(tmp_path, [callback], Counting(), max_epochs=1, num_sanity_val_steps=0)
-    assert sizes == [0, 0, 1, 1, 2, 2]
+    # Without noise they are known from the validation run itself.
+    assert sizes == [0, 1, 2]
+
+
+class Sampling(Tagger):
+    """Draws at random in its step, from one stream or another."""
+
+    stream = "torch"
+
+    def validation_step(self, batch: dict, batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().validation_step(batch, batch_idx)
+        draw = {"torch": lambda: torch.rand(()), "numpy": np.random.rand, "python": random.random}[self.stream]
+        self.log("drawn", float(draw()))
+
+
+class Hooked(Tagger):
+    """Logs in a hook around its step."""
+
+    def on_validation_batch_end(self, *args: object) -> None:
+        self.log("hooked", float(self.collected[-1]))
+
+
+OVERHEARD = {
+    "metric, plain, collected": (Tagger, ("val_acc", "val_loss", "val_loss_collected"), {}, True),
+    "the first batches": (Tagger, ("val_acc", "val_loss", "val_loss_collected"), {"limit_examples": 17}, True),
+    "with drift": (Tagger, ("val_acc",), {"drift": {"enc": "encoder"}, "tokens": "input_ids"}, False),
+    "hooks": (Hooked, ("hooked", "val_acc"), {}, False),
+    **{f"draws from {stream}": (Sampling, ("drawn", "val_loss"), {}, False) for stream in ("torch", "numpy", "python")},
+}
+
+
+@pytest.mark.parametrize("case", OVERHEARD)
+def test_what_is_overheard_is_what_a_run_without_noise_gives(
+    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, monitors, kwargs, saved = OVERHEARD[case]
+    passes: list[int] = []
+    run = StepReplay.run
+    monkeypatch.setattr(StepReplay, "run", lambda *args: (passes.append(1), run(*args))[1])
+    monkeypatch.setattr(Sampling, "stream", case.split()[-1])
+
+    def read(again: bool) -> tuple[dict[str, float], int]:
+        passes.clear()
+        pl.seed_everything(0, verbose=False)
+        callback = noisy(monitors=dict.fromkeys(monitors, "loss"), scales=(0.5,), start=None, **kwargs)
+        model = make()
+        if again:
+            monkeypatch.setattr(Overheard, "stop", stop_and_forget)
+        fit(tmp_path, [callback], model, max_epochs=2, num_sanity_val_steps=0)
+        return {key: value for key, value in callback.reading.items() if "seconds" not in key}, len(passes)
+
+    stop = Overheard.stop
+
+    def stop_and_forget(self: Overheard) -> None:
+        stop(self)
+        self.exact = False
+
+    heard, short = read(again=False)
+    ran, long = read(again=True)
+    assert heard == ran
+    assert (2 * short == long) if saved else (short == long)
 
 
 # ------------------------------------------------- places and kinds of noise
@@ -559,14 +621,14 @@ def test_skipped_positions_and_ignored_tokens_get_no_noise(tmp_path: Path) -> No
 
         def forward(self, ids: torch.Tensor) -> torch.Tensor:
             z = self.embedding(ids)
-            if "log" in vars(self):
+            if not self.training:
                 seen.append((z - self.embedding.weight[ids]).abs().sum(-1) > 0)
             return self.head(self.encoder(z))
 
     callback = noisy(scales=(0.5,), skip_positions=1, ignore_tokens=[3], start=None, limit_examples=8)
     fit(tmp_path, [callback], Watching(), max_epochs=1, num_sanity_val_steps=0)
     data = Sequences(40, seed=1)
-    clean, changed = seen
+    clean, *_, changed = seen
     word = data.mask[:8] & (data.ids[:8] != 3)
     assert not clean.any()
     assert torch.equal(changed, word & (word.cumsum(1) > 1))

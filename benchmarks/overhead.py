@@ -1,0 +1,210 @@
+"""What callbacks add to a run: to a validation, to a training, and to a step while nothing is read.
+
+Every row is a ratio of two things timed in turn in one process; medians of ``--runs``, with the smallest and the
+largest.
+
+    python benchmarks/overhead.py                     # all of it, some ten minutes on two cores
+    python benchmarks/overhead.py --only validation
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_interp import NoiseRobustness, RepresentationGeometry, RepresentationStructure
+
+Callbacks = Callable[[], list[pl.Callback]]
+
+
+class LanguageModel(pl.LightningModule):
+    """A causal transformer, trained to predict the next word."""
+
+    def __init__(self, layers: int, width: int, vocabulary: int, heads: int = 8) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        block = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, batch_first=True, norm_first=True)
+        self.body = nn.TransformerEncoder(block, layers, enable_nested_tensor=False)
+        self.head = nn.Linear(width, vocabulary)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits of the next word at every position."""
+        mask = nn.Transformer.generate_square_subsequent_mask(ids.shape[1], device=ids.device)
+        return self.head(self.body(self.embedding(ids), mask=mask, is_causal=True))  # type: ignore[no-any-return]
+
+    def _loss(self, batch: Sequence[Tensor]) -> Tensor:
+        ids = batch[0]
+        logits = self(ids)[:, :-1]
+        return nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy."""
+        return self._loss(batch)
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Logs the loss."""
+        self.log("val_loss", self._loss(batch))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain descent: what it costs does not matter here."""
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
+def loader(samples: int, length: int, vocabulary: int, batch: int) -> DataLoader[tuple[Tensor, ...]]:
+    """Sentences of Zipf-distributed words."""
+    chances = 1.0 / torch.arange(1, vocabulary, dtype=torch.float64)
+    drawn = torch.multinomial(chances, samples * length, True, generator=torch.Generator().manual_seed(0)) + 1
+    return DataLoader(TensorDataset(drawn.view(samples, length)), batch_size=batch)
+
+
+def structure(sites: dict[str, str], **kwargs: Any) -> Callbacks:
+    """The callback whose cost is promised, with its defaults."""
+    return lambda: [RepresentationStructure(sites, ["token", "bigram"], padding_idx=0, **kwargs)]
+
+
+class Clock(pl.Callback):
+    """Seconds of every validation run."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_validation_start(self, *args: object) -> None:
+        """Start."""
+        self.started = time.perf_counter()
+
+    def on_validation_end(self, *args: object) -> None:
+        """Stop."""
+        self.seconds.append(time.perf_counter() - self.started)
+
+
+def trainer(folder: str, callbacks: Sequence[pl.Callback], **kwargs: Any) -> pl.Trainer:
+    """A Trainer with TensorBoard, as people use it."""
+    settings: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+    settings |= {"enable_checkpointing": False, "default_root_dir": folder, "num_sanity_val_steps": 0}
+    return pl.Trainer(callbacks=list(callbacks), **{**settings, **kwargs})
+
+
+def validations(model: LanguageModel, data: DataLoader[Any], callbacks: Callbacks, number: int) -> list[float]:
+    """Seconds of the validations of a fit that hardly trains."""
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        # Last of all callbacks, so that it sees what the others do at the end.
+        run = trainer(folder, [*callbacks(), clock], max_steps=number, val_check_interval=1, limit_val_batches=1.0)
+        one = DataLoader(data.dataset, batch_size=2)
+        run.fit(model, one, data)
+    return clock.seconds
+
+
+def row(name: str, base: Sequence[float], with_it: Sequence[float], times: float = 1.0) -> None:
+    """A row of a table."""
+    ratios = sorted(b / a / times for a, b in zip(base, with_it, strict=True))
+    cells = f"{median(base):.3f} | {median(with_it):.3f} | {median(ratios):.3f} | {ratios[0]:.3f} to {ratios[-1]:.3f}"
+    print(f"| {name} | {cells} |", flush=True)
+
+
+def in_turn(model: LanguageModel, data: DataLoader[Any], callbacks: Callbacks, runs: int) -> tuple[list[float], ...]:
+    """Validations without and with callbacks, two at a time; the first of each fit is a warm-up."""
+    base, with_it = [], []
+    for _ in range(runs):
+        base.append(validations(model, data, list, 2)[1])
+        with_it.append(validations(model, data, callbacks, 2)[1])
+    return base, with_it
+
+
+def validation(runs: int) -> None:
+    """Structure beside validations of about a second and more, and noise beside the batches it reads."""
+    print("\n| validation | without, s | with, s | ratio | smallest to largest |\n|---|---|---|---|---|")
+    small = LanguageModel(4, 256, 2000)
+    data = loader(1500, 33, 2000, 50)
+    row(
+        "4 layers × 256, 1,500 sentences: structure, one site", *in_turn(small, data, structure({"body": "body"}), runs)
+    )
+    large = LanguageModel(30, 576, 2000, 9)
+    few = loader(200, 33, 2000, 20)
+    row("30 layers × 576, 200 sentences: structure, one site", *in_turn(large, few, structure({"body": "body"}), runs))
+
+    def geometry() -> list[pl.Callback]:
+        return [RepresentationGeometry({"body": "body"}, padding_idx=0)]
+
+    row("4 layers × 256: geometry, one site", *in_turn(small, data, geometry, runs))
+    print("\n| noise | validation, s | with, s | added / (scales × validation) | smallest to largest |")
+    print("|---|---|---|---|---|")
+    scales = (0.1, 0.25, 0.5, 1.0)
+
+    def noise() -> list[pl.Callback]:
+        kwargs: dict[str, Any] = {"scales": scales, "limit_examples": None, "start": {"val_loss": 7.6}}
+        return [NoiseRobustness({"input": "embedding"}, monitors={"val_loss": "loss"}, **kwargs)]
+
+    for name, model, sentences in (("4 layers × 256", small, data), ("30 layers × 576", large, few)):
+        base, with_it = in_turn(model, sentences, noise, runs)
+        added = [b - a for a, b in zip(base, with_it, strict=True)]
+        row(f"{name}, {len(scales)} scales at the input", base, added, times=len(scales))
+
+
+def idle(runs: int) -> None:
+    """Training steps with hooks attached that are not reading."""
+    print("\n| training step, hooks attached and idle | without, ms | with, ms | ratio | smallest to largest |")
+    print("|---|---|---|---|---|")
+    for name, compiled in (("eager", False), ("compiled", True)):
+        model = LanguageModel(4, 256, 2000)
+        ids = next(iter(loader(16, 33, 2000, 16)))[0]
+        model.body.compile(disable=not compiled, backend="inductor")
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+
+        def steps(
+            model: LanguageModel = model, ids: Tensor = ids, optimizer: Any = optimizer, number: int = 20
+        ) -> float:
+            started = time.perf_counter()
+            for _ in range(number):
+                optimizer.zero_grad()
+                model._loss([ids]).backward()
+                optimizer.step()
+            return 1e3 * (time.perf_counter() - started) / number
+
+        callback = RepresentationStructure({"body": "body", "last": "body.layers.3"}, ["token"], padding_idx=0)
+        # Hooks come before the first compiled call, as a Trainer puts them; taken off, the graph is the same.
+        callback.resolve(model)
+        steps()
+        hooks = {module: dict(module._forward_hooks) for module in model.modules() if module._forward_hooks}
+        base, with_it = [], []
+        for _ in range(4 * runs):
+            for module in hooks:
+                module._forward_hooks.clear()
+            steps(number=2)
+            base.append(steps())
+            for module, kept in hooks.items():
+                module._forward_hooks.update(kept)
+            steps(number=2)
+            with_it.append(steps())
+        row(name, base, with_it)
+        callback.release()
+
+
+PARTS: dict[str, Callable[[int], None]] = {"validation": validation, "idle": idle}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5, help="timed runs of each side; default: %(default)s")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    args = parser.parse_args(argv)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    for part in args.only:
+        PARTS[part](args.runs)
+
+
+if __name__ == "__main__":
+    main()
