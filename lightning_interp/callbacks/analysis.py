@@ -43,8 +43,8 @@ class ValidationAnalysis(pl.Callback):
     :meth:`release` and :meth:`figures`. None of these needs a Trainer, so that
     :func:`lightning_interp.analyze` can call them too.
 
-    What every reading logs beside its measures: ``seconds/<callback>``, time spent, and, once a reading was dropped,
-    ``failed/<callback>``, how many were.
+    What every reading logs beside its measures: ``seconds/<callback>``, time spent in it, and, once a reading was
+    dropped, ``failed/<callback>``, how many were.
 
     The sanity check rehearses one whole reading, unlogged: what is wrong with the arguments shows there, as an error.
     After a reading has succeeded, an error drops that reading on all ranks, with one warning, and training goes on.
@@ -61,6 +61,8 @@ class ValidationAnalysis(pl.Callback):
             of it.
         write_csv: Write ``readings.csv`` in the log folder.
         on_error: ``"drop"`` the reading, or ``"raise"``.
+        max_overhead: The share of the run's time that readings and figures may take, 0.02 for a fiftieth: a validation
+            run is not read where one more reading, as long as the last, would go beyond it. The first is always read.
 
     Raises:
         ValueError: If an argument is out of range; at the start of the fit if two callbacks would log the same key.
@@ -78,6 +80,7 @@ class ValidationAnalysis(pl.Callback):
         figure_interval: float = 60.0,
         write_csv: bool = True,
         on_error: str = "drop",
+        max_overhead: float | None = None,
     ) -> None:
         super().__init__()
         if every_n_validations < 1:
@@ -90,7 +93,10 @@ class ValidationAnalysis(pl.Callback):
             raise ValueError(f"`log` must be 'summary' or 'full', got {log!r}.")
         if on_error not in ("drop", "raise"):
             raise ValueError(f"`on_error` must be 'drop' or 'raise', got {on_error!r}.")
+        if max_overhead is not None and not 0 < max_overhead < 1:
+            raise ValueError(f"`max_overhead` must lie between 0 and 1, or be None for no bound, got {max_overhead}.")
         self.every_n_validations = every_n_validations
+        self.max_overhead = max_overhead
         self.max_examples = max_examples
         self.dataloader_idx = dataloader_idx
         self.prefix = prefix
@@ -127,6 +133,8 @@ class ValidationAnalysis(pl.Callback):
         self._fresh = FreshMetrics()
         self.failed = 0
         self._validations = 0
+        self._spent = self._last_seconds = self._elapsed = 0.0
+        self._resumed = time.monotonic()
         self._rehearsed = False
         self._warned = False
 
@@ -210,7 +218,8 @@ class ValidationAnalysis(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Attach to the model and check keys against those of the other callbacks."""
         self._attach(trainer, pl_module)
-        self._next_drawing = time.monotonic() + self.figure_interval
+        self._resumed = time.monotonic()
+        self._next_drawing = self._resumed + self.figure_interval
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check what gates watch; only now does Lightning know of schedulers."""
@@ -253,12 +262,19 @@ class ValidationAnalysis(pl.Callback):
         self._rehearsing = bool(trainer.sanity_checking)
         if not self._rehearsing and fitting:
             self._validations += 1
-            if (self._validations - 1) % self.every_n_validations:
+            if (self._validations - 1) % self.every_n_validations or not self._affordable():
                 return
         self.positions, self.group = self._find_loader(trainer), _data_group(trainer)
         self._active = True
         self._guarded(self.begin)
         self._seconds += time.perf_counter() - started
+
+    def _affordable(self) -> bool:
+        """Whether one more reading keeps within ``max_overhead``; ranks decide together."""
+        if self.max_overhead is None:
+            return True
+        elapsed = self._elapsed + time.monotonic() - self._resumed
+        return agree(not self._spent or self._spent + self._last_seconds <= self.max_overhead * elapsed)
 
     def on_validation_batch_start(
         self,
@@ -307,7 +323,8 @@ class ValidationAnalysis(pl.Callback):
             return
         found = {key: float(value) for key, value in values.items()}
         self._seconds += time.perf_counter() - started
-        found[f"seconds/{self._name}"] = run(_largest(self._seconds))
+        found[f"seconds/{self._name}"] = self._last_seconds = run(_largest(self._seconds))
+        self._spent += self._last_seconds
         full = {self.full_key(key): value for key, value in found.items() if not math.isnan(value)}
         self.reading = {key: value for key, value in full.items() if key not in self._elsewhere}
         self._pending = self.reading
@@ -374,13 +391,22 @@ class ValidationAnalysis(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Readings and counters, as plain numbers."""
-        return {"history": self.history.state_dict(), "validations": self._validations, "failed": self.failed}
+        return {
+            "history": self.history.state_dict(),
+            "validations": self._validations,
+            "failed": self.failed,
+            "spent": self._spent,
+            "last_seconds": self._last_seconds,
+            "elapsed": self._elapsed + time.monotonic() - self._resumed,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""
         self.history.load_state_dict(state_dict["history"])
         self._validations = state_dict["validations"]
         self.failed = state_dict["failed"]
+        self._spent, self._last_seconds = state_dict["spent"], state_dict["last_seconds"]
+        self._elapsed, self._resumed = state_dict["elapsed"], time.monotonic()
 
     # ------------------------------------------------- inside
 
@@ -494,6 +520,7 @@ class ValidationAnalysis(pl.Callback):
         for tag, draw in drawings.items():
             self._reporter.figure(trainer, self.full_key(tag), draw, self.history.readings[-1].step)
         now = time.monotonic()
+        self._spent += now - started
         self._next_drawing = now + max(self.figure_interval, 100 * (now - started))
 
 

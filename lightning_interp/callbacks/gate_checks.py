@@ -64,7 +64,7 @@ def check_gates(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         return
     undefined = {key: other for one in analyses for key, other in one.conditional_keys(pl_module).items()}
     known = known_keys(trainer, pl_module)
-    every = {key: one.every_n_validations for one in analyses for key in one.logged_keys(pl_module)}
+    rare = {key: _rhythm(one) for one in analyses for key in one.logged_keys(pl_module)}
     ours = MEASURES | {_first(key, one.prefix) for one in analyses for key in _all_keys(one, pl_module)}
     ours -= {"seconds", "failed"}
     prefixes = {one.prefix for one in analyses} | {""}
@@ -76,14 +76,22 @@ def check_gates(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
                 f"would act on an old value or fail.{instead}"
             )
         if key in known:
-            if every.get(key, 1) > 1:
+            if rare.get(key):
                 pl.utilities.rank_zero_warn(
-                    f"{gate} monitors {key!r}, which is read at every {every[key]}. validation only; in between it "
-                    "acts on the old value. Set `every_n_validations=1`, or use PhaseEarlyStopping, which counts fresh "
+                    f"{gate} monitors {key!r}, which is read {rare[key]}; in between it acts on the old value. Set "
+                    "`every_n_validations=1` and no `max_overhead`, or use PhaseEarlyStopping, which counts fresh "
                     "readings only."
                 )
         elif any("/" in key and _first(key, prefix) in ours for prefix in prefixes):
             raise ValueError(f"{gate} monitors {explain_missing(trainer, pl_module, key)}")
+
+
+def _rhythm(analysis: Any) -> str:
+    """How seldom an analysis reads, in words; empty where it reads every validation run."""
+    if analysis.max_overhead is not None:
+        return f"only when `max_overhead={analysis.max_overhead}` allows it"
+    every = analysis.every_n_validations
+    return f"at every {every}. validation only" if every > 1 else ""
 
 
 def known_keys(trainer: pl.Trainer, pl_module: pl.LightningModule) -> frozenset[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp import RepresentationGeometry, RepresentationMetrics, RepresentationStructure, TrainingPhases
 from lightning_interp.metrics import SpectralGeometry
+from lightning_interp.positions import Selection
 from tests.toy import Norm, Sequences, Tagger, loader, trainer
 
 
@@ -393,3 +395,59 @@ def test_what_was_not_logged_at_a_validation_does_not_stand_in_its_row(tmp_path:
     assert all("val_loss" in reading.context for reading in callback.history.readings)
     # The phase is told when the reading is over.
     assert not any("phase/current" in reading.context for reading in callback.history.readings)
+
+
+class Hours(pl.Callback):
+    """A clock that only training steps and readings move: an hour each batch."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    perf_counter = monotonic
+
+    def on_train_batch_end(self, *args: object) -> None:
+        self.now += 1
+
+
+class Slow(RepresentationGeometry):
+    """Takes an hour for each batch that it reads."""
+
+    clock: Hours
+
+    def after_batch(self, batch: Any, selection: Selection) -> None:
+        super().after_batch(batch, selection)
+        self.clock.now += 1
+
+
+@pytest.mark.parametrize(
+    ("share", "steps"), [(None, [5, 10, 15, 20]), (0.9, [5, 10, 15, 20]), (0.4, [5, 20]), (0.01, [5])]
+)
+def test_readings_are_thinned_to_their_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float | None, steps: list[int]
+) -> None:
+    clock = Hours()
+    monkeypatch.setattr("lightning_interp.callbacks.analysis.time", clock)
+    callback = Slow({"enc": "encoder"}, max_overhead=share, draw_figures=False)
+    callback.clock = clock
+    # Five training batches and five that are read: with the sanity check, half of the time goes into readings.
+    fit(tmp_path, [clock, callback], Tagger(), max_epochs=4, num_sanity_val_steps=1)
+    assert [reading.step for reading in callback.history.readings] == steps
+    assert callback.state_dict()["spent"] == 5 * len(steps)
+
+
+def test_the_share_of_time_goes_on_in_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Hours()
+    monkeypatch.setattr("lightning_interp.callbacks.analysis.time", clock)
+    first = Slow({"enc": "encoder"}, max_overhead=0.4, draw_figures=False)
+    first.clock = clock
+    run = fit(tmp_path, [clock, first], Tagger(), max_epochs=2)
+    run.save_checkpoint(tmp_path / "half.ckpt")
+    clock.now = 10_000.0  # a night in between does not count
+    again = Slow({"enc": "encoder"}, max_overhead=0.4, draw_figures=False)
+    again.clock = clock
+    rest = trainer(tmp_path, [clock, again], max_epochs=4)
+    rest.fit(Tagger(), loader(), loader(seed=1), ckpt_path=tmp_path / "half.ckpt")
+    assert [reading.step for reading in again.history.readings] == [5, 20]

@@ -74,6 +74,9 @@ def test_a_key_that_is_not_read_every_time_is_told(tmp_path: Path) -> None:
     callbacks, model = gate("EarlyStopping", "under_noise/enc/acc")
     with pytest.warns(UserWarning, match=r"under_noise/enc/acc', which is read at every 3\. validation only"):
         run(tmp_path, [Robustness(every_n_validations=3), *callbacks], model, max_steps=6)
+    callbacks, model = gate("EarlyStopping", "under_noise/enc/acc")
+    with pytest.warns(UserWarning, match=r"under_noise/enc/acc', which is read only when `max_overhead=0\.5` allows"):
+        run(tmp_path, [Robustness(max_overhead=0.5), *callbacks], model, max_steps=6)
 
 
 def test_prefixes_and_the_gate_that_counts_fresh_readings(tmp_path: Path) -> None:
