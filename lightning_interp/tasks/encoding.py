@@ -1,0 +1,101 @@
+"""Sentences as ids, from whatever tokenizer a language model comes with."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Tokenizer", "encode_sentences", "padding_id"]
+
+Tokenizer = Callable[..., Any]
+"""A tokenizer that takes a list of strings and has ``bos_token_id`` (transformers, ``WordTokenizer``), or a function
+from one string to a list of ids."""
+
+
+def encode_sentences(
+    tokenizer: Tokenizer, sentences: Sequence[str], add_bos: bool | None = None, bos_token_id: int | None = None
+) -> list[Tensor]:
+    """Ids of sentences for a causal language model: a start token where there is one, the sentence, no end token.
+
+    The first token of a sentence has a probability only where something stands before it. With a start token (BOS) all
+    tokens of the sentence are scored, without one all but the first. GPT-2, GPT-NeoX and others name their end-of-text
+    token as ``bos_token_id`` too, and it stood between their training documents: it is put in front like any other
+    start token. A tokenizer without one (Qwen) needs ``bos_token_id=tokenizer.eos_token_id`` to do the same; that of a
+    chat model may name the start of a turn, and ``bos_token_id`` another token.
+
+    A tokenizer with a parameter ``add_special_tokens`` is told to add none, so neither ``[SEP]`` nor an end token
+    is scored; of others the ids are taken as they come, and a start token that is there already is not doubled. No
+    space is put before a sentence: whether "The" is read as " The" is the tokenizer's own ``add_prefix_space``. Its
+    padding side does not matter, since nothing is padded here.
+
+    Args:
+        tokenizer: A transformers tokenizer, a ``WordTokenizer``, or any function from a string to a list of ids. What
+            has an attribute ``bos_token_id`` is called with all sentences, anything else with one at a time.
+        sentences: N sentences.
+        add_bos: Whether the start token is put in front; ``None`` does so where there is one.
+        bos_token_id: The start token; the tokenizer's own by default.
+
+    Returns:
+        N vectors of ids, int64 on the CPU, each with at least two tokens.
+
+    Raises:
+        TypeError: If ``sentences`` is one string, or the tokenizer returns no ids.
+        ValueError: If a sentence has fewer than two tokens, so that none could be scored, or ``add_bos`` is true and
+            there is no start token.
+
+    Example:
+        >>> letters = lambda sentence: [ord(letter) - 96 for letter in sentence]
+        >>> encode_sentences(letters, ["ab", "cde"], bos_token_id=0)
+        [tensor([0, 1, 2]), tensor([0, 3, 4, 5])]
+
+    """
+    if isinstance(sentences, str):
+        raise TypeError(f"`sentences` must be a sequence of strings, got the single string {sentences!r}.")
+    own = getattr(tokenizer, "bos_token_id", None)
+    start = own if bos_token_id is None else bos_token_id
+    if add_bos and start is None:
+        raise ValueError("`add_bos` is true but the tokenizer has no `bos_token_id`; give `bos_token_id`.")
+    with_bos = add_bos is not False
+    encoded = []
+    for sentence, ids in zip(sentences, _raw_ids(tokenizer, list(sentences)), strict=True):
+        if with_bos and start is not None and ids[:1] != [start]:
+            ids = [start, *ids]
+        if len(ids) < 2:
+            raise ValueError(
+                f"the sentence {sentence!r} is {len(ids)} token(s) long with its start token, if any; "
+                "at least 2 are needed, since the first has no context. Give `bos_token_id` for a start token."
+            )
+        encoded.append(torch.tensor(ids, dtype=torch.long))
+    return encoded
+
+
+def padding_id(tokenizer: Tokenizer) -> int:
+    """The tokenizer's padding token, 0 where it has none: padding is masked, so any id that exists will do."""
+    own = getattr(tokenizer, "pad_token_id", None)
+    return 0 if own is None else int(own)
+
+
+def _raw_ids(tokenizer: Tokenizer, sentences: list[str]) -> list[list[int]]:
+    """The ids as the tokenizer gives them, without special tokens where it can be told so."""
+    if not sentences:
+        return []
+    if not hasattr(tokenizer, "bos_token_id"):
+        return [_as_ids(tokenizer(sentence), sentence) for sentence in sentences]
+    plain = {"add_special_tokens": False} if "add_special_tokens" in inspect.signature(tokenizer).parameters else {}
+    output = tokenizer(sentences, **plain)
+    if not isinstance(output, Mapping) or "input_ids" not in output:
+        found = sorted(output) if isinstance(output, Mapping) else type(output).__name__
+        raise TypeError(f"the tokenizer must return a mapping with `input_ids` for a list of strings, got {found}.")
+    return [_as_ids(ids, sentence) for ids, sentence in zip(output["input_ids"], sentences, strict=True)]
+
+
+def _as_ids(ids: Any, sentence: str) -> list[int]:
+    if isinstance(ids, Tensor):
+        ids = ids.tolist()
+    if not isinstance(ids, Sequence) or isinstance(ids, str) or not all(isinstance(one, int) for one in ids):
+        raise TypeError(f"the tokenizer must give a list of ids for a sentence, got {ids!r} for {sentence!r}.")
+    return list(ids)

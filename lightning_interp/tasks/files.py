@@ -1,0 +1,119 @@
+"""Minimal pairs from a table of the user's: two columns of a CSV or TSV file."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lightning_interp.tasks.pairs import MinimalPair, Task
+
+__all__ = ["read_pairs"]
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+
+
+def read_pairs(
+    path: str | os.PathLike[str],
+    good: str | int = "good",
+    bad: str | int = "bad",
+    task: str | int | None = None,
+    phenomenon: str | int | None = None,
+    delimiter: str | None = None,
+) -> list[Task]:
+    r"""The tasks of a table with an acceptable and an unacceptable sentence in each row.
+
+    Columns are named, and the first line is the header; or they are counted from 0, and there is no header. In a table
+    separated by tabs a quotation mark is a character like any other; in one separated by commas it encloses a cell.
+
+    Args:
+        path: The file, in UTF-8; ``.csv`` is separated by commas, ``.tsv`` and ``.tab`` by tabs.
+        good: The column of acceptable sentences.
+        bad: The column of unacceptable sentences.
+        task: The column of the tasks' names. By default the column ``task`` if the header has it, else the file is one
+            task, named after it.
+        phenomenon: The column of the phenomena. By default the column ``phenomenon`` if the header has it, else each
+            task is a phenomenon of its own.
+        delimiter: What separates columns, if not what the file's name says.
+
+    Returns:
+        The tasks, in the order in which they first occur.
+
+    Raises:
+        TypeError: If some columns are named and others counted.
+        ValueError: If a column is missing, a row has too few cells, a sentence is empty, both sentences are the same, a
+            task has two phenomena, or there are no rows. It names file, line and value.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "agreement.tsv"
+        >>> _ = file.write_text("the king sleeps\tthe king sleep\n")
+        >>> (task,) = read_pairs(file, good=0, bad=1)
+        >>> task.name, task.pairs
+        ('agreement', (MinimalPair(good='the king sleeps', bad='the king sleep'),))
+
+    """
+    path = Path(path)
+    columns = {"good": good, "bad": bad, "task": task, "phenomenon": phenomenon}
+    asked = {argument: column for argument, column in columns.items() if column is not None}
+    counted = {argument: column for argument, column in asked.items() if isinstance(column, int)}
+    if counted and len(counted) < len(asked):
+        raise TypeError(f"columns must be all named or all counted, got {asked}.")
+
+    rows = _cells(path, delimiter)
+    if counted:
+        places = counted
+        for argument, place in counted.items():
+            if place < 0:
+                raise ValueError(f"`{argument}` is {place}; columns are counted from 0.")
+    else:
+        header = [name.strip() for name in next(rows, (0, [""]))[1]]
+        named = {argument: str(column) for argument, column in asked.items()}
+        named |= {name: name for name in ("task", "phenomenon") if name in header and name not in named}
+        for argument, name in named.items():
+            if header.count(name) != 1:
+                raise ValueError(
+                    f"{path}, line 1: `{argument}` is {name!r}; the header has {header}. "
+                    "Columns of a file without a header are counted, as in good=0, bad=1."
+                )
+        places = {argument: header.index(name) for argument, name in named.items()}
+
+    found: dict[str, list[MinimalPair]] = {}
+    phenomena: dict[str, str] = {}
+    for line, cells in rows:
+        if len(cells) <= max(places.values()):
+            raise ValueError(f"{path}, line {line}: expected {max(places.values()) + 1} columns or more, got {cells}.")
+        values = {argument: cells[place].strip() for argument, place in places.items()}
+        for argument, value in values.items():
+            if not value:
+                raise ValueError(f"{path}, line {line}: `{argument}` is {cells[places[argument]]!r}.")
+        if values["good"] == values["bad"]:
+            raise ValueError(f"{path}, line {line}: good and bad are both {values['good']!r}.")
+        name = values.get("task", path.stem)
+        term = values.get("phenomenon", name)
+        if phenomena.setdefault(name, term) != term:
+            raise ValueError(
+                f"{path}, line {line}: the phenomenon of {name!r} is {term!r}, before it was {phenomena[name]!r}."
+            )
+        found.setdefault(name, []).append(MinimalPair(values["good"], values["bad"]))
+    if not found:
+        raise ValueError(f"{path} has no rows of sentences.")
+    return [Task(name, phenomena[name], tuple(pairs)) for name, pairs in found.items()]
+
+
+def _cells(path: Path, delimiter: str | None) -> Iterator[tuple[int, Sequence[str]]]:
+    """Line number and cells of each row that is not blank."""
+    if delimiter is None:
+        if path.suffix.lower() not in _DELIMITERS:
+            raise ValueError(f"`path` is {str(path)!r}; give `delimiter`, or a file named {', '.join(_DELIMITERS)}.")
+        delimiter = _DELIMITERS[path.suffix.lower()]
+    # A byte-order mark, as Excel writes it, is not part of the first column's name.
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        if delimiter == "\t":
+            reader = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+        else:
+            reader = csv.reader(file, delimiter=delimiter)
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, cells

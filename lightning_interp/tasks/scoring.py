@@ -1,0 +1,191 @@
+"""Sentences and minimal pairs scored by a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interp.tasks.batching import length_batches, pad_right
+from lightning_interp.tasks.encoding import Tokenizer, encode_sentences, padding_id
+from lightning_interp.tasks.likelihood import Forward, evaluated, model_device, sentence_log_probs
+from lightning_interp.tasks.masked import pseudo_log_likelihoods
+from lightning_interp.tasks.pairs import Task
+
+__all__ = ["Scorer", "encoded_log_probs", "margin_accuracy", "pair_list", "perplexity", "perplexity_from"]
+
+
+class Scorer:
+    """Scores sentences, and the pairs of a task, by their probability under a language model.
+
+    A causal model's score is the log-probability of the sentence (:func:`sentence_log_probs`), a masked model's its
+    pseudo-log-likelihood (:func:`pseudo_log_likelihoods`); both are sums over tokens in nats. The model is run in
+    evaluation mode without gradients, and it and the random streams are left as they were.
+
+    Args:
+        model: The language model.
+        tokenizer: Its tokenizer; see :func:`encode_sentences`.
+        kind: ``"causal"`` or ``"masked"``.
+        batch_tokens: Tokens in a forward pass, padding included. Logits take 4 × vocabulary bytes for each, and as much
+            again for their normalisation: 1.6 GB for 4,096 tokens of GPT-2.
+        forward: Calls the model in its stead: ``forward(model, input_ids, attention_mask)`` → logits.
+        add_bos: Of causal models, whether a start token is put in front; see :func:`encode_sentences`.
+        bos_token_id: The start token; the tokenizer's own by default.
+        within_word: Of masked models, whether the rest of a word is masked with each of its tokens.
+
+    Raises:
+        ValueError: If ``kind`` is another, or an argument of one kind is given with the other.
+
+    Example:
+        >>> letters = lambda sentence: [ord(letter) - 96 for letter in sentence]
+        >>> table = torch.zeros(4, 4)
+        >>> table[1, 2] = 1.0  # after an a, b is e times as probable as anything else
+        >>> scorer = Scorer(nn.Embedding.from_pretrained(table), letters)
+        >>> scorer.score_task([("ab", "aa"), ("cab", "cac")]).round(decimals=3)
+        tensor([1., 1.])
+        >>> scorer.accuracy([("ab", "aa"), ("ca", "cb")])
+        0.75
+
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        *,
+        kind: Literal["causal", "masked"] = "causal",
+        batch_tokens: int = 4096,
+        forward: Forward | None = None,
+        add_bos: bool | None = None,
+        bos_token_id: int | None = None,
+        within_word: bool = False,
+    ) -> None:
+        if kind not in ("causal", "masked"):
+            raise ValueError(f"`kind` must be 'causal' or 'masked', got {kind!r}.")
+        if kind == "causal" and within_word:
+            raise ValueError("`within_word` belongs to kind='masked'; a causal model reads words from the left anyway.")
+        if kind == "masked" and (add_bos is not None or bos_token_id is not None):
+            raise ValueError(
+                "`add_bos` and `bos_token_id` belong to kind='causal'; a masked model's tokenizer adds its own."
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.kind = kind
+        self.batch_tokens = batch_tokens
+        self.forward = forward
+        self.add_bos = add_bos
+        self.bos_token_id = bos_token_id
+        self.within_word = within_word
+
+    def score_sentences(self, sentences: Sequence[str]) -> Tensor:
+        """Log-probabilities, or pseudo-log-likelihoods, in nats: (N,), float32, on the CPU, in the order given."""
+        if self.kind == "masked":
+            return pseudo_log_likelihoods(
+                self.model, self.tokenizer, sentences, self.within_word, self.batch_tokens, self.forward
+            )
+        encoded = encode_sentences(self.tokenizer, sentences, self.add_bos, self.bos_token_id)
+        with evaluated(self.model):
+            return encoded_log_probs(
+                self.model, encoded, self.batch_tokens, self.forward, padding_id(self.tokenizer)
+            ).float()
+
+    def score_task(self, task: Task | Sequence[tuple[str, str]]) -> Tensor:
+        """The margin of every pair, log p(good) − log p(bad) in nats: (P,), float32, on the CPU."""
+        pairs = pair_list(task)
+        scores = self.score_sentences([sentence for pair in pairs for sentence in pair])
+        return scores[0::2] - scores[1::2]
+
+    def accuracy(self, task: Task | Sequence[tuple[str, str]]) -> float:
+        """:func:`margin_accuracy` of the task's margins."""
+        return margin_accuracy(self.score_task(task))
+
+
+def margin_accuracy(margins: Tensor) -> float:
+    """The share of pairs whose acceptable sentence has the higher score; ties count half.
+
+    Raises:
+        ValueError: If there is no margin or one is NaN.
+
+    Example:
+        >>> margin_accuracy(torch.tensor([2.0, 0.0, -1.0, 0.5]))
+        0.625
+
+    """
+    if not len(margins) or bool(margins.isnan().any()):
+        raise ValueError(
+            f"`margins` must be numbers, at least one, got {len(margins)} with {int(margins.isnan().sum())} NaN."
+        )
+    return float(((margins > 0).double() + (margins == 0).double() / 2).mean())
+
+
+def perplexity(
+    model: nn.Module,
+    encoded: Sequence[Tensor],
+    *,
+    batch_tokens: int = 4096,
+    forward: Forward | None = None,
+    pad_token_id: int = 0,
+) -> float:
+    r"""Perplexity of a causal language model per token.
+
+    .. math:: \exp\Big(-\frac{1}{\sum_x (T_x - 1)} \sum_x \sum_{t=2}^{T_x} \log p(x_t \mid x_{<t})\Big)
+
+    over all sentences together. The model is run in evaluation mode without gradients and left as it was.
+
+    Args:
+        model: See :func:`sentence_log_probs`.
+        encoded: Sentences from :func:`encode_sentences`.
+        batch_tokens: Tokens in a forward pass, padding included.
+        forward: Calls the model in its stead.
+        pad_token_id: The id in the padding.
+
+    Raises:
+        ValueError: If there is no sentence.
+
+    Example:
+        >>> model = nn.Embedding.from_pretrained(torch.zeros(4, 4))
+        >>> round(perplexity(model, [torch.tensor([1, 2, 3])]), 6)
+        4.0
+
+    """
+    if not encoded:
+        raise ValueError("`encoded` is empty; perplexity needs at least one sentence.")
+    with evaluated(model):
+        return perplexity_from(encoded_log_probs(model, encoded, batch_tokens, forward, pad_token_id), encoded)
+
+
+def perplexity_from(log_probs: Tensor, encoded: Sequence[Tensor]) -> float:
+    """The perplexity of sentences whose log-probabilities are known."""
+    return float((-log_probs.sum() / sum(len(ids) - 1 for ids in encoded)).exp())
+
+
+def encoded_log_probs(
+    model: nn.Module, encoded: Sequence[Tensor], batch_tokens: int, forward: Forward | None, pad_token_id: int
+) -> Tensor:
+    """:func:`sentence_log_probs` of any number of sentences, (N,) float64 on the CPU; within :func:`evaluated`."""
+    scores = torch.zeros(len(encoded), dtype=torch.float64)
+    for batch in length_batches([len(ids) for ids in encoded], batch_tokens):
+        ids, mask = pad_right([encoded[item] for item in batch], pad_token_id, model_device(model))
+        scores[batch] = sentence_log_probs(model, ids, mask, forward).to("cpu", torch.float64)
+    return scores
+
+
+def pair_list(task: Task | Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The (acceptable, unacceptable) sentences of a task.
+
+    Raises:
+        ValueError: If there is none, or something is not a pair of strings.
+    """
+    pairs = list(task.pairs if isinstance(task, Task) else task)
+    wrong = next((pair for pair in pairs if not _is_pair(pair)), None)
+    if not pairs or wrong is not None:
+        found = "none" if wrong is None else repr(wrong)
+        raise ValueError(f"a task needs pairs of an acceptable and an unacceptable sentence, got {found}.")
+    return [(good, bad) for good, bad in pairs]
+
+
+def _is_pair(pair: object) -> bool:
+    # A string of two letters would unpack too.
+    return isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(one, str) for one in pair)

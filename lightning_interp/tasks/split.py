@@ -1,0 +1,85 @@
+"""Pairs to tune on and pairs to test on, without a sentence in both."""
+
+from __future__ import annotations
+
+import hashlib
+
+from lightning_interp.tasks.pairs import MinimalPair, Task
+
+__all__ = ["split_pairs"]
+
+
+def split_pairs(task: Task, held_out: float = 0.5, seed: int = 0) -> tuple[Task, Task]:
+    """Split a task in two by pair.
+
+    Pairs that share a sentence, directly or by way of others, stay together. On which side they come depends on the
+    seed, the task's name and their sentences alone: not on other tasks, nor on the order of the pairs.
+
+    Args:
+        task: The task.
+        held_out: Share of the pairs for the second half, more than 0 and less than 1. What stays together may make it a
+            little less; at least one pair is on each side.
+        seed: Same seed, same halves.
+
+    Returns:
+        The rest and the held-out half, both with the task's name and the pairs in its order.
+
+    Raises:
+        ValueError: If ``held_out`` is not between 0 and 1, or all pairs share sentences with one another, so that there
+            is no such split.
+
+    Example:
+        >>> pairs = [(f"{noun} sleeps", f"{noun} sleep") for noun in ("she", "he", "it", "one")]
+        >>> tune, test = split_pairs(Task("agreement", "agreement", tuple(pairs)), held_out=0.25)
+        >>> len(tune), len(test)
+        (3, 1)
+
+    """
+    if not 0 < held_out < 1:
+        raise ValueError(f"`held_out` must lie between 0 and 1, got {held_out}.")
+    groups = _groups(task.pairs)
+    if len(groups) < 2:
+        raise ValueError(
+            f"task {task.name!r} cannot be split: its {len(task)} pairs all share sentences, as {task.pairs[0].good!r}."
+        )
+    groups.sort(key=lambda group: min(_digest(seed, task.name, pair) for pair in group))
+    target = round(held_out * len(task))
+    chosen: set[MinimalPair] = set()
+    size = 0
+    # The last group is always left for the other side.
+    for group in groups[:-1]:
+        # Repeated pairs count as often as they occur.
+        if size + len(group) <= target:
+            chosen |= set(group)
+            size += len(group)
+    if not chosen:
+        smallest = min(groups, key=len)
+        chosen = set(smallest)
+    rest = tuple(pair for pair in task.pairs if pair not in chosen)
+    return (
+        Task(task.name, task.phenomenon, rest),
+        Task(task.name, task.phenomenon, tuple(pair for pair in task.pairs if pair in chosen)),
+    )
+
+
+def _digest(seed: int, name: str, pair: MinimalPair) -> bytes:
+    # Python's own hash of a string differs from process to process.
+    return hashlib.sha256("\0".join((str(seed), name, *pair)).encode()).digest()
+
+
+def _groups(pairs: tuple[MinimalPair, ...]) -> list[list[MinimalPair]]:
+    """The pairs by connected component, where two are connected if they share a sentence (union–find)."""
+    parents: dict[str, str] = {}
+
+    def root(sentence: str) -> str:
+        while (parent := parents.setdefault(sentence, sentence)) != sentence:
+            parents[sentence] = parents[parent]
+            sentence = parents[sentence]
+        return sentence
+
+    for pair in pairs:
+        parents[root(pair.good)] = root(pair.bad)
+    groups: dict[str, list[MinimalPair]] = {}
+    for pair in pairs:
+        groups.setdefault(root(pair.good), []).append(pair)
+    return list(groups.values())
