@@ -6,6 +6,7 @@ from lightning_interp.callbacks.noise import NoiseRobustness
 from lightning_interp.callbacks.phase_early_stopping import PhaseEarlyStopping
 from lightning_interp.callbacks.representation import RepresentationMetrics
 from lightning_interp.callbacks.structure import RepresentationStructure
+from lightning_interp.callbacks.task_space import TaskSpace
 from lightning_interp.callbacks.training_phases import TrainingPhases
 from lightning_interp.callbacks.validation_schedule import ValidationSchedule
 
@@ -14,6 +15,7 @@ __all__ = [
     "RepresentationGeometry",
     "RepresentationMetrics",
     "NoiseRobustness",
+    "TaskSpace",
     "TrainingPhases",
     "PhaseEarlyStopping",
     "ValidationAnalysis",

@@ -28,18 +28,37 @@ from lightning_interp import (
     RepresentationGeometry,
     RepresentationMetrics,
     RepresentationStructure,
+    TaskSpace,
     TrainingPhases,
     ValidationAnalysis,
     ValidationSchedule,
 )
 from lightning_interp.metrics import SpectralGeometry
-from tests.toy import Tagger, loader, timeless, trainer
+from lightning_interp.tasks import Task
+from tests.toy import VOCABULARY, Tagger, loader, timeless, trainer
 
 SITE = {"enc": "encoder"}
 
 
 def phases(draw: bool) -> TrainingPhases:
     return TrainingPhases(improving={"val_acc": "max"}, strict=False, draw_figures=draw)
+
+
+def tasks() -> list[Task]:
+    """Words are letters; what differs is the last of them."""
+    ends = {"a": ("bc", "one"), "d": ("ef", "one"), "g": ("hi", "two"), "h": ("ij", "two")}
+    pairs = {start: [(f"{start}{x}{g}", f"{start}{x}{b}") for x in "abcdef"] for start, ((g, b), _) in ends.items()}
+    return [Task(start, ends[start][1], tuple(found)) for start, found in pairs.items()]
+
+
+def letters(sentence: str) -> list[int]:
+    return [0, *(ord(letter) - 96 for letter in sentence)]
+
+
+def as_language_model(model: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """The tagger with a word for every mixture of tags."""
+    logits = model(input_ids)
+    return logits @ torch.arange(3.0 * VOCABULARY).view(3, VOCABULARY).cos().to(logits)
 
 
 CALLBACKS: dict[str, Callable[[bool], list[pl.Callback]]] = {
@@ -67,6 +86,9 @@ CALLBACKS: dict[str, Callable[[bool], list[pl.Callback]]] = {
             tokens="input_ids",
             draw_figures=draw,
         )
+    ],
+    "TaskSpace": lambda draw: [
+        TaskSpace(tasks, letters, forward=as_language_model, buckets=256, permutations=19, draw_figures=draw)
     ],
     "TrainingPhases": lambda draw: [phases(draw)],
     "PhaseEarlyStopping": lambda draw: [
@@ -574,10 +596,8 @@ def test_bad_states_end_in_an_omission_or_a_clear_error(tmp_path: Path, name: st
     for reading in callback.history.readings:
         assert all(math.isfinite(value) for value in reading.values.values())
     if state in ("half not finite", "none finite") and name != "NoiseRobustness":
-        assert (
-            callback.failed
-            or callback.reading["nonfinite/enc" if name != "RepresentationMetrics" else "own/nonfinite/enc"]
-        )
+        left_out = {"RepresentationMetrics": "own/nonfinite/enc", "TaskSpace": "nonfinite/tasks"}
+        assert callback.failed or callback.reading[left_out.get(name, "nonfinite/enc")]
 
 
 def test_a_loader_that_raises_ends_the_run_with_its_own_error(tmp_path: Path) -> None:

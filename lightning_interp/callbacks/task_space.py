@@ -1,0 +1,702 @@
+"""How a language model's linguistic tasks relate, read from their gradients while it trains."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
+from lightning_interp.compat import pl
+from lightning_interp.distributed import Gather, Steps, run, world_size
+from lightning_interp.figures import measure_curves
+from lightning_interp.figures.task_heatmap import task_heatmap
+from lightning_interp.figures.task_map import task_map
+from lightning_interp.functional.alignment import cosine_matrix, disattenuate, reliability, within_between
+from lightning_interp.functional.mantel import mantel, partial_mantel
+from lightning_interp.functional.mds import classical_mds, cosine_distance, procrustes
+from lightning_interp.functional.overlap import overlap_above_null
+from lightning_interp.functional.rank_correlation import matrix_correlation, off_diagonal
+from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.positions import Selection
+from lightning_interp.tasks.blimp import read_blimp
+from lightning_interp.tasks.differential import EncodedPair
+from lightning_interp.tasks.encoding import Tokenizer, encode_sentences, padding_id
+from lightning_interp.tasks.files import read_pairs
+from lightning_interp.tasks.gradients import GradientReader, Groups, group_names
+from lightning_interp.tasks.grammar import grammar_tasks, grammar_words
+from lightning_interp.tasks.hypotheses import lexical_overlap, phenomenon_hypothesis
+from lightning_interp.tasks.likelihood import Forward
+from lightning_interp.tasks.pairs import Task
+from lightning_interp.tasks.scoring import margin_accuracy
+from lightning_interp.tasks.shared import remove_shared
+from lightning_interp.tasks.tokenizer import WordTokenizer
+
+__all__ = ["TaskSpace"]
+
+# Text first: jsonargparse takes the first kind that fits. With a Path among them it leaves the file to us.
+Tasks = str | Path | Sequence[Task] | Callable[[], Sequence[Task]]
+_TABLES = (".csv", ".tsv", ".tab")
+_KEPT = 64  # readings whose alignment is kept
+_DRAWS = 8  # gradients of general text
+_PANELS = 6  # maps side by side
+_SAME = 1 - 1e-9  # a rank correlation of two matrices that order their pairs alike
+
+
+class TaskSpace(ValidationAnalysis):
+    r"""Reads how alike a language model's linguistic tasks are to it, from the gradients of minimal pairs.
+
+    Weber et al. 2024, *Interpretability of Language Models via Task Spaces* (arXiv 2406.06441): the difference of the
+    gradients of an acceptable and an unacceptable sentence isolates what the model would learn about the rule that
+    they differ in. With S(x) = −Σ log p(x_t | x_<t) and the pairs of task i
+
+    .. math::
+        D_i = \sum_b \nabla_\theta \left[ S(x^+_b) - S(x^-_b) \right], \quad
+        C_{ij} = \cos(D_i, D_j), \quad O_{ij} = |T_i \cap T_j| / |T|
+
+    where T_i are the coordinates with the largest \|D_i\|. Sums over tokens, CountSketches for the cosines, the null of
+    the overlap, the correction for noise and the tests are this library's choice. Nothing is read of the validation
+    batches; each reading takes the same pairs, so that readings can be compared.
+
+    ========================================  =======  ===============================================================
+    key                                       level    what it is
+    ========================================  =======  ===============================================================
+    ``task_accuracy/mean``                    summary  pairs whose good sentence is more probable, mean over tasks
+    ``task_margin/mean``                      summary  log p(good) − log p(bad) in nats, mean over tasks
+    ``phenomenon_accuracy/<phenomenon>``      summary  the same over the tasks of one phenomenon
+    ``phenomenon_margin/<phenomenon>``        summary
+    ``task_accuracy/<task>``                  full     of one task; ties count half
+    ``task_margin/<task>``                    full
+    ``alignment/within``                      summary  mean C over pairs of tasks of one phenomenon
+    ``alignment/between``                     summary  … of different phenomena
+    ``alignment/within/<group>``              full     from the gradients of one group of layers; ``between`` too;
+                                                       conditional
+    ``alignment_disattenuated/within``        summary  C without gradient noise; ``between`` too; conditional
+    ``alignment_centred/within``              full     C without what all tasks share; ``between`` too
+    ``reliability/mean``                      summary  share of the gradients that is signal, mean over tasks
+    ``overlap_above_null/within``             summary  O less its null; ``between`` too
+    ``overlap/within``, ``overlap_null/…``    full     O and its null; ``between`` too
+    ``agreement/phenomena``                   summary  Spearman correlation of C with same phenomenon = 1
+    ``agreement_p/phenomena``                 summary  its p in a Mantel test
+    ``agreement/phenomena_given_words``       summary  the same beyond the overlap of vocabularies (partial Mantel)
+    ``agreement_p/phenomena_given_words``     summary
+    ``agreement/words``                       full     Spearman correlation of C with the overlap of vocabularies
+    ``stability/previous``                    summary  … of C with C at the reading before; conditional
+    ``stability/first``                       summary  … with C at the first reading; conditional
+    ``nonfinite/tasks``                       full     tasks left out since their gradient is zero or not finite
+    ========================================  =======  ===============================================================
+
+    Conditional keys are not logged where they are undefined: stability at the first reading and outside a fit;
+    ``alignment_disattenuated`` while noise leaves no task enough signal (reliability above .1); a group of layers
+    without a gradient. Keys that the tasks leave undefined at every reading are never logged: ``within`` without two
+    tasks of one phenomenon, ``agreement`` with fewer than three tasks.
+
+    :attr:`matrices` has the last reading's matrices over tasks in the order of :attr:`tasks`: ``alignment``,
+    ``alignment_centred``, ``alignment_disattenuated``, ``overlap``, ``overlap_null``, ``overlap_above``, ``lexical``,
+    ``phenomena`` and, as vectors, ``reliability``, ``accuracy``, ``margin``. :attr:`alignments` has C of up to 64
+    readings of the fit, evenly spread and with the first and the last among them; checkpoints hold it.
+
+    Args:
+        tasks: Tasks with their minimal pairs; ``"grammar"`` for the built-in ones; the path of BLiMP or data in its
+            format (:func:`read_blimp`) or of a table (:func:`read_pairs`); or a function that returns tasks, or its
+            dotted name. Pairs that several tasks share are removed, with a warning.
+        tokenizer: Of the language model: what :func:`encode_sentences` takes; the dotted name of an attribute of the
+            module; ``"grammar"`` for the words of the built-in grammar; or a name or folder for ``transformers``.
+        model: Dotted name of the causal language model in the module; ``""`` for the module itself.
+        forward: Calls that model in its stead: ``forward(model, input_ids, attention_mask)`` → logits (B, T, V).
+        pairs_per_task: Pairs to read of each task, drawn once from the seed; all where a task has no more.
+        buckets: Length of a sketch. A cosine is off by about 1/√buckets, a mean over pairs of tasks by much less.
+        sample: Coordinates for the overlap, about.
+        fraction: Share of the coordinates in T_i.
+        groups: Layers to read apart; see :class:`~lightning_interp.tasks.gradients.GradientReader`.
+        null: What the overlap's null comes from: ``"swapped"``, the tasks' own pairs, half of them with their two
+            sentences swapped, which costs nothing; or sentences of general text, at least 8.
+        permutations: Of the Mantel tests.
+        seed: Of the pairs drawn, the sketches, the sample and the permutations.
+        batch_tokens: Tokens in a forward and backward pass, padding included.
+        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples`` and
+            ``dataloader_idx``.
+
+    Raises:
+        ValueError: If an argument is out of range, a name matches nothing, fewer than two tasks or two pairs of a task
+            are left, the tokenizer cannot tell the sentences of a pair apart, or parameters are sharded over ranks.
+
+    Cost: two forward and backward passes or more over each task's pairs, and 14 ns a parameter and task; in memory
+        4 · tasks · ((groups + 2) · buckets + 2 · sample) bytes while a reading lasts: 0.8 GB for 67 tasks and 12
+        layers at the defaults, 90 MB with ``groups=False`` and ``sample=100_000``. Measured on one core for 30 tasks of
+        32 pairs: 1.5 s and 160 MB for a GPT-2 of 115,000 parameters, 8 s and 470 MB (170 MB) for one of 3.2 million.
+        Over ranks whole tasks are dealt out, so that the values are those of one process.
+
+    Example:
+        >>> callback = TaskSpace("grammar", tokenizer="grammar", model="lm", pairs_per_task=16)
+        >>> len(callback.tasks), callback.logged_keys()[:3]
+        (30, ['task_accuracy/mean', 'task_margin/mean', 'phenomenon_accuracy/subject_verb_agreement'])
+
+    """
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        tokenizer: str | Path | Tokenizer = "tokenizer",
+        model: str = "",
+        forward: Forward | None = None,
+        pairs_per_task: int = 32,
+        buckets: int = 65_536,
+        sample: int = 1_000_000,
+        fraction: float = 0.01,
+        groups: Groups = True,
+        null: Literal["swapped"] | Sequence[str] = "swapped",
+        permutations: int = 999,
+        seed: int = 0,
+        batch_tokens: int = 4096,
+        **kwargs: Any,
+    ) -> None:
+        for name in ("max_examples", "dataloader_idx"):
+            if name in kwargs:
+                raise ValueError(f"`{name}` has no meaning here: no validation batch is read. See `pairs_per_task`.")
+        super().__init__(max_examples=None, dataloader_idx=0, **kwargs)
+        for name, value, least in (
+            ("pairs_per_task", pairs_per_task, 2),
+            ("buckets", buckets, 1),
+            ("sample", sample, 1),
+            ("permutations", permutations, 1),
+            ("batch_tokens", batch_tokens, 1),
+        ):
+            if value < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+        if not 0 < fraction <= 1:
+            raise ValueError(f"`fraction` must lie above 0 and not above 1, got {fraction}.")
+        if isinstance(null, str) and null != "swapped":
+            raise ValueError(f"`null` must be 'swapped' or sentences of general text, got {null!r}.")
+        if not isinstance(null, str) and len(null) < _DRAWS:
+            raise ValueError(f"`null` must have at least {_DRAWS} sentences, got {len(null)}.")
+        self.tokenizer = tokenizer
+        self.model = model
+        self.forward = forward
+        self.buckets = buckets
+        self.sample = sample
+        self.fraction = fraction
+        self.groups = groups
+        self.null = null
+        self.permutations = permutations
+        self.seed = seed
+        self.batch_tokens = batch_tokens
+        self.tasks = _chosen_tasks(tasks, pairs_per_task, seed)
+        """The tasks with the pairs that are read."""
+        self._phenomena = [task.phenomenon for task in self.tasks]
+        self._hypothesis = phenomenon_hypothesis(self.tasks)
+        self._lexical = lexical_overlap(self.tasks)
+        self._reset()
+
+    def _reset(self) -> None:
+        super()._reset()
+        self.matrices: dict[str, Tensor] = {}
+        """Matrices and vectors over the tasks, from the last reading."""
+        self._maps = _Maps()
+        self._found: dict[str, Tensor] = {}
+        self._fitting = False
+        self._reader: GradientReader | None = None
+        self._pairs: list[list[EncodedPair]] = []
+        self._text: list[Tensor] = []
+        # The order of validation samples is of no consequence here, so there is nothing to warn of.
+        self._warned = True
+
+    @property
+    def state_key(self) -> str:
+        """Tells instances apart by what they read."""
+        return self._generate_state_key(
+            tasks=[task.name for task in self.tasks], model=self.model, seed=self.seed, prefix=self.prefix
+        )
+
+    @property
+    def alignments(self) -> list[tuple[int, Tensor]]:
+        """Step and alignment, float32 (tasks, tasks), of the readings that are kept, first and last included."""
+        return [(step, matrix) for _, step, matrix in self._maps.kept]
+
+    # ------------------------------------------------- keys
+
+    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Every key with its level."""
+        keys = {"task_accuracy/mean": SUMMARY, "task_margin/mean": SUMMARY}
+        for phenomenon in dict.fromkeys(self._phenomena):
+            keys |= {f"phenomenon_{what}/{phenomenon}": SUMMARY for what in ("accuracy", "margin")}
+        for task in self.tasks:
+            keys |= {f"task_{what}/{task.name}": FULL for what in ("accuracy", "margin")}
+        levels = {
+            "alignment": SUMMARY,
+            "alignment_disattenuated": SUMMARY,
+            "alignment_centred": FULL,
+            "overlap_above_null": SUMMARY,
+            "overlap": FULL,
+            "overlap_null": FULL,
+        }
+        keys |= {f"{name}/{side}": level for name, level in levels.items() for side in self._sides()}
+        keys |= {f"alignment/{side}/{group}": FULL for side in self._sides() for group in self._group_names(model)}
+        keys["reliability/mean"] = SUMMARY
+        for name in self._comparisons():
+            keys |= {f"agreement/{name}": FULL if name == "words" else SUMMARY}
+            keys |= {f"agreement_p/{name}": SUMMARY} if name != "words" else {}
+        if len(self.tasks) > 2:
+            keys |= {"stability/previous": SUMMARY, "stability/first": SUMMARY}
+        return keys | {"nonfinite/tasks": FULL}
+
+    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Keys that may be undefined at a reading, and what to monitor instead."""
+        keys: dict[str, str] = {}
+        for key in self.measures(model):
+            name, side, *group = key.split("/")
+            if name == "alignment_disattenuated" or (name == "alignment" and group):
+                keys[self.full_key(key)] = self.full_key(f"alignment/{side}")
+            elif name == "stability":
+                keys[self.full_key(key)] = ""
+        return keys
+
+    def _sides(self) -> list[str]:
+        """What the tasks allow to average over."""
+        same = off_diagonal(self._hypothesis)
+        return [side for side, there in (("within", same.any()), ("between", (same == 0).any())) if there]
+
+    def _comparisons(self) -> list[str]:
+        """What the alignment can be compared with, given the tasks."""
+        found = ["phenomena"] if len(self.tasks) > 2 and _ordered(self._hypothesis) else []
+        if len(self.tasks) > 2 and _ordered(self._lexical):
+            given = bool(found) and abs(matrix_correlation(self._hypothesis, self._lexical)) < _SAME
+            found += ["phenomena_given_words"] * given + ["words"]
+        return found
+
+    def _group_names(self, model: nn.Module | None) -> Sequence[str]:
+        if self.groups is False:
+            return ()
+        return ("<group>",) if model is None else group_names(self._language_model(model), self.groups)[1:]
+
+    # ------------------------------------------------- reading
+
+    def resolve(self, model: nn.Module) -> None:
+        """Find the language model and its tokenizer, and turn the pairs into ids."""
+        language_model = self._language_model(model)
+        tokenizer = _find_tokenizer(self.tokenizer, model)
+        self._pairs = [_encoded(tokenizer, task) for task in self.tasks]
+        self._text = [] if isinstance(self.null, str) else encode_sentences(tokenizer, self.null)
+        self._reader = GradientReader(
+            language_model,
+            buckets=self.buckets,
+            sample=self.sample,
+            seed=self.seed,
+            groups=self.groups,
+            batch_tokens=self.batch_tokens,
+            forward=self.forward,
+            pad_token_id=padding_id(tokenizer),
+        )
+
+    def _language_model(self, model: nn.Module) -> nn.Module:
+        try:
+            return model.get_submodule(self.model)
+        except AttributeError:
+            names = [name for name, _ in model.named_children()]
+            raise ValueError(
+                f"`model` is {self.model!r}, but {type(model).__name__} has no such module; it has {names}, and '' "
+                "stands for itself."
+            ) from None
+
+    def release(self) -> None:
+        """Let go of the model."""
+        self._reader, self._pairs, self._text = None, [], []
+        self.abort()
+
+    def abort(self) -> None:
+        """Forget the reading."""
+        self._found = {}
+
+    def after_batch(self, batch: Any, selection: Selection) -> None:
+        """Nothing: no validation batch is read."""
+
+    def finish(self) -> Mapping[str, Tensor | float]:
+        """Read the gradients of all tasks, and compare."""
+        # What is kept must also be usable outside inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            return run(self._steps(), self.group)
+
+    def _steps(self) -> Steps[dict[str, float]]:
+        reader = self._reader
+        assert reader is not None
+        halves, groups, sample = 2 * self.buckets, (len(reader.names) - 1) * self.buckets, reader.sample_size
+        widths = [halves, groups, sample, sample, max(map(len, self._pairs))]
+        rows: Tensor = yield from self._dealt(len(self.tasks), sum(widths), self._read_task)
+        parts: tuple[Tensor, ...] = rows.split(widths, dim=1)  # type: ignore[no-untyped-call]
+        text: Tensor | None = None
+        if self._text:
+            text = yield from self._dealt(
+                _DRAWS, sample, lambda draw: reader.read_text(self._text[draw::_DRAWS]).float().cpu()
+            )
+        margins = [row[: len(pairs)] for row, pairs in zip(parts[4], self._pairs, strict=True)]
+        values = self._scores(margins)
+        sketches = parts[0].view(-1, 2, self.buckets), parts[1].view(len(rows), -1, self.buckets)
+        known = (parts[0].isfinite().all(1) & sketches[0].sum(1).any(1)).nonzero().squeeze(1)
+        values["nonfinite/tasks"] = float(len(self.tasks) - len(known))
+        if len(known) < 2:
+            raise ValueError(f"{len(known)} of {len(self.tasks)} tasks have a gradient that is finite and not zero.")
+        self._align(sketches[0], sketches[1], reader.names[1:], known, values)
+        self._overlap(parts[2], parts[3], text, known, values)
+        self._compare(known, values)
+        return values
+
+    def _dealt(self, number: int, width: int, read: Callable[[int], Tensor]) -> Steps[Tensor]:
+        """Rows (number, width) of which each rank reads every so-manieth: the very numbers of a single process."""
+        world = world_size(self.group)
+        rank = dist.get_rank(self.group) if world > 1 else 0
+        rows = torch.empty(number, width)
+        for start in range(0, number, world):
+            mine = start + rank
+            parts: list[Tensor] = yield Gather(read(mine)[None] if mine < number else torch.empty(0, width))
+            for place, part in enumerate(parts[: number - start], start):
+                rows[place] = part[0]
+        return rows
+
+    def _read_task(self, index: int) -> Tensor:
+        """What is kept of a task in one row: halves, groups, sample, swapped sample, margins."""
+        assert self._reader is not None
+        pairs = self._pairs[index]
+        found = self._reader.read(pairs, range(len(pairs)))
+        padding = torch.zeros(max(map(len, self._pairs)) - len(pairs))
+        kept = (found.sketches[0], found.sketches[1:].sum(1), found.sample, found.swapped, found.margins)
+        return torch.cat([*(one.to("cpu", torch.float32).flatten() for one in kept), padding])
+
+    # ------------------------------------------------- from gradients to measures
+
+    def _scores(self, margins: Sequence[Tensor]) -> dict[str, float]:
+        broken = [bool(one.isnan().any()) for one in margins]
+        found = {
+            "accuracy": [math.nan if bad else margin_accuracy(one) for one, bad in zip(margins, broken, strict=True)],
+            "margin": [float(one.double().mean()) for one in margins],
+        }
+        values: dict[str, float] = {}
+        for what, numbers in found.items():
+            self._found[what] = torch.tensor(numbers, dtype=torch.float64)
+            values[f"task_{what}/mean"] = float(self._found[what].nanmean())
+            values |= {f"task_{what}/{task.name}": value for task, value in zip(self.tasks, numbers, strict=True)}
+            for phenomenon in dict.fromkeys(self._phenomena):
+                of_it = torch.tensor([one == phenomenon for one in self._phenomena])
+                values[f"phenomenon_{what}/{phenomenon}"] = float(self._found[what][of_it].nanmean())
+        return values
+
+    def _align(
+        self, halves: Tensor, groups: Tensor, names: Sequence[str], known: Tensor, values: dict[str, float]
+    ) -> None:
+        first, second = _rows(halves, known).unbind(1)
+        cosines, trust = cosine_matrix(first + second), reliability(first, second)
+        self._add_matrix("alignment", cosines, known, values)
+        self._add_matrix("alignment_centred", cosine_matrix(first + second, centred=True), known, values)
+        self._add_matrix("alignment_disattenuated", disattenuate(cosines, trust), known, values)
+        self._found["reliability"] = torch.full((len(self.tasks),), math.nan, dtype=trust.dtype)
+        self._found["reliability"][known] = trust
+        values["reliability/mean"] = float(trust.nanmean())
+        for place, name in enumerate(names):
+            self._average(f"alignment/{{}}/{name}", cosine_matrix(_rows(groups[:, place], known)), known, values)
+
+    def _overlap(
+        self, sample: Tensor, swapped: Tensor, text: Tensor | None, known: Tensor, values: dict[str, float]
+    ) -> None:
+        null = _rows(swapped, known) if text is None else text
+        found = overlap_above_null(_rows(sample, known), null, self.fraction, matched=text is None)
+        self._add_matrix("overlap", found.overlap, known, values)
+        self._add_matrix("overlap_null", found.null, known, values)
+        self._add_matrix("overlap_above", found.above, known, values, "overlap_above_null")
+
+    def _add_matrix(
+        self, name: str, matrix: Tensor, known: Tensor, values: dict[str, float], key: str | None = None
+    ) -> None:
+        """Keep a matrix over the tasks that are known, and average it."""
+        whole = torch.full((len(self.tasks), len(self.tasks)), math.nan, dtype=matrix.dtype)
+        whole[known[:, None], known] = matrix
+        self._found[name] = whole
+        self._average(f"{key or name}/{{}}", matrix, known, values)
+
+    def _average(self, key: str, matrix: Tensor, known: Tensor, values: dict[str, float]) -> None:
+        means = within_between(matrix, [self._phenomena[task] for task in known.tolist()])
+        values |= {key.format(side): getattr(means, side) for side in self._sides()}
+
+    def _compare(self, known: Tensor, values: dict[str, float]) -> None:
+        """Against the hypothesis, the vocabularies, and earlier readings."""
+        hypothesis, words = (_submatrix(one, known) for one in (self._hypothesis, self._lexical))
+        alignment = _submatrix(self._found["alignment"], known)
+        self._found |= {"phenomena": self._hypothesis, "lexical": self._lexical}
+        testable = len(known) > 2 and _ordered(alignment)
+        for name in self._comparisons() if testable else ():
+            if name == "words":
+                values["agreement/words"] = matrix_correlation(alignment, words)
+                continue
+            needed = [hypothesis] if name == "phenomena" else [hypothesis, words]
+            if not all(map(_ordered, needed)):
+                continue
+            if name == "phenomena":
+                result = mantel(alignment, hypothesis, self.permutations, self.seed)
+            elif max(abs(matrix_correlation(one, words)) for one in (alignment, hypothesis)) < _SAME:
+                result = partial_mantel(alignment, hypothesis, words, self.permutations, self.seed)
+            else:
+                continue
+            values[f"agreement/{name}"], values[f"agreement_p/{name}"] = result
+        if self._fitting:
+            for name, earlier in (("previous", self._maps.last), ("first", self._maps.first)):
+                values[f"stability/{name}"] = _stability(self._found["alignment"].float(), earlier)
+
+    # ------------------------------------------------- life in a Trainer
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Decide whether this validation run is read."""
+        self._fitting = trainer.state.fn == "fit"
+        super().on_validation_start(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the matrices, write the reading down, and draw."""
+        if self._pending is not None:
+            self.matrices, self._found = self._found, {}
+            if self._fitting:
+                self._maps.add(trainer.global_step, self.matrices["alignment"].float())
+        super().on_validation_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Readings, and the alignments that are kept."""
+        return {**super().state_dict(), "maps": self._maps.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint left off."""
+        super().load_state_dict(state_dict)
+        self._maps.load_state_dict(state_dict["maps"])
+
+    # ------------------------------------------------- pictures
+
+    def figures(self) -> Mapping[str, Draw]:
+        """The alignment as a heat map, maps of the tasks over time, and the curves of what is logged."""
+        if not self._maps.kept:
+            return {}
+        return {
+            "tasks/alignment": self._heatmap_figure,
+            "tasks/map": self._map_figure,
+            "tasks/curves": self._curves_figure,
+        }
+
+    def _heatmap_figure(self) -> Figure:
+        step, matrix = self.alignments[-1]
+        names = [task.name for task in self.tasks]
+        return task_heatmap(matrix.numpy(), names, self._phenomena, title=f"alignment of gradients at step {step}")
+
+    def _map_figure(self) -> Figure:
+        readings = self.alignments
+        number = min(len(readings), _PANELS)
+        chosen = sorted({round(place * (len(readings) - 1) / max(number - 1, 1)) for place in range(number)})
+        maps = _aligned_maps([readings[place] for place in chosen])
+        return task_map(maps, [task.name for task in self.tasks], self._phenomena, title="tasks by their gradients")
+
+    def _curves_figure(self) -> Figure:
+        wanted: dict[str, dict[str, str]] = {}
+        for name in ("alignment", "alignment_disattenuated", "overlap_above_null"):
+            wanted[name.replace("_", " ")] = {side: f"{name}/{side}" for side in self._sides()}
+        comparisons = [name for name in self._comparisons() if name != "words"]
+        wanted["agreement"] = {name.replace("_", " "): f"agreement/{name}" for name in comparisons}
+        wanted["stability"] = {f"with the {name}": f"stability/{name}" for name in ("previous", "first")}
+        wanted["accuracy"] = {name: f"phenomenon_accuracy/{name}" for name in dict.fromkeys(self._phenomena)}
+        panels = {
+            panel: {label: self.history.series(self.full_key(key)) for label, key in lines.items()}
+            for panel, lines in wanted.items()
+        }
+        return measure_curves({panel: lines for panel, lines in panels.items() if any(at for at, _ in lines.values())})
+
+
+class _Maps:
+    """A bounded number of matrices over the readings of a fit, evenly spread, with the first and the last."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[int, int, Tensor]] = []
+        """Number of the reading, step, matrix."""
+        self._number = 0
+        self._stride = 1
+
+    @property
+    def first(self) -> Tensor | None:
+        """The matrix of the first reading."""
+        return self.kept[0][2] if self.kept else None
+
+    @property
+    def last(self) -> Tensor | None:
+        """The matrix of the last reading."""
+        return self.kept[-1][2] if self.kept else None
+
+    def add(self, step: int, matrix: Tensor) -> None:
+        """Take in the next reading."""
+        if self.kept and self.kept[-1][0] % self._stride:
+            del self.kept[-1]  # it was kept as the last one only
+        if len(self.kept) == _KEPT:
+            self._stride *= 2
+            self.kept = [one for one in self.kept if one[0] % self._stride == 0]
+        self.kept.append((self._number, step, matrix))
+        self._number += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers and one tensor, so that a ``weights_only`` checkpoint can hold it."""
+        return {
+            "number": self._number,
+            "stride": self._stride,
+            "numbers": [number for number, _, _ in self.kept],
+            "steps": [step for _, step, _ in self.kept],
+            "matrices": torch.stack([matrix for _, _, matrix in self.kept]) if self.kept else torch.zeros(0),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what a checkpoint holds."""
+        self._number, self._stride = state["number"], state["stride"]
+        self.kept = list(zip(state["numbers"], state["steps"], state["matrices"].unbind(), strict=True))
+
+
+def _chosen_tasks(tasks: Tasks, pairs_per_task: int, seed: int) -> list[Task]:
+    """The tasks with the pairs to read of each."""
+    found = _loaded(tasks)
+    wrong = [type(one).__name__ for one in found if not isinstance(one, Task)]
+    if wrong:
+        raise ValueError(f"`tasks` must hold Task objects, got {wrong[0]}.")
+    if len(found) < 2:
+        raise ValueError(f"`tasks` must have at least 2 tasks to compare, got {[task.name for task in found]}.")
+    if any(task.name == "mean" for task in found):
+        raise ValueError("`tasks` has a task named 'mean', under which the mean over tasks is logged: rename it.")
+    unshared, removed = remove_shared(found)
+    if removed:
+        pl.utilities.rank_zero_warn(f"TaskSpace left out {removed} pairs that several tasks have.")
+    few = [task for task in unshared if len(task) < 2]
+    if few:
+        raise ValueError(f"task {few[0].name!r} has one pair that no other task has; at least 2 are needed.")
+    return [_drawn(task, pairs_per_task, seed) for task in unshared]
+
+
+def _loaded(tasks: Tasks) -> list[Task]:
+    if isinstance(tasks, str | os.PathLike):
+        if tasks == "grammar":
+            return grammar_tasks()
+        if Path(tasks).exists():
+            return read_pairs(tasks) if Path(tasks).suffix in _TABLES else read_blimp(tasks)
+        tasks = _imported(str(tasks))
+    return list(tasks() if callable(tasks) else tasks)
+
+
+def _imported(name: str) -> Callable[[], Sequence[Task]]:
+    """The function of that dotted name."""
+    module, _, function = name.rpartition(".")
+    try:
+        found: Any = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError, TypeError):
+        found = None
+    if not callable(found):
+        raise ValueError(
+            f"`tasks` is {name!r}; it must be 'grammar', a path that exists, the dotted name of a function that can be "
+            "imported, such as 'package.module.function', or tasks themselves."
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _drawn(task: Task, number: int, seed: int) -> Task:
+    """So many pairs of a task, in its order; which depends on the seed and its name."""
+    if number >= len(task):
+        return task
+    places = sorted(random.Random(f"{seed} {task.name}").sample(range(len(task)), number))
+    return Task(task.name, task.phenomenon, tuple(task.pairs[place] for place in places))
+
+
+def _find_tokenizer(tokenizer: str | Path | Tokenizer, module: nn.Module) -> Tokenizer:
+    if not isinstance(tokenizer, str | os.PathLike):
+        return tokenizer
+    tokenizer = str(tokenizer)
+    if tokenizer == "grammar":
+        return WordTokenizer(grammar_words())
+    found: Any = module
+    for name in tokenizer.split("."):
+        found = getattr(found, name, None)
+    if found is not None:
+        if not callable(found):
+            raise ValueError(f"`tokenizer` is {tokenizer!r}, and that attribute is a {type(found).__name__}.")
+        tokens: Tokenizer = found
+        return tokens
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ImportError(
+            f"`tokenizer` is {tokenizer!r}: {type(module).__name__} has no such attribute, and transformers, which "
+            "could load it by name, is not installed: pip install 'lightning-interp[transformers]'."
+        ) from error
+    try:
+        loaded: Tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"`tokenizer` is {tokenizer!r}, which is neither 'grammar' nor an attribute of {type(module).__name__} nor "
+            f"a tokenizer that transformers can load ({type(error).__name__}: {str(error).splitlines()[0]})."
+        ) from error
+    return loaded
+
+
+def _encoded(tokenizer: Tokenizer, task: Task) -> list[EncodedPair]:
+    ids = encode_sentences(tokenizer, [sentence for pair in task.pairs for sentence in pair])
+    pairs = list(zip(ids[0::2], ids[1::2], strict=True))
+    for pair, (good, bad) in zip(task.pairs, pairs, strict=True):
+        if torch.equal(good, bad):
+            raise ValueError(
+                f"the tokenizer gives the same ids to both sentences of a pair of task {task.name!r}, {pair.good!r} "
+                f"and {pair.bad!r}: it does not know the words that differ."
+            )
+    return pairs
+
+
+def _rows(values: Tensor, tasks: Tensor) -> Tensor:
+    """Those of the tasks; without a copy where that is all of them."""
+    return values if len(tasks) == len(values) else values[tasks]
+
+
+def _submatrix(matrix: Tensor, tasks: Tensor) -> Tensor:
+    return matrix[tasks[:, None], tasks]
+
+
+def _ordered(matrix: Tensor) -> bool:
+    """Whether the pairs of tasks differ at all."""
+    entries = off_diagonal(matrix)
+    return bool((entries != entries[0]).any())
+
+
+def _stability(now: Tensor, earlier: Tensor | None) -> float:
+    if earlier is None:
+        return math.nan
+    both = (now.diagonal().isfinite() & earlier.diagonal().isfinite()).nonzero().squeeze(1)
+    return matrix_correlation(_submatrix(now, both), _submatrix(earlier, both)) if len(both) > 2 else math.nan
+
+
+def _aligned_maps(readings: Sequence[tuple[int, Tensor]]) -> list[tuple[int, Any]]:
+    """Step and coordinates (tasks, 2) of each reading, the later laid over the earlier; NaN for tasks left out."""
+    maps: list[tuple[int, Tensor]] = []
+    for step, matrix in readings:
+        known = matrix.diagonal().isfinite()
+        points = torch.full((len(matrix), 2), math.nan, dtype=torch.float64)
+        found = classical_mds(cosine_distance(matrix[known][:, known]), dims=min(2, int(known.sum()) - 1)).points
+        points[known] = 0.0
+        points[known, : found.shape[1]] = found
+        if maps:
+            before = maps[-1][1]
+            both = known & before[:, 0].isfinite()
+            if int(both.sum()) > 1:
+                points[known] = _laid_over(points, before, known, both)
+        maps.append((step, points))
+    return [(step, points.numpy()) for step, points in maps]
+
+
+def _laid_over(points: Tensor, before: Tensor, known: Tensor, both: Tensor) -> Tensor:
+    """All known points, moved as those are that both maps have."""
+    moved = procrustes(points[both], before[both]).points
+    if bool((known == both).all()):
+        return moved
+    centre, turned = points[both].mean(0), moved - moved.mean(0)
+    u, _, vh = torch.linalg.svd((points[both] - centre).T @ turned)
+    whole: Tensor = (points[known] - centre) @ u @ vh + moved.mean(0)
+    return whole
