@@ -41,10 +41,12 @@ class RepresentationGeometry(RepresentationMetrics):
     Args:
         sites: Where to read; see :class:`~lightning_interp.callbacks.RepresentationMetrics`.
         center: Eigenvalues of the covariance; otherwise of the second moment about zero.
+        thin_above: Dimensions above which only every so-manieth position enters all but curvature; see
+            :class:`~lightning_interp.metrics.SpectralGeometry`.
         kwargs: Arguments of :class:`~lightning_interp.callbacks.RepresentationMetrics` and
             :class:`~lightning_interp.callbacks.ValidationAnalysis`.
 
-    Cost: one product (D, N) × (N, D) a reading and site, and one eigendecomposition O(D³); memory 8·D² bytes. Between
+    Cost: one product (D, N) × (N, D) a reading and site, N thinned above 2,048 dimensions, and one eigendecomposition O(D³); memory 8·D² bytes. Between
     ranks: 8·D² bytes.
 
     Example:
@@ -53,8 +55,14 @@ class RepresentationGeometry(RepresentationMetrics):
 
     """
 
-    def __init__(self, sites: str | Sequence[str] | Mapping[str, str], center: bool = True, **kwargs: Any) -> None:
-        super().__init__({"geometry": SpectralGeometry(center=center)}, sites, **kwargs)
+    def __init__(
+        self,
+        sites: str | Sequence[str] | Mapping[str, str],
+        center: bool = True,
+        thin_above: int | None = 2048,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__({"geometry": SpectralGeometry(center=center, thin_above=thin_above)}, sites, **kwargs)
 
     def figures(self) -> Mapping[str, Draw]:
         """Curves of every measure; for several sites a heat map of the effective rank."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_interp.distributed import Maximum, Steps, Sum
 from lightning_interp.functional._numerics import full_precision, wide_dtype
 from lightning_interp.functional.spectral import anisotropy, curvature_sums, spectral_measures
-from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric, batch_shape
+from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric, batch_shape, sample_of
 
 __all__ = ["SpectralGeometry"]
 
@@ -27,8 +27,13 @@ class SpectralGeometry(RepresentationMetric):
     batches: count, mean and centred second moment, merged pairwise in float64 (Chan et al. 1979), so that a mean far
     from zero costs no digits. Memory: 8·D² bytes, whatever the number of rows.
 
+    Above ``thin_above`` dimensions only one position in k = ⌈D / thin_above⌉ enters the spectrum and the anisotropy,
+    which one being decided by the sample's place in the data set, so that the cost of the products grows with D and not
+    with D². Curvature takes all positions. ``rows`` counts what entered the spectrum.
+
     Args:
         center: Spectrum of the covariance; otherwise of the second moment about zero.
+        thin_above: Dimensions above which rows are thinned; ``None`` never does.
         kwargs: Further arguments of ``torchmetrics.Metric``.
 
     Example:
@@ -47,9 +52,12 @@ class SpectralGeometry(RepresentationMetric):
     angle: Tensor
     angles: Tensor
 
-    def __init__(self, center: bool = True, **kwargs: Any) -> None:
+    def __init__(self, center: bool = True, thin_above: int | None = 2048, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if thin_above is not None and thin_above < 1:
+            raise ValueError(f"`thin_above` must be at least 1, or None for no thinning, got {thin_above}.")
         self.center = center
+        self.thin_above = thin_above
         for state in ("count", "mean", "scatter", "unit_total", "directions", "angle", "angles"):
             self.add_state(state, torch.zeros(0), dist_reduce_fx=None)
 
@@ -79,12 +87,17 @@ class SpectralGeometry(RepresentationMetric):
         """
         rows = self._rows(representations, mask, positions)
         wide = wide_dtype(rows.z.device)
-        z = rows.z.float() if rows.z.dtype != torch.float64 else rows.z
-        left_out = ~rows.valid[:, None]
+        shape = batch_shape(representations)
+        dim = rows.z.shape[1]
+        whole = rows.z.float() if rows.z.dtype != torch.float64 else rows.z
         # On a device nothing is read back: what does not count is set to zero whether there is any or not.
-        some = z.device.type != "cpu" or not bool(rows.valid.all())
-        z = z.masked_fill(left_out, 0) if some else z
-        number = rows.valid.to(wide).sum()
+        some = whole.device.type != "cpu" or not bool(rows.valid.all())
+        whole = whole.masked_fill(~rows.valid[:, None], 0) if some else whole
+        angle, angles = curvature_sums(whole.view(*shape, dim), rows.valid.view(shape))
+        z, valid = self._thinned(whole.view(*shape, dim), rows.valid.view(shape), sample_of(rows.key).view(shape))
+        some |= self._every(dim) > 1
+        left_out = ~valid[:, None]
+        number = valid.to(wide).sum()
         # The shift need not be the mean to the last digit: what is left over is known, and belongs to the scatter.
         shift = z.sum(0) / number.clamp_min(1).to(z.dtype)
         centred = z - shift
@@ -98,9 +111,8 @@ class SpectralGeometry(RepresentationMetric):
         mean = shift.to(wide) + left
         scatter = scatter - number * torch.outer(left, left)
         if self.mean.numel() == 0:
-            dim = z.shape[1]
-            for state, shape in (("count", ()), ("mean", (dim,)), ("scatter", (dim, dim)), ("unit_total", (dim,))):
-                setattr(self, state, torch.zeros(shape, dtype=wide, device=z.device))
+            for state, size in (("count", ()), ("mean", (dim,)), ("scatter", (dim, dim)), ("unit_total", (dim,))):
+                setattr(self, state, torch.zeros(size, dtype=wide, device=z.device))
             self.angle = self.angles = self.directions = torch.zeros((), dtype=wide, device=z.device)
         merged = self.count + number
         delta = mean - self.mean
@@ -111,9 +123,25 @@ class SpectralGeometry(RepresentationMetric):
         # A sum adds pairwise; a product with the lengths would add one after the other and round as often.
         self.unit_total = self.unit_total + (z * inverse[:, None]).sum(0).to(wide)
         self.directions = self.directions + (norm > 0).sum().to(wide)
-        shape = batch_shape(representations)
-        angle, angles = curvature_sums(z.view(*shape, z.shape[1]), rows.valid.view(shape))
         self.angle, self.angles = self.angle + angle, self.angles + angles
+
+    def _every(self, dim: int) -> int:
+        """One position in so many enters the spectrum."""
+        return 1 if self.thin_above is None else -(-dim // self.thin_above)
+
+    def _thinned(self, z: Tensor, valid: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows that enter the spectrum, (R, D) with zeros for those that do not count, and which do."""
+        length, dim = z.shape[1:]
+        every = self._every(dim)
+        if every == 1:
+            return z.flatten(0, 1), valid.flatten()
+        # As many places for every sample, some of them past its end: no shape depends on values.
+        place = sample[:, :1] % every + torch.arange(0, length, every, device=z.device)
+        inside = place < length
+        place = place.clamp_max(length - 1)
+        chosen = valid.gather(1, place) & inside
+        rows = z.gather(1, place[..., None].expand(-1, -1, dim))
+        return rows.masked_fill(~chosen[..., None], 0).flatten(0, 1), chosen.flatten()
 
     def steps(self) -> Steps[dict[str, Tensor]]:
         """Sums over ranks, the scatter about the common mean, then one eigendecomposition."""

@@ -140,3 +140,25 @@ def test_a_constant_cloud_has_no_spread(value: float) -> None:
     found = metric.compute()
     assert all(math.isnan(float(found[key])) for key in ("rankme", "participation_ratio", "matrix_entropy"))
     assert float(found["anisotropy"]) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7])
+def test_above_so_many_dimensions_rows_are_thinned_by_place(length: int) -> None:
+    reading = random_reading(3, sequences=40, length=length, dim=12)
+    metric = SpectralGeometry(thin_above=5)
+    for start in range(0, 40, 8):
+        part = slice(start, start + 8)
+        metric.update(reading.z[part], mask=reading.mask[part], positions=torch.arange(start, start + 8))
+    # One position in three, which one depending on the sample.
+    place = torch.arange(length)[None] % 3 == torch.arange(40)[:, None] % 3
+    alone = SpectralGeometry(thin_above=None)
+    alone.update(reading.z, mask=reading.mask & place)
+    everything = SpectralGeometry(thin_above=None)
+    everything.update(reading.z, mask=reading.mask)
+    found, expected = metric.compute(), {**alone.compute(), "curvature": everything.compute()["curvature"]}
+    assert_values(found, {key: float(value) for key, value in expected.items()})
+
+
+def test_thinning_is_checked() -> None:
+    with pytest.raises(ValueError, match="`thin_above` must be at least 1, or None for no thinning, got 0"):
+        SpectralGeometry(thin_above=0)
