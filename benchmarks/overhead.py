@@ -131,8 +131,8 @@ def validation(runs: int) -> None:
         "4 layers × 256, 1,500 sentences: structure, one site", *in_turn(small, data, structure({"body": "body"}), runs)
     )
     large = LanguageModel(30, 576, 2000, 9)
-    few = loader(200, 33, 2000, 20)
-    row("30 layers × 576, 200 sentences: structure, one site", *in_turn(large, few, structure({"body": "body"}), runs))
+    few = loader(100, 33, 2000, 20)
+    row("30 layers × 576, 100 sentences: structure, one site", *in_turn(large, few, structure({"body": "body"}), runs))
 
     def geometry() -> list[pl.Callback]:
         return [RepresentationGeometry({"body": "body"}, padding_idx=0)]

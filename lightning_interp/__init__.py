@@ -12,6 +12,7 @@ from lightning_interp.callbacks import (
     ValidationAnalysis,
     ValidationSchedule,
 )
+from lightning_interp.task_space import task_space
 
 __version__ = "0.1.0"
 
@@ -26,4 +27,5 @@ __all__ = [
     "ValidationAnalysis",
     "ValidationSchedule",
     "analyze",
+    "task_space",
 ]

@@ -46,8 +46,8 @@ class RepresentationGeometry(RepresentationMetrics):
         kwargs: Arguments of :class:`~lightning_interp.callbacks.RepresentationMetrics` and
             :class:`~lightning_interp.callbacks.ValidationAnalysis`.
 
-    Cost: one product (D, N) × (N, D) a reading and site, N thinned above 2,048 dimensions, and one eigendecomposition O(D³); memory 8·D² bytes. Between
-    ranks: 8·D² bytes.
+    Cost: one product (D, N) × (N, D) a reading and site, N thinned above 2,048 dimensions, and one eigendecomposition
+        O(D³); memory 8·D² bytes. Between ranks: 8·D² bytes.
 
     Example:
         >>> RepresentationGeometry(sites={"encoder": "model.encoder"}).logged_keys()[:2]

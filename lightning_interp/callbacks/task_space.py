@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import math
 import os
-import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +38,7 @@ from lightning_interp.tasks.likelihood import Forward
 from lightning_interp.tasks.pairs import Task
 from lightning_interp.tasks.scoring import margin_accuracy
 from lightning_interp.tasks.shared import remove_shared
+from lightning_interp.tasks.split import draw_pairs
 from lightning_interp.tasks.tokenizer import WordTokenizer
 
 __all__ = ["TaskSpace"]
@@ -82,7 +82,8 @@ class TaskSpace(ValidationAnalysis):
                                                        conditional
     ``alignment_disattenuated/within``        summary  C without gradient noise; ``between`` too; conditional
     ``alignment_centred/within``              full     C without what all tasks share; ``between`` too
-    ``reliability/mean``                      summary  share of the gradients that is signal, mean over tasks
+    ``reliability/mean``                      summary  share of the gradients that is signal, mean over tasks;
+                                                       0 where there is none
     ``overlap_above_null/within``             summary  O less its null; ``between`` too
     ``overlap/within``, ``overlap_null/…``    full     O and its null; ``between`` too
     ``agreement/phenomena``                   summary  Spearman correlation of C with same phenomenon = 1
@@ -398,7 +399,8 @@ class TaskSpace(ValidationAnalysis):
         self._add_matrix("alignment_disattenuated", disattenuate(cosines, trust), known, values)
         self._found["reliability"] = torch.full((len(self.tasks),), math.nan, dtype=trust.dtype)
         self._found["reliability"][known] = trust
-        values["reliability/mean"] = float(trust.nanmean())
+        # Where noise is all there is the estimate is far below zero, and would outweigh every other task.
+        values["reliability/mean"] = float(trust.clamp_min(0).nanmean())
         for place, name in enumerate(names):
             self._average(f"alignment/{{}}/{name}", cosine_matrix(_rows(groups[:, place], known)), known, values)
 
@@ -572,7 +574,7 @@ def _chosen_tasks(tasks: Tasks, pairs_per_task: int, seed: int) -> list[Task]:
     few = [task for task in unshared if len(task) < 2]
     if few:
         raise ValueError(f"task {few[0].name!r} has one pair that no other task has; at least 2 are needed.")
-    return [_drawn(task, pairs_per_task, seed) for task in unshared]
+    return [draw_pairs(task, pairs_per_task, seed) for task in unshared]
 
 
 def _loaded(tasks: Tasks) -> list[Task]:
@@ -598,14 +600,6 @@ def _imported(name: str) -> Callable[[], Sequence[Task]]:
             "imported, such as 'package.module.function', or tasks themselves."
         )
     return found  # type: ignore[no-any-return]
-
-
-def _drawn(task: Task, number: int, seed: int) -> Task:
-    """So many pairs of a task, in its order; which depends on the seed and its name."""
-    if number >= len(task):
-        return task
-    places = sorted(random.Random(f"{seed} {task.name}").sample(range(len(task)), number))
-    return Task(task.name, task.phenomenon, tuple(task.pairs[place] for place in places))
 
 
 def _find_tokenizer(tokenizer: str | Path | Tokenizer, module: nn.Module) -> Tokenizer:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["as_float", "check_matrix", "finite_rows", "full_precision", "plogp", "wide_dtype"]
+__all__ = ["as_float", "check_matrix", "finite_rows", "full_precision", "norms", "plogp", "wide_dtype"]
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
@@ -29,8 +29,13 @@ def check_matrix(name: str, value: Tensor) -> None:
 
 def finite_rows(z: Tensor) -> Tensor:
     """Which rows of (..., D) hold only finite values that can also be squared and summed: bool (...)."""
+    return norms(z).isfinite()
+
+
+def norms(z: Tensor) -> Tensor:
+    """Lengths of the rows of (..., D), in float32 or wider: (...)."""
     norm: Tensor = torch.linalg.vector_norm(z, dim=-1, dtype=torch.promote_types(z.dtype, torch.float32))
-    return norm.isfinite()
+    return norm
 
 
 def plogp(p: Tensor) -> Tensor:

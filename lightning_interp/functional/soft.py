@@ -147,14 +147,19 @@ def soft_assignment(z: Tensor, reference_points: Tensor, temperature: float) -> 
         )
     if not temperature > 0:
         raise ValueError(f"`temperature` must be positive, got {temperature}.")
+    return assigned(z, reference_points, temperature)
+
+
+def assigned(z: Tensor, reference_points: Tensor, temperature: float, norm: Tensor | None = None) -> Tensor:
+    """:func:`soft_assignment` without its checks, for rows whose lengths (N,) may be known."""
     values = as_float(z)
     result = values.dtype
     if z.shape[1] < _FLOAT64_BELOW_DIM or z.numel() <= _FLOAT64_BELOW_SIZE:
-        values = values.to(wide_dtype(z.device))
+        values, norm = values.to(wide_dtype(z.device)), None
     with full_precision(z.device):
         # Scaling n scores a row by 1/‖z‖ is cheaper than scaling its D coordinates.
-        scale = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
-        scale = scale.clamp_min(torch.finfo(values.dtype).tiny).reciprocal_()
+        scale = torch.linalg.vector_norm(values, dim=-1) if norm is None else norm
+        scale = scale[:, None].clamp_min(torch.finfo(values.dtype).tiny).reciprocal()
         points = reference_points.to(values) / temperature
         scores = (values @ points.T).mul_(scale)
         return torch.softmax(scores, dim=-1).to(result)

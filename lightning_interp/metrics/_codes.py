@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from lightning_interp.distributed import Maximum, Steps
-from lightning_interp.functional._numerics import plogp, wide_dtype
+from lightning_interp.functional._numerics import wide_dtype
 
 __all__ = ["BinCodes", "Codes", "SoftCodes", "Tables", "settle_width"]
 
@@ -100,7 +100,9 @@ class SoftCodes(Codes):
             small = self.assignment.numel() <= _CACHED
             whole = self.assignment.to(wide_dtype(self.device)) if small else self.assignment
             parts = [whole[start : start + rows] for start in range(0, len(whole), rows)]
-            self._plogp = torch.cat([plogp(part).sum(-1) for part in parts] or [whole.sum(-1)])
+            tiny = torch.finfo(whole.dtype).tiny
+            sums = [torch.linalg.vecdot(part, part.clamp_min(tiny).log_()) for part in parts]
+            self._plogp = torch.cat(sums or [whole.sum(-1)])
         return self._plogp
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_interp.distributed import Maximum, Steps, Sum, run, world_size
-from lightning_interp.functional._numerics import finite_rows
+from lightning_interp.functional._numerics import norms
 
 __all__ = ["SUMMARY", "FULL", "RepresentationMetric", "Rows"]
 
@@ -30,6 +30,8 @@ class Rows(NamedTuple):
     """Which rows count, bool (R,)."""
     context: Tensor
     """Which rows the mask names, whether finite or not, bool (R,)."""
+    norm: Tensor
+    """Length of each row as it came, finite or not, (R,)."""
     key: Tensor
     """Sample and place within it in one number, int64 (R,): the same on any number of ranks."""
 
@@ -127,10 +129,12 @@ class RepresentationMetric(Metric):
         place = torch.arange(length, device=device)
         key = (positions.to(device).long()[:, None] << _POSITION_BITS) + place
         flat, counted = z.reshape(batch * length, dim), valid.flatten()
-        finite = finite_rows(flat)
+        norm = norms(flat)
+        # Finite are vectors that can also be squared and summed.
+        finite = norm.isfinite()
         # Not in place: a state made under inference mode could not be written to outside it.
         self.nonfinite = self.nonfinite.to(device) + (counted & ~finite).sum()
-        return Rows(flat, counted & finite, counted, key.flatten())
+        return Rows(flat, counted & finite, counted, norm, key.flatten())
 
 
 def sample_of(key: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class BinnedStructure(StructureMetric):
     def _correction(self) -> str | None:
         return self.correction
 
-    def _encode(self, z: Tensor) -> Tensor:
+    def _encode(self, z: Tensor, norm: Tensor) -> Tensor:
         return z
 
     def _codes(self, payload: Tensor) -> Steps[Codes]:

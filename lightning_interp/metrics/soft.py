@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_interp.distributed import Steps, Sum
 from lightning_interp.functional._numerics import wide_dtype
-from lightning_interp.functional.soft import reference_points, soft_assignment, vmf_temperature
+from lightning_interp.functional.soft import assigned, reference_points, vmf_temperature
 from lightning_interp.metrics._codes import Codes, SoftCodes, settle_width
 from lightning_interp.metrics.base import FULL
 from lightning_interp.metrics.structure import StructureMetric
@@ -67,10 +67,10 @@ class SoftStructure(StructureMetric):
     def _extra_measures(self) -> dict[str, str]:
         return {"floor": FULL}
 
-    def _encode(self, z: Tensor) -> Tensor:
-        return z.float() if self.center else self._assign(z)
+    def _encode(self, z: Tensor, norm: Tensor) -> Tensor:
+        return z.float() if self.center else self._assign(z, norm)
 
-    def _assign(self, z: Tensor) -> Tensor:
+    def _assign(self, z: Tensor, norm: Tensor | None = None) -> Tensor:
         if not len(z):
             return torch.zeros(0, self.num_points, device=z.device)
         dim = z.shape[1]
@@ -78,7 +78,7 @@ class SoftStructure(StructureMetric):
         if place not in self._points:
             self._points[place] = reference_points(self.num_points, dim, self.seed).to(z.device)
         temperature = self.temperature or vmf_temperature(dim, self.num_points)
-        return soft_assignment(z, self._points[place], temperature).float()
+        return assigned(z, self._points[place], temperature, norm).float()
 
     def _codes(self, payload: Tensor) -> Steps[Codes]:
         if not self.center:

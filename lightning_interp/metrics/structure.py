@@ -207,11 +207,12 @@ class StructureMetric(RepresentationMetric):
             # No device to wait for: drop what does not count at once.
             keep = rows.valid
             everything = bool(keep.all())
-            self.payload.append(self._encode(rows.z if everything else rows.z[keep]))
+            z, norm = (rows.z, rows.norm) if everything else (rows.z[keep], rows.norm[keep])
+            self.payload.append(self._encode(z, norm))
             self.index.append(index if everything else index[keep])
         else:
             clean = rows.z.masked_fill(~rows.valid[:, None], 0)
-            self.payload.append(self._encode(clean))
+            self.payload.append(self._encode(clean, rows.norm.masked_fill(~rows.valid, 0)))
             self.index.append(index)
             self.valid.append(rows.valid)
 
@@ -431,8 +432,8 @@ class StructureMetric(RepresentationMetric):
         return None
 
     @abstractmethod
-    def _encode(self, z: Tensor) -> Tensor:
-        """What is kept of a batch of rows, (R, D) → (R, …)."""
+    def _encode(self, z: Tensor, norm: Tensor) -> Tensor:
+        """What is kept of a batch of rows, (R, D) with their lengths (R,) → (R, …)."""
 
     @abstractmethod
     def _codes(self, payload: Tensor) -> Steps[Codes]:

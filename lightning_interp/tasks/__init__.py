@@ -13,7 +13,8 @@ from lightning_interp.tasks.masked import pseudo_log_likelihoods
 from lightning_interp.tasks.pairs import MinimalPair, Task
 from lightning_interp.tasks.scoring import Scorer, margin_accuracy, perplexity
 from lightning_interp.tasks.shared import remove_shared
-from lightning_interp.tasks.split import split_pairs
+from lightning_interp.tasks.space import TaskSpaceResult
+from lightning_interp.tasks.split import draw_pairs, split_pairs
 from lightning_interp.tasks.tokenizer import WordTokenizer
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "read_blimp",
     "read_pairs",
     "split_pairs",
+    "draw_pairs",
     "remove_shared",
     "lexical_overlap",
     "phenomenon_hypothesis",
@@ -39,4 +41,5 @@ __all__ = [
     "ftgd",
     "FtgdResult",
     "METHODS",
+    "TaskSpaceResult",
 ]

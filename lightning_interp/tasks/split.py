@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import random
 
 from lightning_interp.tasks.pairs import MinimalPair, Task
 
-__all__ = ["split_pairs"]
+__all__ = ["draw_pairs", "split_pairs"]
 
 
 def split_pairs(task: Task, held_out: float = 0.5, seed: int = 0) -> tuple[Task, Task]:
@@ -60,6 +61,27 @@ def split_pairs(task: Task, held_out: float = 0.5, seed: int = 0) -> tuple[Task,
         Task(task.name, task.phenomenon, rest),
         Task(task.name, task.phenomenon, tuple(pair for pair in task.pairs if pair in chosen)),
     )
+
+
+def draw_pairs(task: Task, number: int | None, seed: int = 0) -> Task:
+    """A task with so many of its pairs, in its order.
+
+    Args:
+        task: The task.
+        number: How many; all where it has no more, or for ``None``.
+        seed: Which pairs depends on it and on the task's name, not on other tasks.
+
+    Example:
+        >>> task = Task("t", "p", tuple((f"a {word}", f"b {word}") for word in "uvwxyz"))
+        >>> drawn = draw_pairs(task, 2)
+        >>> len(drawn), set(drawn.pairs) < set(task.pairs)
+        (2, True)
+
+    """
+    if number is None or number >= len(task):
+        return task
+    places = sorted(random.Random(f"{seed} {task.name}").sample(range(len(task)), number))
+    return Task(task.name, task.phenomenon, tuple(task.pairs[place] for place in places))
 
 
 def _digest(seed: int, name: str, pair: MinimalPair) -> bytes:
