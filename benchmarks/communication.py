@@ -22,6 +22,7 @@ from torch import Tensor
 
 from lightning_interp.distributed import Gather, Sums
 from lightning_interp.metrics import SoftStructure, SpectralGeometry
+from lightning_interp.metrics import _merge as merging
 from lightning_interp.metrics.base import RepresentationMetric
 
 RANKS = (8, 64, 512, 4096)
@@ -56,6 +57,8 @@ class Traffic:
 
 def carry_out(metric: RepresentationMetric) -> Traffic:
     """Go through the exchanges of ``compute`` and count."""
+    # As on several ranks, where blocks of tables are larger than those that one rank makes for itself.
+    merging.world_size = lambda group=None: 2  # type: ignore[assignment]
     states = list(metric.metric_state.values())
     rows, sums = ([one for one in states if isinstance(one, list) is kind] for kind in (True, False))
     traffic = Traffic(held=sum(map(_bytes, rows)), fixed=sum(map(_bytes, sums)))

@@ -23,7 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_interp import NoiseRobustness, RepresentationGeometry, RepresentationStructure
+from lightning_interp import NoiseRobustness, RepresentationGeometry, RepresentationStructure, ValidationSchedule
+from lightning_interp.datasets import GrammarDataModule
+from lightning_interp.models import Seq2SeqModule
+from lightning_interp.schedule import log_spaced_steps
 
 Callbacks = Callable[[], list[pl.Callback]]
 
@@ -191,7 +194,32 @@ def idle(runs: int) -> None:
         callback.release()
 
 
-PARTS: dict[str, Callable[[int], None]] = {"validation": validation, "idle": idle}
+def training(runs: int) -> None:
+    """The main job (2,000 steps with log-spaced readings), beside the time that it says the callback took."""
+    print("\n| main job | whole run, s | structure, s | share of the rest | smallest to largest |")
+    print("|---|---|---|---|---|")
+    torch.set_num_threads(1)
+    whole, taken = [], []
+    steps = [
+        *log_spaced_steps(per_decade=12, start=10, stop=190),
+        *log_spaced_steps(per_decade=32, start=200, stop=2000),
+    ]
+    for seed in range(runs):
+        pl.seed_everything(seed, verbose=False)
+        data = GrammarDataModule(val_batch_size=100, seed=seed)
+        data.setup("fit")
+        model = Seq2SeqModule(len(data.source_vocabulary), len(data.target_vocabulary))
+        callback = RepresentationStructure({"encoder": "model.encoder"}, ["token", "bigram"], draw_figures=False)
+        with tempfile.TemporaryDirectory() as folder:
+            run = trainer(folder, [ValidationSchedule(steps=steps), callback], max_steps=2000)
+            started = time.perf_counter()
+            run.fit(model, datamodule=data)
+            whole.append(time.perf_counter() - started)
+        taken.append(sum(reading.values["seconds/RepresentationStructure"] for reading in callback.history.readings))
+    row("encoder, token and bigram", [a - b for a, b in zip(whole, taken, strict=True)], taken)
+
+
+PARTS: dict[str, Callable[[int], None]] = {"validation": validation, "idle": idle, "training": training}
 
 
 def main(argv: list[str] | None = None) -> None:
