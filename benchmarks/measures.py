@@ -244,20 +244,17 @@ def scaling(runs: int) -> None:
         "vectors": (10_000, 30_000, 100_000, 300_000, 1_000_000),
         "dimensions": (128, 256, 512, 1024, 2048),
         "reference points": (50, 100, 200, 400),
+        "sites": (1, 2, 4, 8),
     }
     for what, values in sizes.items():
         times = []
         for value in values:
-            rows, dim, points = 100_000, 512, 100
-            rows, dim, points = (
-                value if what == "vectors" else rows,
-                value if what == "dimensions" else dim,
-                value if what == "reference points" else points,
-            )
-            data = Data(rows, dim)
+            size = {"vectors": 100_000, "dimensions": 512, "reference points": 100, "sites": 1, what: value}
+            data = Data(size["vectors"], size["dimensions"])
 
-            def read(data: Data = data, points: int = points) -> None:
-                data.read(SoftStructure(["token", "bigram"], shuffles=1, num_points=points))
+            def read(data: Data = data, size: dict[str, int] = size) -> None:
+                for _ in range(size["sites"]):
+                    data.read(SoftStructure(["token", "bigram"], shuffles=1, num_points=size["reference points"]))
 
             read()
             times.append(median(seconds(read) for _ in range(runs)))

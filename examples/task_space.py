@@ -11,7 +11,7 @@ with verdicts by stated rules: three seeds or more decide, three sizes or more f
 The gradients of a pretrained model on BLiMP, or on any minimal pairs in its format:
 
     python examples/task_space.py --model gpt2 --pairs path/to/blimp.tar.gz --pairs-per-task 32
-    python examples/task_space.py --model folder --gguf-file model.gguf --pairs path/to/blimp.tar.gz
+    python examples/task_space.py --model folder --gguf-file model.gguf --pairs path/to/blimp.tar.gz --no-start-token
 """
 
 from __future__ import annotations
@@ -174,6 +174,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--paradigms", nargs="+", help="tasks of the grammar; default: all 30")
     parser.add_argument("--model", help="name or folder of a pretrained causal model, instead of training one")
     parser.add_argument("--gguf-file", help="its quantised file")
+    parser.add_argument("--no-start-token", action="store_true", help="put no start token in front of its sentences")
     parser.add_argument("--pairs", type=Path, help="minimal pairs in BLiMP's format: folder, .jsonl, .tar or .tar.gz")
     parser.add_argument("--phenomena", nargs="+", help="of these pairs; default: all")
     parser.add_argument("--buckets", type=int, default=65_536, help="of a gradient's sketch; default: %(default)s")
@@ -218,6 +219,8 @@ def pretrained(args: argparse.Namespace) -> TaskSpaceResult:
         buckets=args.buckets,
         seed=args.seed,
         gguf_file=args.gguf_file,
+        # None takes the tokenizer's own, if it has one.
+        add_bos=False if args.no_start_token else None,
         progress=not args.no_progress,
     )
     print(space.summary())
