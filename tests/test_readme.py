@@ -1,0 +1,69 @@
+"""What README says of callbacks, links and commands is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lightning_interp
+from lightning_interp import (
+    NoiseRobustness,
+    RepresentationGeometry,
+    RepresentationStructure,
+    TaskSpace,
+    TrainingPhases,
+)
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+CALLBACKS: dict[str, Any] = {
+    "RepresentationStructure": lambda: RepresentationStructure(
+        {"encoder": "encoder"}, ["token"], information_plane=["token", "next_token"]
+    ),
+    "RepresentationGeometry": lambda: RepresentationGeometry({"encoder": "encoder"}),
+    "NoiseRobustness": lambda: NoiseRobustness(
+        {"input": "embedding"}, monitors={"val_loss": "loss"}, drift={"encoder": "encoder"}
+    ),
+    "TaskSpace": lambda: TaskSpace("grammar", tokenizer="grammar", pairs_per_task=4),
+    "TrainingPhases": lambda: TrainingPhases(improving={"val_acc": "max"}, keys=["val_acc"]),
+}
+
+
+def rows() -> dict[str, str]:
+    """Name of each callback and the keys that the table gives it."""
+    table = README.split("| callback | keys (summary) |")[1].split("\n\n")[0]
+    return {line.split("`")[1]: line.split("|")[2] for line in table.splitlines() if line.startswith("| `")}
+
+
+def test_every_exported_callback_has_a_row() -> None:
+    names = {name for name in lightning_interp.__all__ if name[0].isupper()} - {"ValidationAnalysis"}
+    assert names == set(rows())
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_keys_of_the_table_are_logged(name: str) -> None:
+    logged = {key.split("/")[0] for key in CALLBACKS[name]().logged_keys()}
+    listed = {key.split("/")[0] for key in re.findall(r"`([^`]+)`", rows()[name])} - {
+        "<measure>",
+        "",
+        "information_plane",
+    }
+    assert listed
+    assert listed <= logged, listed - logged
+
+
+def test_links_lead_somewhere() -> None:
+    for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)\)", file.read_text()):
+            if "://" not in link:
+                assert (file.parent / link).exists(), f"{file.name}: {link}"
+
+
+def test_examples_and_benchmarks_that_are_named_exist() -> None:
+    for file in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
+        for path in re.findall(r"((?:examples|benchmarks)/[\w/]+\.py)", file.read_text()):
+            assert (ROOT / path).exists(), f"{file.name}: {path}"
