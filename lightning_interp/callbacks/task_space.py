@@ -124,6 +124,8 @@ class TaskSpace(ValidationAnalysis):
         permutations: Of the Mantel tests.
         seed: Of the pairs drawn, the sketches, the sample and the permutations.
         batch_tokens: Tokens in a forward and backward pass, padding included.
+        add_bos: Whether a start token is put in front; by default where the tokenizer has one.
+        bos_token_id: The start token; the tokenizer's own by default. That of a chat model is no start of a sentence.
         kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples`` and
             ``dataloader_idx``.
 
@@ -159,6 +161,8 @@ class TaskSpace(ValidationAnalysis):
         permutations: int = 999,
         seed: int = 0,
         batch_tokens: int = 4096,
+        add_bos: bool | None = None,
+        bos_token_id: int | None = None,
         **kwargs: Any,
     ) -> None:
         for name in ("max_examples", "dataloader_idx"):
@@ -191,6 +195,8 @@ class TaskSpace(ValidationAnalysis):
         self.permutations = permutations
         self.seed = seed
         self.batch_tokens = batch_tokens
+        self.add_bos = add_bos
+        self.bos_token_id = bos_token_id
         self.tasks = _chosen_tasks(tasks, pairs_per_task, seed)
         """The tasks with the pairs that are read."""
         self._phenomena = [task.phenomenon for task in self.tasks]
@@ -285,8 +291,9 @@ class TaskSpace(ValidationAnalysis):
         """Find the language model and its tokenizer, and turn the pairs into ids."""
         language_model = self._language_model(model)
         tokenizer = _find_tokenizer(self.tokenizer, model)
-        self._pairs = [_encoded(tokenizer, task) for task in self.tasks]
-        self._text = [] if isinstance(self.null, str) else encode_sentences(tokenizer, self.null)
+        start = self.add_bos, self.bos_token_id
+        self._pairs = [_encoded(tokenizer, task, *start) for task in self.tasks]
+        self._text = [] if isinstance(self.null, str) else encode_sentences(tokenizer, self.null, *start)
         self._reader = GradientReader(
             language_model,
             buckets=self.buckets,
@@ -633,8 +640,9 @@ def _find_tokenizer(tokenizer: str | Path | Tokenizer, module: nn.Module) -> Tok
     return loaded
 
 
-def _encoded(tokenizer: Tokenizer, task: Task) -> list[EncodedPair]:
-    ids = encode_sentences(tokenizer, [sentence for pair in task.pairs for sentence in pair])
+def _encoded(tokenizer: Tokenizer, task: Task, add_bos: bool | None, bos_token_id: int | None) -> list[EncodedPair]:
+    sentences = [sentence for pair in task.pairs for sentence in pair]
+    ids = encode_sentences(tokenizer, sentences, add_bos, bos_token_id)
     pairs = list(zip(ids[0::2], ids[1::2], strict=True))
     for pair, (good, bad) in zip(task.pairs, pairs, strict=True):
         if torch.equal(good, bad):

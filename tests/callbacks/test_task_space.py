@@ -402,3 +402,16 @@ def test_a_broken_task_is_left_out_and_counted(tmp_path: Path) -> None:
     assert -1 <= callback.reading["stability/first"] <= 1
     for draw in callback.figures().values():
         draw()
+
+
+def test_sentences_start_with_the_token_that_is_asked_for() -> None:
+    model = LanguageModel()
+    found = []
+    for start in ({}, {"add_bos": False}, {"bos_token_id": 3}):
+        callback = TaskSpace(TASKS, **SMALL, **start)
+        callback.resolve(model)
+        found.append([ids.tolist() for ids in callback._pairs[0][0]])
+    own, none, other = found
+    for with_own, without, with_other in zip(own, none, other, strict=True):
+        assert with_own[1:] == without == with_other[1:]
+        assert with_own[0] != with_other[0] == 3
