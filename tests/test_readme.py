@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import lightning_interp
 from lightning_interp import (
@@ -16,6 +17,7 @@ from lightning_interp import (
     TaskSpace,
     TrainingPhases,
 )
+from tests.toy import Tagger, loader, trainer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -67,3 +69,18 @@ def test_examples_and_benchmarks_that_are_named_exist() -> None:
     for file in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
         for path in re.findall(r"((?:examples|benchmarks)/[\w/]+\.py)", file.read_text()):
             assert (ROOT / path).exists(), f"{file.name}: {path}"
+
+
+def test_the_analysis_of_the_documentation_reads(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "own_analysis.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    callback, model = names["PredictionEntropy"]("head", draw_figures=False), Tagger(lr=0.0)
+    run = trainer(tmp_path, [callback])
+    run.fit(model, loader(), loader(seed=1))
+    with torch.no_grad():
+        p = torch.cat([model.eval()(batch["input_ids"]).softmax(-1).flatten(0, 1) for batch in loader(seed=1)])
+    expected = float(-(p * p.log()).sum(-1).mean())
+    assert float(run.callback_metrics["prediction_entropy"]) == pytest.approx(expected, rel=1e-5)
+    assert not any(module._forward_hooks for module in model.modules())
