@@ -12,6 +12,8 @@ from lightning_interp.callbacks import (
     ValidationAnalysis,
     ValidationSchedule,
 )
+from lightning_interp.checkpoints import analyze_checkpoints
+from lightning_interp.compare import compare
 from lightning_interp.task_space import task_space
 
 __version__ = "0.1.0"
@@ -27,5 +29,7 @@ __all__ = [
     "ValidationAnalysis",
     "ValidationSchedule",
     "analyze",
+    "analyze_checkpoints",
+    "compare",
     "task_space",
 ]
