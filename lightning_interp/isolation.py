@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from lightning_interp.compat import pl
 
 __all__ = [
     "ModuleState",
+    "RandomState",
     "WeightsCopy",
     "kept_random_state",
     "muted_loggers",
@@ -66,16 +67,47 @@ def kept_random_state() -> Iterator[None]:
         True
 
     """
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    before = RandomState.now()
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
+        before.install()
+
+
+class RandomState(NamedTuple):
+    """Where the random streams of Python, NumPy and torch stand."""
+
+    python: tuple[Any, ...]
+    numpy: tuple[Any, ...]
+    torch: list[torch.Tensor]
+    """Of the CPU, and of each CUDA device."""
+
+    @classmethod
+    def now(cls) -> RandomState:
+        """Where they stand now."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return cls(random.getstate(), np.random.get_state(), [torch.random.get_rng_state(), *cuda])  # type: ignore[arg-type]
+
+    def install(self) -> None:
+        """Put them back."""
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+        cpu, *cuda = self.torch
         torch.random.set_rng_state(cpu)
-        if cuda is not None:
+        if cuda:
             torch.cuda.set_rng_state_all(cuda)
+
+    def is_now(self) -> bool:
+        """Whether nothing was drawn since."""
+        later = RandomState.now()
+        kind, keys, *rest = self.numpy
+        later_kind, later_keys, *later_rest = later.numpy
+        return (
+            self.python == later.python
+            and (kind, rest) == (later_kind, later_rest)
+            and np.array_equal(keys, later_keys)
+            and all(map(torch.equal, self.torch, later.torch))
+        )
 
 
 def seeded(seed: int) -> None:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from lightning_interp.tasks.encoding import Tokenizer, encode_sentences, padding_id
+from lightning_interp.tasks.encoding import EncodedPair, Tokenizer, encode_pairs, padding_id
 from lightning_interp.tasks.gradient_matrices import alignment_matrices, overlap_matrices
 from lightning_interp.tasks.gradients import GradientReader, Groups, TaskGradients
 from lightning_interp.tasks.hypotheses import lexical_overlap
 from lightning_interp.tasks.likelihood import Forward
-from lightning_interp.tasks.pairs import Task
+from lightning_interp.tasks.pairs import MinimalPair, Task
 from lightning_interp.tasks.scoring import margin_accuracy
 from lightning_interp.tasks.shared import remove_shared
 from lightning_interp.tasks.space import TaskRecord, TaskSpaceResult, TuningRecord
@@ -137,8 +137,7 @@ def task_space(
     }
     unique, removed = remove_shared(tasks)
     chosen = [draw_pairs(task, pairs_per_task, seed) for task in unique]
-    for task in chosen:
-        _encoded(words, task, add_bos, bos_token_id)
+    encoded = {pair: ids for task in chosen for pair, ids in _encoded(words, task, add_bos, bos_token_id)}
     read, tested = chosen, chosen
     if method != "gradient":
         halves = [split_pairs(task, held_out, seed) for task in chosen]
@@ -159,7 +158,9 @@ def task_space(
             forward=forward,
             pad_token_id=padding_id(words),
         )
-        gradients = _read(reader, read, words, add_bos, bos_token_id, progress)
+        gradients = [
+            _read(reader, [encoded[pair] for pair in task.pairs]) for task in _bar(read, "gradients", progress)
+        ]
         matrices, reliability = alignment_matrices([one.sketches for one in gradients], reader.names)
         samples, swapped = ([one.sample for one in gradients], [one.swapped for one in gradients])
         matrices |= overlap_matrices(torch.stack(samples), torch.stack(swapped), fraction)
@@ -266,36 +267,23 @@ def _check_pairs(tasks: Sequence[Task], least: int) -> None:
 
 def _encoded(
     tokenizer: Tokenizer, task: Task, add_bos: bool | None, bos_token_id: int | None
-) -> list[tuple[Tensor, Tensor]]:
-    """Ids of the pairs, which must differ: a tokenizer of another language knows none of the words."""
-    sentences = [sentence for pair in task.pairs for sentence in pair]
-    encoded = encode_sentences(tokenizer, sentences, add_bos, bos_token_id)
-    pairs = list(zip(encoded[0::2], encoded[1::2], strict=True))
-    for (good, bad), (first, second) in zip(task.pairs, pairs, strict=True):
+) -> list[tuple[MinimalPair, EncodedPair]]:
+    """Pairs and their ids, which must differ: a tokenizer of another language knows none of the words."""
+    found = list(zip(task.pairs, encode_pairs(tokenizer, task.pairs, add_bos, bos_token_id), strict=True))
+    for (good, bad), (first, second) in found:
         if torch.equal(first, second):
             raise ValueError(
                 f"`tokenizer` gives both sentences of a pair of task {task.name!r} the same ids, {good!r} and {bad!r}: "
                 "it does not know the words that differ."
             )
-    return pairs
-
-
-def _read(
-    reader: GradientReader,
-    tasks: Sequence[Task],
-    tokenizer: Tokenizer,
-    add_bos: bool | None,
-    bos_token_id: int | None,
-    progress: bool,
-) -> list[TaskGradients]:
-    found = []
-    for task in _bar(tasks, "gradients", progress):
-        pairs = _encoded(tokenizer, task, add_bos, bos_token_id)
-        read = reader.read(pairs, range(len(pairs)))
-        # Sums are complete, and sketches of many groups are what takes memory.
-        sketches, sample, swapped = (one.to("cpu", torch.float32) for one in (read.sketches, read.sample, read.swapped))
-        found.append(TaskGradients(sketches, sample, swapped, read.margins.cpu(), read.counts.cpu()))
     return found
+
+
+def _read(reader: GradientReader, pairs: Sequence[EncodedPair]) -> TaskGradients:
+    read = reader.read(pairs, range(len(pairs)))
+    # Sums are complete, and sketches of many groups are what takes memory.
+    sketches, sample, swapped = (one.to("cpu", torch.float32) for one in (read.sketches, read.sample, read.swapped))
+    return TaskGradients(sketches, sample, swapped, read.margins.cpu(), read.counts.cpu())
 
 
 def _bar(tasks: Sequence[Task], what: str, progress: bool) -> Iterator[Task]:

@@ -28,8 +28,7 @@ from lightning_interp.functional.rank_correlation import matrix_correlation, off
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.positions import Selection
 from lightning_interp.tasks.blimp import read_blimp
-from lightning_interp.tasks.differential import EncodedPair
-from lightning_interp.tasks.encoding import Tokenizer, encode_sentences, padding_id
+from lightning_interp.tasks.encoding import EncodedPair, Tokenizer, encode_pairs, encode_sentences, padding_id
 from lightning_interp.tasks.files import read_pairs
 from lightning_interp.tasks.gradients import GradientReader, Groups, group_names
 from lightning_interp.tasks.grammar import grammar_tasks, grammar_words
@@ -641,9 +640,7 @@ def _find_tokenizer(tokenizer: str | Path | Tokenizer, module: nn.Module) -> Tok
 
 
 def _encoded(tokenizer: Tokenizer, task: Task, add_bos: bool | None, bos_token_id: int | None) -> list[EncodedPair]:
-    sentences = [sentence for pair in task.pairs for sentence in pair]
-    ids = encode_sentences(tokenizer, sentences, add_bos, bos_token_id)
-    pairs = list(zip(ids[0::2], ids[1::2], strict=True))
+    pairs = encode_pairs(tokenizer, task.pairs, add_bos, bos_token_id)
     for pair, (good, bad) in zip(task.pairs, pairs, strict=True):
         if torch.equal(good, bad):
             raise ValueError(

@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_interp.tasks.differential import EncodedPair, squared_norm, top_entries
+from lightning_interp.tasks.differential import squared_norm, top_entries
+from lightning_interp.tasks.encoding import EncodedPair
 
 __all__ = ["METHODS", "Method", "Plan", "find_method"]
 

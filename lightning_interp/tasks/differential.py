@@ -10,19 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.tasks.batching import length_batches, pad_right
+from lightning_interp.tasks.encoding import EncodedPair
 from lightning_interp.tasks.likelihood import Forward, evaluated, model_device, sentence_log_probs
 
 __all__ = [
-    "EncodedPair",
     "gradient_differential",
+    "is_sharded",
     "mean_gradient",
     "squared_norm",
     "top_entries",
     "trainable_parameters",
 ]
-
-EncodedPair = tuple[Tensor, Tensor]
-"""Ids of the acceptable and of the unacceptable sentence."""
 
 _HIGH, _LOW = 1 << 15, 1 << 16
 
@@ -114,7 +112,7 @@ def mean_gradient(
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters with ``requires_grad`` by name, each once; refuses what gradients of pairs cannot be taken of."""
     for name, parameter in model.named_parameters():
-        if hasattr(parameter, "to_local"):
+        if is_sharded(parameter):
             raise ValueError(f"parameter {name!r} is sharded over ranks; give a model that is whole on this one.")
         if parameter.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(
@@ -125,6 +123,11 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     if not found:
         raise ValueError(f"{type(model).__name__} has no parameter with `requires_grad`.")
     return found
+
+
+def is_sharded(parameter: Tensor) -> bool:
+    """Whether ranks hold parts of a parameter: DTensor (FSDP 2, tensor parallel), FSDP 1, DeepSpeed's stage 3."""
+    return any(hasattr(parameter, name) for name in ("to_local", "_sharded_size", "ds_tensor"))
 
 
 def top_entries(

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Tokenizer", "encode_sentences", "padding_id"]
+__all__ = ["EncodedPair", "Tokenizer", "encode_pairs", "encode_sentences", "padding_id"]
+
+EncodedPair = tuple[Tensor, Tensor]
+"""Ids of an acceptable and an unacceptable sentence."""
 
 Tokenizer = Callable[..., Any]
 """A tokenizer that takes a list of strings and has ``bos_token_id`` (transformers, ``WordTokenizer``), or a function
@@ -71,6 +74,17 @@ def encode_sentences(
             )
         encoded.append(torch.tensor(ids, dtype=torch.long))
     return encoded
+
+
+def encode_pairs(
+    tokenizer: Tokenizer,
+    pairs: Sequence[tuple[str, str]],
+    add_bos: bool | None = None,
+    bos_token_id: int | None = None,
+) -> list[EncodedPair]:
+    """:func:`encode_sentences` of both sentences of every pair."""
+    ids = encode_sentences(tokenizer, [sentence for pair in pairs for sentence in pair], add_bos, bos_token_id)
+    return list(zip(ids[0::2], ids[1::2], strict=True))
 
 
 def padding_id(tokenizer: Tokenizer) -> int:

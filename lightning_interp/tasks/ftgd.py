@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.tasks.baselines import Plan, find_method
-from lightning_interp.tasks.differential import EncodedPair, check_selection, mean_gradient, trainable_parameters
-from lightning_interp.tasks.encoding import Tokenizer, encode_sentences, padding_id
+from lightning_interp.tasks.differential import check_selection, mean_gradient, trainable_parameters
+from lightning_interp.tasks.encoding import EncodedPair, Tokenizer, encode_pairs, encode_sentences, padding_id
 from lightning_interp.tasks.entries import SavedEntries, descend
 from lightning_interp.tasks.likelihood import Forward, evaluated
 from lightning_interp.tasks.pairs import Task
@@ -199,7 +199,7 @@ def ftgd(
     shared = set(sentences[0]) & set(sentences[1])
     if shared:
         raise ValueError(f"`held_out` shares {len(shared)} pair(s) with `train`, one of them {min(shared)}.")
-    encoded = [_encoded_pairs(tokenizer, pairs, add_bos, bos_token_id) for pairs in sentences]
+    encoded = [encode_pairs(tokenizer, pairs, add_bos, bos_token_id) for pairs in sentences]
     general = encode_sentences(tokenizer, text, add_bos, bos_token_id) if text else []
     parameters, pad = trainable_parameters(model), padding_id(tokenizer)
 
@@ -245,13 +245,6 @@ def ftgd(
     total = sum(parameter.numel() for parameter in parameters.values())
     share = len(saved) / total
     return FtgdResult(method, stopped_by, history, plan.learning_rate, share, plan.mask, changed, saved)
-
-
-def _encoded_pairs(
-    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], add_bos: bool | None, bos_token_id: int | None
-) -> list[EncodedPair]:
-    flat = encode_sentences(tokenizer, [sentence for pair in pairs for sentence in pair], add_bos, bos_token_id)
-    return list(zip(flat[0::2], flat[1::2], strict=True))
 
 
 def _batches(pairs: Sequence[EncodedPair], size: int, seed: int) -> Iterator[list[EncodedPair]]:

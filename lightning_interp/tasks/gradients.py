@@ -14,7 +14,8 @@ from lightning_interp.functional import hashed_sample
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.sketch import add_to_sketch
 from lightning_interp.tasks.batching import length_batches, pad_right
-from lightning_interp.tasks.differential import EncodedPair
+from lightning_interp.tasks.differential import is_sharded
+from lightning_interp.tasks.encoding import EncodedPair
 from lightning_interp.tasks.likelihood import Forward, evaluated, model_device, sentence_log_probs
 
 __all__ = ["GradientReader", "Groups", "TaskGradients", "group_names", "layer_group"]
@@ -317,8 +318,7 @@ def _offsets(model: nn.Module) -> Iterator[tuple[str, int]]:
 
 def _refuse_sharded(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
-        # DTensor (FSDP 2, tensor parallel), FSDP 1, DeepSpeed's stage 3.
-        if hasattr(parameter, "to_local") or hasattr(parameter, "_sharded_size") or hasattr(parameter, "ds_tensor"):
+        if is_sharded(parameter):
             raise ValueError(
                 f"parameter {name!r} is sharded over ranks, and gradients of tasks are read from a whole model only: "
                 "use a strategy that keeps one on every rank, such as 'ddp'."

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lightning_interp.functional.alignment import same_group
 from lightning_interp.tasks.pairs import Task
 
 __all__ = ["lexical_overlap", "phenomenon_hypothesis"]
@@ -61,8 +62,7 @@ def phenomenon_hypothesis(tasks: Sequence[Task]) -> Tensor:
 
     """
     _check_some(tasks)
-    rows = [[float(a.phenomenon == b.phenomenon) for b in tasks] for a in tasks]
-    return torch.tensor(rows, dtype=torch.float64)
+    return same_group([task.phenomenon for task in tasks])
 
 
 def _words(task: Task) -> set[str]:

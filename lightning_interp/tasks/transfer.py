@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_interp.functional.sketch import add_to_sketch
 from lightning_interp.tasks.baselines import find_method
 from lightning_interp.tasks.differential import gradient_differential
-from lightning_interp.tasks.encoding import Tokenizer, encode_sentences, padding_id
+from lightning_interp.tasks.encoding import Tokenizer, encode_pairs, padding_id
 from lightning_interp.tasks.ftgd import FtgdResult, ftgd
 from lightning_interp.tasks.pairs import Task
 from lightning_interp.tasks.scoring import Scorer, margin_accuracy
@@ -130,11 +130,8 @@ def _margins(scorer: Scorer, tasks: Sequence[Task]) -> list[Tensor]:
 
 
 def _differential(model: nn.Module, task: Task, tokenizer: Tokenizer, scoring: Mapping[str, Any]) -> dict[str, Tensor]:
-    sentences = [sentence for pair in task.pairs for sentence in pair]
-    start = {name: scoring.get(name) for name in ("add_bos", "bos_token_id")}
-    encoded = encode_sentences(tokenizer, sentences, **start)
+    pairs = encode_pairs(tokenizer, task.pairs, scoring.get("add_bos"), scoring.get("bos_token_id"))
     rest = {name: scoring[name] for name in ("batch_tokens", "forward") if name in scoring}
-    pairs = list(zip(encoded[0::2], encoded[1::2], strict=True))
     return gradient_differential(model, pairs, pad_token_id=padding_id(tokenizer), **rest)
 
 
