@@ -134,8 +134,8 @@ class TaskSpace(ValidationAnalysis):
 
     Cost: two forward and backward passes or more over each task's pairs, and 14 ns a parameter and task; in memory
         4 · tasks · ((groups + 2) · buckets + 2 · sample) bytes while a reading lasts: 0.8 GB for 67 tasks and 12
-        layers at the defaults, 90 MB with ``groups=False`` and ``sample=100_000``. Measured on one core for 30 tasks of
-        32 pairs: 1.5 s and 160 MB for a GPT-2 of 115,000 parameters, 8 s and 470 MB (170 MB) for one of 3.2 million.
+        layers at the defaults, 90 MB with ``groups=False`` and ``sample=100_000``. Beside a
+        validation run: ``benchmarks/task_space.py``, with its results in ``docs/task_space.md``.
         Over ranks whole tasks are dealt out, so that the values are those of one process.
 
     Example:
