@@ -326,3 +326,15 @@ def test_without_transformers_a_name_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match=r"`model` is the name 'gpt2', .*lightning-interp\[transformers\]"):
         load_causal_lm("gpt2")
+
+
+def test_a_transfer_says_which_task_was_tuned_on() -> None:
+    records = [TaskRecord(name, name, 4, 4, 0.5, 0.0) for name in "abc"]
+    matrix = torch.rand(3, 3, generator=torch.Generator().manual_seed(0))
+    space = TaskSpaceResult(records, {"margin_transfer": matrix, "lexical": matrix}, {})
+    axes = {name: space.plot(name)["heatmap"].axes[0] for name in space.matrices}
+    assert (axes["margin_transfer"].get_ylabel(), axes["margin_transfer"].get_xlabel()) == (
+        "task tuned on",
+        "task scored",
+    )
+    assert (axes["lexical"].get_ylabel(), axes["lexical"].get_xlabel()) == ("", "")

@@ -21,6 +21,7 @@ def task_heatmap(
     phenomena: Sequence[str],
     title: str,
     label: str = "cosine",
+    rows_and_columns: tuple[str, str] = ("", ""),
 ) -> Figure:
     """Draw a matrix over tasks as colours, ordered by phenomenon, with lines between phenomena.
 
@@ -34,6 +35,7 @@ def task_heatmap(
         phenomena: That of the phenomenon of each; they are drawn in the order of first appearance.
         title: The heading.
         label: What the colours stand for.
+        rows_and_columns: What a task is in a row and in a column, where that is not the same.
 
     Returns:
         A figure that pyplot does not know of: it is freed with its last reference.
@@ -84,6 +86,8 @@ def task_heatmap(
     _mark_groups(axes, [phenomena[task] for task in order], dict(zip(groups, short, strict=True)))
     axes.tick_params(length=2)
     axes.set_title(title, fontsize=11)
+    axes.set_ylabel(rows_and_columns[0], fontsize=9)
+    axes.set_xlabel(rows_and_columns[1], fontsize=9)
     if not shown.mask.all():
         bar = figure.colorbar(mesh, ax=axes, pad=0.02, shrink=0.8)
         bar.set_label(label, fontsize=9)

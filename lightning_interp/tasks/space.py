@@ -311,7 +311,8 @@ class TaskSpaceResult:
         chosen = matrix or self.default_matrix
         title = chosen.replace("_", " ")
         unit = _UNITS.get(chosen, "cosine")
-        heatmap = task_heatmap(self.matrix(chosen).numpy(), self.names, self.phenomena, title, unit)
+        roles = ("task tuned on", "task scored") if chosen.endswith("_transfer") else ("", "")
+        heatmap = task_heatmap(self.matrix(chosen).numpy(), self.names, self.phenomena, title, unit, roles)
         similarity = self.similarity(chosen)
         known = ~similarity.diagonal().isnan()
         points = torch.full((len(similarity), 2), math.nan, dtype=torch.float64)
