@@ -1,5 +1,13 @@
 """Pure functions on tensors: each formula once, with its source, shapes and units."""
 
+from lightning_interp.functional.acquisition import (
+    Acquisition,
+    LearnedCurve,
+    acquisition_order,
+    acquisition_step,
+    forgetting_p,
+    reached,
+)
 from lightning_interp.functional.alignment import (
     WithinBetween,
     cosine_matrix,
@@ -8,17 +16,45 @@ from lightning_interp.functional.alignment import (
     same_group,
     within_between,
 )
+from lightning_interp.functional.auroc import auroc, best_threshold
 from lightning_interp.functional.binned import bin_indices, binned_entropy
+from lightning_interp.functional.binomial import binomial_se
+from lightning_interp.functional.bootstrap import bootstrap_interval
+from lightning_interp.functional.calibration import (
+    CalibrationBins,
+    adaptive_calibration_error,
+    area_under_risk_coverage,
+    calibration_bins,
+    expected_calibration_error,
+    multiclass_brier,
+    selective_accuracy,
+)
+from lightning_interp.functional.cka import debiased_cka, linear_cka, unbiased_hsic
+from lightning_interp.functional.codelength import Codelength, multinomial_logistic, online_codelength
 from lightning_interp.functional.counter_noise import counter_normal, counter_uniform
 from lightning_interp.functional.divergence import js_divergence
+from lightning_interp.functional.folds import block_folds, random_folds
+from lightning_interp.functional.frequency_bands import frequency_bands
+from lightning_interp.functional.geography import great_circle, proximity_error, r_squared
+from lightning_interp.functional.holm import holm
 from lightning_interp.functional.jackknife import jackknife_se
 from lightning_interp.functional.knees import KneeFit, fit_knees
+from lightning_interp.functional.layers import best_layer, centre_of_gravity
+from lightning_interp.functional.linear_probe import LinearMap, ProbeMoments, held_out_probes
+from lightning_interp.functional.linear_rule import LinearRule
+from lightning_interp.functional.logistic import logistic
 from lightning_interp.functional.mantel import MantelTest, mantel, partial_mantel
+from lightning_interp.functional.mass_mean import mass_mean
 from lightning_interp.functional.mds import Alignment, TaskMap, classical_mds, cosine_distance, procrustes
 from lightning_interp.functional.ngrams import next_token_labels, ngram_labels
 from lightning_interp.functional.overlap import OverlapAboveNull, overlap_above_null, overlap_matrix
-from lightning_interp.functional.rank_correlation import matrix_correlation, spearman
+from lightning_interp.functional.principal import principal_axes
+from lightning_interp.functional.projection import random_projection
+from lightning_interp.functional.rank_correlation import Concordance, kendall_w, matrix_correlation, spearman
+from lightning_interp.functional.ranking import RankingMeasures, ranking_measures
+from lightning_interp.functional.ridge import HeldOut, RidgeFit, held_out_ridge, ridge
 from lightning_interp.functional.robustness import area_under_noise, cosine_drift_sums, half_scale, retention
+from lightning_interp.functional.separation import euclidean_distances, knn_purity, knn_purity_chance, silhouette
 from lightning_interp.functional.sketch import add_to_sketch, count_sketch, hashed_sample
 from lightning_interp.functional.soft import reference_points, soft_assignment, soft_entropy, vmf_temperature
 from lightning_interp.functional.spectral import (
@@ -28,10 +64,37 @@ from lightning_interp.functional.spectral import (
     curvature_sums,
     spectral_measures,
 )
+from lightning_interp.functional.stratified_ranks import RankTest, rank_test, stratified_spearman
+from lightning_interp.functional.structural_probe import (
+    StructuralProbeFit,
+    depth_probe_loss,
+    distance_probe_loss,
+    fit_depth_probe,
+    fit_distance_probe,
+    probe_depths,
+    probe_distances,
+)
 from lightning_interp.functional.structure import StructureMeasures, structure_measures
 from lightning_interp.functional.student import mean_interval, t_quantile, t_upper_tail
+from lightning_interp.functional.trees import (
+    TreeScores,
+    chain_scores,
+    minimum_spanning_tree,
+    tree_depths,
+    tree_distances,
+    tree_scores,
+)
+from lightning_interp.functional.truth import TopicScores, likelihood_rule, score_by_topic, unseen_topic_scores
 
 __all__ = [
+    "ProbeMoments",
+    "LinearMap",
+    "held_out_probes",
+    "multinomial_logistic",
+    "online_codelength",
+    "Codelength",
+    "best_layer",
+    "centre_of_gravity",
     "binned_entropy",
     "soft_assignment",
     "soft_entropy",
@@ -74,6 +137,18 @@ __all__ = [
     "OverlapAboveNull",
     "spearman",
     "matrix_correlation",
+    "kendall_w",
+    "Concordance",
+    "acquisition_step",
+    "acquisition_order",
+    "reached",
+    "forgetting_p",
+    "Acquisition",
+    "LearnedCurve",
+    "binomial_se",
+    "frequency_bands",
+    "ranking_measures",
+    "RankingMeasures",
     "mantel",
     "partial_mantel",
     "MantelTest",
@@ -82,4 +157,56 @@ __all__ = [
     "procrustes",
     "Alignment",
     "cosine_distance",
+    "random_projection",
+    "bootstrap_interval",
+    "holm",
+    "stratified_spearman",
+    "rank_test",
+    "RankTest",
+    "TreeScores",
+    "chain_scores",
+    "minimum_spanning_tree",
+    "tree_depths",
+    "tree_distances",
+    "tree_scores",
+    "StructuralProbeFit",
+    "depth_probe_loss",
+    "distance_probe_loss",
+    "fit_depth_probe",
+    "fit_distance_probe",
+    "probe_depths",
+    "probe_distances",
+    "ridge",
+    "RidgeFit",
+    "held_out_ridge",
+    "HeldOut",
+    "random_folds",
+    "block_folds",
+    "r_squared",
+    "proximity_error",
+    "great_circle",
+    "mass_mean",
+    "logistic",
+    "LinearRule",
+    "auroc",
+    "best_threshold",
+    "unseen_topic_scores",
+    "likelihood_rule",
+    "score_by_topic",
+    "TopicScores",
+    "debiased_cka",
+    "linear_cka",
+    "unbiased_hsic",
+    "euclidean_distances",
+    "silhouette",
+    "knn_purity",
+    "knn_purity_chance",
+    "principal_axes",
+    "calibration_bins",
+    "CalibrationBins",
+    "expected_calibration_error",
+    "adaptive_calibration_error",
+    "selective_accuracy",
+    "area_under_risk_coverage",
+    "multiclass_brier",
 ]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["counter_normal", "counter_uniform"]
+__all__ = ["counter_hash", "counter_normal", "counter_uniform"]
 
 # The constants of splitmix64, as signed numbers: products wrap around at 2^64 either way.
 _STEP = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -15,6 +15,27 @@ _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
 _SECOND = 0x94D049BB133111EB - (1 << 64)
 _CHUNK = 1 << 15  # pairs at a time, so that every intermediate stays in a core's cache
 _BITS = 24  # every such number of bits is exact in float32
+
+
+def counter_hash(counters: Tensor, seed: int = 0) -> Tensor:
+    """A number of 64 random-looking bits for each counter, always the same one; different counters never share one.
+
+    splitmix64 (Steele, Lea & Flood 2014), which maps the 64-bit numbers onto themselves one to one.
+
+    Args:
+        counters: Any int64 numbers, of any shape.
+        seed: Another seed gives unrelated numbers.
+
+    Returns:
+        int64 of the same shape and device.
+
+    Example:
+        >>> h = counter_hash(torch.arange(10_000))
+        >>> len(h.unique()), bool(abs((h > 0).float().mean() - 0.5) < 0.02)
+        (10000, True)
+
+    """
+    return _mixed(counters.long(), seed)
 
 
 def counter_uniform(counters: Tensor, seed: int = 0) -> Tensor:
@@ -37,7 +58,8 @@ def counter_uniform(counters: Tensor, seed: int = 0) -> Tensor:
         (True, True, True)
 
     """
-    return _uniform(_mixed(counters.long(), seed), 40)
+    # The top one of 2^24 numbers rounds up to 1.
+    return _uniform(_mixed(counters.long(), seed), 40).clamp_max(1 - 2.0**-_BITS)
 
 
 def counter_normal(counters: Tensor, dim: int, seed: int = 0) -> Tensor:

@@ -1,13 +1,14 @@
-"""Spearman's correlation, of two lists of values and of two matrices off their diagonals."""
+"""Agreement of ranks: of two lists or matrices (Spearman), and of several judges (Kendall's W)."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["average_ranks", "matrix_correlation", "off_diagonal", "spearman"]
+__all__ = ["Concordance", "average_ranks", "kendall_w", "matrix_correlation", "off_diagonal", "spearman"]
 
 
 def average_ranks(x: Tensor) -> Tensor:
@@ -65,6 +66,62 @@ def unit_ranks(x: Tensor) -> Tensor:
     ranks = ranks - (len(ranks) + 1) / 2  # ranks are multiples of 1/2: their mean is exact
     size = float(ranks.norm())
     return ranks / size if size > 0 else torch.full_like(ranks, math.nan)
+
+
+class Concordance(NamedTuple):
+    """How far several orders of the same things agree."""
+
+    w: float
+    """Kendall's W: 1 where all orders are the same, 1 / judges on average where they have nothing to do with each
+    other, 0 where no thing comes earlier than another over all judges."""
+    p: float
+    """How often independent orders agree as well: (1 + such permutations) / (1 + permutations)."""
+
+
+def kendall_w(values: Tensor, permutations: int = 999, seed: int = 0) -> Concordance:
+    r"""Kendall's coefficient of concordance (Kendall & Babington Smith 1939), corrected for ties.
+
+    With R_i the sum over m judges of the ranks of thing i of n, and t the sizes of groups of equal values
+
+    .. math:: W = \frac{12 \sum_i (R_i - \bar R)^2}{m^2 (n^3 - n) - m \sum (t^3 - t)}
+
+    Without ties it is (1 + (m − 1) ρ̄) / m with ρ̄ the mean of Spearman's correlations of all pairs of judges.
+
+    Args:
+        values: What each judge orders things by, such as the step at which each seed acquired each class: (judges,
+            things), at least 2 of each. ``inf`` for what never came: last, and tied. No NaN.
+        permutations: For p, each judge's order is shuffled so often.
+        seed: Of the permutations; torch's random streams are not read.
+
+    Returns:
+        :class:`Concordance`; NaN where no judge orders anything.
+
+    Raises:
+        ValueError: If the shape is another, values are NaN, or ``permutations`` is below 1.
+
+    Example:
+        >>> kendall_w(torch.tensor([[10.0, 50.0, 90.0, 200.0], [12.0, 40.0, 99.0, 150.0]])).w
+        1.0
+
+    """
+    if values.ndim != 2 or min(values.shape) < 2:
+        raise ValueError(f"`values` must be (judges, things), at least 2 of each, got shape {tuple(values.shape)}.")
+    if permutations < 1:
+        raise ValueError(f"`permutations` must be at least 1, got {permutations}.")
+    _refuse_nan("values", values)
+    judges, things = values.shape
+    ranks = torch.stack([average_ranks(row) for row in values.cpu()])
+    ties = sum(float((count**3 - count).sum()) for count in (row.unique(return_counts=True)[1] for row in ranks))
+    scale = judges**2 * (things**3 - things) - judges * ties
+    if scale <= 0:
+        return Concordance(math.nan, math.nan)
+    generator = torch.Generator().manual_seed(seed)
+    orders = torch.rand(permutations, judges, things, generator=generator).argsort(-1)
+    shuffled = ranks.expand(permutations, -1, -1).gather(-1, orders).sum(1)
+    by_chance = (shuffled - judges * (things + 1) / 2).square().sum(-1)
+    # Ranks are multiples of 1/2: their sums and squares are exact.
+    found = (ranks.sum(0) - judges * (things + 1) / 2).square().sum()
+    return Concordance(float(12 * found / scale), float((1 + (by_chance >= found).sum()) / (1 + permutations)))
 
 
 def off_diagonal(matrix: Tensor, name: str = "matrix") -> Tensor:

@@ -46,6 +46,11 @@ def test_numbers_are_normal_and_independent() -> None:
     assert stats.kstest(u.numpy(), "uniform").pvalue > 0.01
 
 
+def test_the_largest_uniform_number_is_below_one() -> None:
+    # The first counter whose 24 bits are all ones.
+    assert 0.999 < float(counter_uniform(torch.tensor([26_683_239]))) < 1
+
+
 def test_a_vector_depends_on_its_counter_only_and_no_stream_is_moved() -> None:
     before = torch.random.get_rng_state()
     many = counter_normal(torch.arange(60_000).view(300, 200), 16)

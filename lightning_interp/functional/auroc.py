@@ -1,0 +1,82 @@
+"""How well a score orders two classes, and where to cut it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_interp.functional.rank_correlation import average_ranks
+
+__all__ = ["auroc", "best_threshold"]
+
+
+def auroc(scores: Tensor, labels: Tensor) -> float:
+    """Area under the ROC curve: the share of pairs of a positive and a negative that the score orders rightly.
+
+    Equal scores count half (Mann and Whitney 1947).
+
+    Args:
+        scores: (N,), without NaN.
+        labels: Two classes, bool or 0 and 1, (N,).
+
+    Returns:
+        0 to 1, .5 at chance.
+
+    Raises:
+        ValueError: If the shapes differ, values are NaN or a class is missing.
+
+    Example:
+        >>> auroc(torch.tensor([1.0, 2.0, 3.0, 3.0]), torch.tensor([0, 1, 0, 1]))
+        0.625
+
+    """
+    positive = _positive(scores, labels)
+    ones = int(positive.sum())
+    ranks = average_ranks(scores.detach().cpu())
+    return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * (len(positive) - ones)))
+
+
+def best_threshold(scores: Tensor, labels: Tensor) -> float:
+    """The threshold above which scores are class 1 with the fewest errors.
+
+    Half way between two scores that follow one another; beyond the last where one class is best said of all. Of several
+    it is the lowest.
+
+    Args:
+        scores: (N,), without NaN.
+        labels: Two classes, bool or 0 and 1, (N,).
+
+    Returns:
+        The threshold, in the unit of the scores.
+
+    Raises:
+        ValueError: If the shapes differ, values are NaN or a class is missing.
+
+    Example:
+        >>> best_threshold(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([False, False, True]))
+        3.0
+
+    """
+    positive = _positive(scores, labels)
+    values, order = scores.detach().cpu().double().sort()
+    if bool(values.isnan().any()):
+        raise ValueError(f"`scores` has {int(values.isnan().sum())} NaN of {len(values)} values.")
+    ones = positive[order].double()
+    # Errors of cutting below the k-th score: positives below it and negatives from it on.
+    zero = torch.zeros(1, dtype=torch.float64)
+    errors = torch.cat([zero, ones.cumsum(0)]) + torch.cat([(1 - ones).flip(0).cumsum(0).flip(0), zero])
+    cuts = torch.cat([values[:1] - 1, (values[1:] + values[:-1]) / 2, values[-1:] + 1])
+    apart = torch.cat([zero, values.diff(), zero]) > 0
+    apart[0] = apart[-1] = True
+    return float(cuts[torch.where(apart, errors, torch.inf).argmin()])
+
+
+def _positive(scores: Tensor, labels: Tensor) -> Tensor:
+    if scores.ndim != 1 or labels.shape != scores.shape:
+        raise ValueError(
+            f"`scores` and `labels` must be of one length, got {tuple(scores.shape)} and {tuple(labels.shape)}."
+        )
+    positive = labels.detach().cpu().bool()
+    if not 0 < int(positive.sum()) < len(positive):
+        raise ValueError(f"`labels` must have both classes, got {int(positive.sum())} of class 1 in {len(positive)}.")
+    return positive
