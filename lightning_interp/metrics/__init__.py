@@ -2,8 +2,22 @@
 
 from lightning_interp.metrics.base import RepresentationMetric
 from lightning_interp.metrics.binned import BinnedStructure
+from lightning_interp.metrics.calibration import ConfidenceMetric
 from lightning_interp.metrics.geometry import SpectralGeometry
+from lightning_interp.metrics.linear_probe import LinearProbe
+from lightning_interp.metrics.projected import Projected
+from lightning_interp.metrics.separation import ClassSeparation
 from lightning_interp.metrics.soft import SoftStructure
 from lightning_interp.metrics.structure import StructureMetric
 
-__all__ = ["SoftStructure", "BinnedStructure", "SpectralGeometry", "StructureMetric", "RepresentationMetric"]
+__all__ = [
+    "LinearProbe",
+    "SoftStructure",
+    "BinnedStructure",
+    "SpectralGeometry",
+    "StructureMetric",
+    "RepresentationMetric",
+    "Projected",
+    "ClassSeparation",
+    "ConfidenceMetric",
+]

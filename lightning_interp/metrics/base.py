@@ -126,8 +126,7 @@ class RepresentationMetric(Metric):
             raise ValueError(f"`positions` {tuple(positions.shape)} must have one entry per sample, {batch} here.")
         self._sequences += batch
         self._dim = dim
-        place = torch.arange(length, device=device)
-        key = (positions.to(device).long()[:, None] << _POSITION_BITS) + place
+        key = row_keys(positions.to(device), length)
         flat, counted = z.reshape(batch * length, dim), valid.flatten()
         norm = norms(flat)
         # Finite are vectors that can also be squared and summed.
@@ -135,6 +134,11 @@ class RepresentationMetric(Metric):
         # Not in place: a state made under inference mode could not be written to outside it.
         self.nonfinite = self.nonfinite.to(device) + (counted & ~finite).sum()
         return Rows(flat, counted & finite, counted, norm, key.flatten())
+
+
+def row_keys(positions: Tensor, length: int) -> Tensor:
+    """Sample and place within it in one number, int64 (B, length)."""
+    return (positions.long()[:, None] << _POSITION_BITS) + torch.arange(length, device=positions.device)
 
 
 def sample_of(key: Tensor) -> Tensor:
