@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_interp.compat import is_overridden, pl
 
-__all__ = ["Forward", "default_forward"]
+__all__ = ["Forward", "default_forward", "module_forward"]
 
 Forward = Callable[[nn.Module, Any, int], Any]
 
@@ -21,6 +21,11 @@ def default_forward(model: nn.Module) -> Forward:
         step: Callable[..., Any] = model.validation_step
         takes_index = len(inspect.signature(step).parameters) > 1
         return lambda _, batch, index: step(batch, index) if takes_index else step(batch)
+    return module_forward(model)
+
+
+def module_forward(model: nn.Module) -> Forward:
+    """A function of model, batch and its number: the model's own forward on what it takes of the batch."""
     parameters = inspect.signature(model.forward).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 

@@ -90,7 +90,9 @@ def _run_batch(model: nn.Module, batch: Any, index: int, run: Forward, readers: 
         selected.append(selection)
         if len(selection):
             reader.before_batch(batch, selection)
-    run(model, batch, index)
+    output = run(model, batch, index)
     for reader, selection in zip(readers, selected, strict=True):
         if len(selection):
+            reader.step_output = output
             reader.after_batch(batch, selection)
+            reader.step_output = None

@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,9 @@ from lightning_interp._forward import Forward
 from lightning_interp.analyze import analyze
 from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.compat import pl
-from lightning_interp.history import CsvLog, History, Reading, merge_rows
+from lightning_interp.history import CsvLog, History, Reading, merge_rows, with_settings
 from lightning_interp.positions import SamplePositions
+from lightning_interp.run_settings import Settings, package_versions
 
 __all__ = ["CheckpointHistory", "analyze_checkpoints"]
 
@@ -33,6 +35,9 @@ Steps: TypeAlias = Mapping[Any, int] | Callable[[Any], int]
 UNKNOWN_EPOCH = -1
 # A number that goes on ("step10k", "step1.5") is not a number of steps that can be read off.
 _STEP = re.compile(r"(?<![a-z])(?:(?:global_?)?step|checkpoint|ckpt)[=_-]?(\d+)(?![\da-z]|\.\d)", re.IGNORECASE)
+
+# The copy that ``save_last=True`` keeps of the newest one.
+_LAST = re.compile(r"last(-v\d+)?\.ckpt")
 
 
 class CheckpointHistory(History):
@@ -53,7 +58,7 @@ class CheckpointHistory(History):
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the readings as the live callbacks write ``readings.csv``; a file of this name is replaced."""
-        CsvLog(path).write(merge_rows([self]))
+        CsvLog(path).write(with_settings(merge_rows([self]), [self]))
 
 
 def analyze_checkpoints(
@@ -74,8 +79,9 @@ def analyze_checkpoints(
     (the level before training, the previous reading) it does not have here. One model is in memory at a time.
 
     Args:
-        paths: A folder, of which every ``*.ckpt`` is read; or a list of files, of folders, or of names that only
-            ``load`` understands (the revisions of a model hub).
+        paths: A folder, of which every ``*.ckpt`` is read, also in folders within (a slash in a monitored metric's name
+            makes them), but ``last.ckpt`` where another is of its step; or a list of files, of folders, or of names
+            that only ``load`` understands (the revisions of a model hub).
         dataloader: Batches, the same at every pass.
         callbacks: What to read.
         load: Builds the model of one checkpoint. It is called with the entry of ``paths`` or, for a folder, with the
@@ -120,7 +126,7 @@ def analyze_checkpoints(
             f"checkpoints these are; got {'neither' if load is None else 'both'}."
         )
     _check_repeatable(dataloader)
-    ordered = _by_step(_entries(paths), steps)
+    ordered = _by_step(_entries(paths), steps, spare_last=isinstance(paths, str | os.PathLike))
     history = CheckpointHistory()
     with _builder(load, module) as build:
         for index, (step, epoch, entry) in enumerate(tqdm(ordered, desc="checkpoints", disable=not progress)):
@@ -136,8 +142,19 @@ def analyze_checkpoints(
             # after save_hyperparameters, goes no other way.
             model = None
             gc.collect()
+            history.note(_settings(callbacks))
             history.append(Reading(step, epoch, index, values))
     return history
+
+
+def _settings(callbacks: ValidationAnalysis | Sequence[ValidationAnalysis]) -> Settings:
+    found, seen = package_versions(), Counter[str]()
+    for reader in [callbacks] if isinstance(callbacks, ValidationAnalysis) else callbacks:
+        name = type(reader).__name__
+        seen[name] += 1
+        name += f"_{seen[name]}" if seen[name] > 1 else ""
+        found |= {f"{name}/{key}": value for key, value in reader.settings().items()}
+    return found
 
 
 def _entries(paths: Checkpoint | Sequence[Checkpoint]) -> list[Checkpoint]:
@@ -149,10 +166,15 @@ def _entries(paths: Checkpoint | Sequence[Checkpoint]) -> list[Checkpoint]:
     folder = Path(paths)
     if not folder.is_dir():
         raise ValueError(f"`paths` is {str(folder)!r}, which is no folder; put single checkpoints into a list.")
-    files: list[Checkpoint] = [*sorted(folder.glob("*.ckpt"))]
+    # A copy of the newest comes after what it may be a copy of.
+    files: list[Checkpoint] = [*sorted(folder.rglob("*.ckpt"), key=lambda path: (_is_last(path), path))]
     if not files:
         raise ValueError(f"There is no *.ckpt in {str(folder)!r}; it has {sorted(os.listdir(folder))[:10]}.")
     return files
+
+
+def _is_last(entry: Checkpoint) -> bool:
+    return _LAST.fullmatch(Path(entry).name) is not None
 
 
 def _check_repeatable(dataloader: Iterable[Any]) -> None:
@@ -168,10 +190,12 @@ def _check_repeatable(dataloader: Iterable[Any]) -> None:
 # ------------------------------------------------- steps
 
 
-def _by_step(entries: Sequence[Checkpoint], steps: Steps | None) -> list[tuple[int, int, Checkpoint]]:
+def _by_step(entries: Sequence[Checkpoint], steps: Steps | None, spare_last: bool) -> list[tuple[int, int, Checkpoint]]:
     found: dict[int, tuple[int, int, Checkpoint]] = {}
     for entry in entries:
         step, epoch = _told(entry) if steps is None else (_looked_up(entry, steps), UNKNOWN_EPOCH)
+        if step in found and spare_last and _is_last(entry) and not _is_last(found[step][2]):
+            continue
         if step in found:
             raise ValueError(
                 f"{os.fspath(found[step][2])!r} and {os.fspath(entry)!r} are both of step {step}: give a list with "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import math
 import os
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 
 from lightning_interp.figures.interval_curves import interval_curves
 from lightning_interp.functional.student import mean_interval
-from lightning_interp.history import History, merge_rows
+from lightning_interp.history import History, merge_rows, read_rows
 
 __all__ = ["Comparison", "HasHistory", "IntervalCurve", "compare"]
 
@@ -232,17 +231,10 @@ def _read(where: str, source: Source) -> _Curves:
 def _rows(where: str, path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         raise ValueError(f"{where} is {str(path)!r}, where there is no file; expected a readings.csv.")
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if "step" not in (reader.fieldnames or []):
-            raise ValueError(f"{where}, {str(path)!r}, has no column 'step'; it has {list(reader.fieldnames or [])}.")
-        try:
-            rows = [{key: float(cell) for key, cell in row.items() if cell} for row in reader]
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{where}, {str(path)!r}, line {reader.line_num}: {error}.") from error
-    if any("step" not in row for row in rows):
-        raise ValueError(f"{where}, {str(path)!r}, has a line without a step.")
-    return rows
+    try:
+        return read_rows(path)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 # ------------------------------------------------- keys and curves

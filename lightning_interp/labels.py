@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_interp.functional.ngrams import NO_LABEL, built_in_labels
 from lightning_interp.metrics._names import BUILT_IN_LABELS, check_names
 
-__all__ = ["BatchReader", "LabelSource", "ReadBatch", "describe_batch"]
+__all__ = ["BatchReader", "Key", "LabelSource", "ReadBatch", "batch_size", "describe_batch", "look_up"]
 
 Key = str | int | Callable[[Any], Any]
 LabelSource = Key | Sequence[int] | np.ndarray[Any, Any] | Tensor | None
@@ -147,7 +147,7 @@ class BatchReader:
     def _tokens(self, batch: Any, tokens: Key | None) -> Tensor | None:
         where = tokens if tokens is not None else self.tokens
         if where is not None:
-            found = _look_up(batch, where, "tokens")
+            found = look_up(batch, where, "tokens")
         elif isinstance(batch, Mapping):
             found = next((batch[key] for key in _TOKEN_KEYS if key in batch), None)
         elif isinstance(batch, Sequence) and not isinstance(batch, str):
@@ -185,7 +185,7 @@ class BatchReader:
         return real
 
     def _mask(self, batch: Any) -> Tensor:
-        mask = _look_up(batch, self.mask if self.mask is not None else _MASK_KEYS[0], "mask")
+        mask = look_up(batch, self.mask if self.mask is not None else _MASK_KEYS[0], "mask")
         if not isinstance(mask, Tensor) or mask.ndim != 2:
             raise ValueError(
                 f"`mask` must lead to a tensor (B, T), not to {_describe(mask)} of {describe_batch(batch)}."
@@ -196,7 +196,7 @@ class BatchReader:
         self, name: str, source: LabelSource, batch: Any, size: int, positions: Tensor | None, num_samples: int | None
     ) -> Tensor:
         if isinstance(source, str | int) or callable(source):
-            found = _look_up(batch, source, f"labels[{name!r}]")
+            found = look_up(batch, source, f"labels[{name!r}]")
             value = torch.as_tensor(found) if not isinstance(found, Tensor) else found
             if value.ndim == 0 or value.shape[0] != size:
                 raise ValueError(
@@ -269,7 +269,8 @@ def _has_key(batch: Any, key: str) -> bool:
     return isinstance(batch, Mapping) and key in batch
 
 
-def _look_up(batch: Any, where: Key, argument: str) -> Any:
+def look_up(batch: Any, where: Key, argument: str) -> Any:
+    """What a batch holds at a key, an index, or what a callable on it returns; errors name the argument."""
     if callable(where):
         return where(batch)
     is_mapping = isinstance(batch, Mapping)

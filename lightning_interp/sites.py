@@ -45,8 +45,8 @@ class SiteRecorder:
     Forward hooks are attached once, before the first compiled call, and do nothing but look at a flag until
     :meth:`start`. What they keep is detached and copied, so later in-place operations do not reach it.
 
-    Of an output that is not a tensor, the tensor kept is ``last_hidden_state`` where a mapping has it, else the first
-    floating-point one in the tuple, list or mapping.
+    Of an output that is not a tensor, the tensor kept is ``last_hidden_state`` or ``logits`` where a mapping has it,
+    else the first floating-point one in the tuple, list or mapping.
 
     Args:
         model: The module that the names are relative to.
@@ -241,7 +241,7 @@ def first_floating(output: Any) -> Tensor | None:
     if isinstance(output, Tensor):
         return output if output.is_floating_point() else None
     if isinstance(output, Mapping):
-        output = (output.get("last_hidden_state"), *output.values())
+        output = (output.get("last_hidden_state"), output.get("logits"), *output.values())
     if isinstance(output, (tuple, list)):
         for item in output:
             if isinstance(item, Tensor) and item.is_floating_point():

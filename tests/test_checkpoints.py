@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from torch import nn
 
 from lightning_interp import RepresentationGeometry, RepresentationStructure, ValidationAnalysis
 from lightning_interp.checkpoints import CheckpointHistory, analyze_checkpoints
+from lightning_interp.history import read_rows
 from tests.toy import Tagger, loader, trainer
 
 
@@ -48,12 +48,11 @@ def test_values_are_those_of_the_live_callbacks(trained: tuple[Path, list[Valida
     found = analyze_checkpoints(folder / "checkpoints", loader(seed=2), readers(), module=Tagger, progress=False)
     assert_same_as_live(found, live)
     found.write_csv(folder / "after.csv")
-    with open(folder / "after.csv") as after, open(folder / "readings.csv") as during:
-        ours, theirs = list(csv.DictReader(after)), list(csv.DictReader(during))
+    ours, theirs = read_rows(folder / "after.csv"), read_rows(folder / "lightning_interp_logs" / "readings.csv")
     assert list(ours[0])[:2] == list(theirs[0])[:2] == ["step", "epoch"]
     assert set(ours[0]) == set(found.keys) | {"step", "epoch"} <= set(theirs[0])
     for one, other in zip(ours, theirs, strict=True):
-        assert all(float(one[key]) == pytest.approx(float(other[key]), abs=1e-6) for key in one if one[key])
+        assert one == pytest.approx({key: other[key] for key in one}, abs=1e-6)
 
 
 def test_an_instance_lends_its_place_and_callbacks_stay_as_they_were(
@@ -120,6 +119,28 @@ def test_a_file_that_weights_only_refuses_has_its_step_by_name_or_an_error(tmp_p
     with pytest.raises(ValueError, match="no `state_dict`") as caught:
         analyze_checkpoints(tmp_path, loader(), readers(), module=Tagger(), progress=False)
     assert "step=8.ckpt" in caught.value.__notes__[0]
+
+
+def test_folders_made_by_slashes_are_read_and_a_copy_of_the_newest_is_not(tmp_path: Path) -> None:
+    saving = pl.callbacks.ModelCheckpoint(
+        tmp_path, filename="{step}-{information/encoder:.3f}", save_top_k=-1, save_last=True
+    )
+    run = trainer(tmp_path, [*readers(), saving], max_epochs=3, enable_checkpointing=True)
+    run.fit(Tagger(), loader(seed=1), loader(seed=2))
+    assert len(list(tmp_path.rglob("encoder=*.ckpt"))) == 3
+    found = analyze_checkpoints(tmp_path, loader(seed=2), readers()[1], module=Tagger, progress=False)
+    assert found.steps == [5, 10, 15]
+    # Named one by one they are what was asked for.
+    both = [next(tmp_path.rglob("step=15*/*.ckpt")), tmp_path / "last.ckpt"]
+    with pytest.raises(ValueError, match="are both of step 15"):
+        analyze_checkpoints(both, loader(seed=2), readers()[1], module=Tagger, progress=False)
+    alone = analyze_checkpoints(both[1:], loader(seed=2), readers()[1], module=Tagger, progress=False)
+    assert alone.readings[0].values == found.readings[-1].values
+    for name in ("one", "two"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "last.ckpt").write_bytes(both[1].read_bytes())
+    with pytest.raises(ValueError, match="are both of step 15"):
+        analyze_checkpoints(tmp_path / "runs", loader(seed=2), readers()[1], module=Tagger, progress=False)
 
 
 def test_errors(tmp_path: Path) -> None:

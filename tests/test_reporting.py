@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from google.protobuf import json_format
+from google.protobuf import json_format, text_format
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
@@ -23,6 +23,7 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalarsPlugin
+from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
 
 from lightning_interp.compat import pl
@@ -85,14 +86,14 @@ class TestLogFolder:
         trainer = make_trainer(tmp_path, Silent(str(tmp_path), version))
         assert log_folder(trainer) == tmp_path / "project" / last
 
-    def test_is_the_root_without_a_folder_of_the_logger(self, tmp_path):
-        assert log_folder(make_trainer(tmp_path)) == tmp_path
-        assert log_folder(make_trainer(tmp_path, Silent())) == tmp_path
+    def test_is_in_the_root_without_a_folder_of_the_logger(self, tmp_path):
+        assert log_folder(make_trainer(tmp_path)) == tmp_path / "lightning_interp_logs"
+        assert log_folder(make_trainer(tmp_path, Silent())) == tmp_path / "project" / "v3"
 
-    def test_is_the_root_when_the_logger_fails(self, tmp_path):
+    def test_is_in_the_root_when_the_logger_fails(self, tmp_path):
         trainer = make_trainer(tmp_path, Silent(OSError("no disk")))
         with pytest.warns(UserWarning, match="Silent does not tell its folder.*OSError: no disk"):
-            assert log_folder(trainer) == tmp_path
+            assert log_folder(trainer) == tmp_path / "lightning_interp_logs"
 
     def test_is_none_where_no_files_are_wanted_or_possible(self, tmp_path):
         assert log_folder(make_trainer(tmp_path, pl.loggers.CSVLogger(tmp_path), fast_dev_run=True)) is None
@@ -154,7 +155,7 @@ def test_else_a_file_holds_the_newest(tmp_path, csv):
     logger = pl.loggers.CSVLogger(tmp_path, name="run", version=0) if csv else False
     colours = iter(["red", "lime", "blue"])
     assert fit(make_trainer(tmp_path, logger, [Shows(lambda: draw(next(colours)))], **THREE)) == []
-    folder = tmp_path / "run" / "version_0" if csv else tmp_path
+    folder = tmp_path / "run" / "version_0" if csv else tmp_path / "lightning_interp_logs"
     assert [path.name for path in (folder / "figures").iterdir()] == ["structure-overview.png"]
     assert colour_of(Image.open(folder / "figures" / "structure-overview.png")) == (0, 0, 255)
 
@@ -169,6 +170,11 @@ class FakeWandb(pl.loggers.WandbLogger):
         if self.error:
             raise self.error
         self.calls.append((key, images, step))
+
+    def log_table(self, key, columns=None, data=None, dataframe=None, step=None):
+        if self.error:
+            raise self.error
+        self.calls.append((key, columns, data, step))
 
 
 class FakeMLFlow(pl.loggers.MLFlowLogger):
@@ -237,7 +243,7 @@ def test_one_broken_logger_keeps_nothing_from_another(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_said_once(tmp_path):
-    (tmp_path / "figures").write_text("in the way")
+    (tmp_path / "lightning_interp_logs").write_text("in the way")
     said = fit(make_trainer(tmp_path, False, [Shows(draw)], **THREE))
     assert len(said) == 1
     assert "could not be written" in str(said[0].message)
@@ -262,7 +268,9 @@ def test_nothing_is_drawn_where_nobody_would_see_it(tmp_path, monkeypatch, argum
 def test_only_rank_zero_draws(tmp_path, monkeypatch):
     trainer, drawn = make_trainer(tmp_path), []
     monkeypatch.setattr(type(trainer), "is_global_zero", property(lambda self: False))
+    trainer.loggers = [FakeWandb([])]
     Reporter(tmp_path).figure(trainer, "a", lambda: drawn.append(1))
+    Reporter(tmp_path).embedding(trainer, "a", lambda: drawn.append(1))
     assert drawn == []
 
 
@@ -428,3 +436,48 @@ def test_other_loggers_and_other_ranks_write_no_layout(tmp_path, monkeypatch):
         monkeypatch.setattr(type(trainer), "is_global_zero", property(lambda self: False))
         Reporter(tmp_path).layout(trainer, LOSS)
     assert not list(tmp_path.rglob("*.tfevents.*"))
+
+
+NAMES = ["cat", " ", "a\nb\tc", "Ünï", ""]
+
+
+def test_vectors_stand_in_the_projector_with_one_line_a_name(tmp_path):
+    logger = pl.loggers.TensorBoardLogger(tmp_path, name="run", version=0)
+    trainer, reporter = make_trainer(tmp_path, logger), Reporter(None)
+    vectors = torch.arange(10.0).view(5, 2).requires_grad_()
+    for step in (3, 7, 7):
+        reporter.embedding(trainer, "words/all", lambda step=step: (vectors * step, NAMES), step)
+    logger.experiment.close()
+    folder = Path(logger.log_dir)
+    config = text_format.Parse((folder / "projector_config.pbtxt").read_text(), ProjectorConfig())
+    assert [one.tensor_name for one in config.embeddings] == ["words/all:00003", "words/all:00007"]
+    for step, one in zip((3, 7), config.embeddings, strict=True):
+        assert np.loadtxt(folder / one.tensor_path).tolist() == (vectors.detach() * step).tolist()
+        # Its page skips lines that hold nothing but blanks.
+        lines = [line for line in (folder / one.metadata_path).read_text().split("\n") if line.strip()]
+        assert lines == ["cat", "' '", "a\\nb\\tc", "Ünï", "''"]
+
+
+def test_wandb_gets_a_table_of_vectors_and_other_loggers_nothing(tmp_path):
+    calls, drawn = [], []
+    trainer = make_trainer(tmp_path)
+    trainer.loggers = [FakeWandb(calls), Silent(), FakeMLFlow([])]
+    Reporter(tmp_path).embedding(trainer, "words", lambda: (torch.eye(2), ["cat", "dog"]), step=4)
+    assert calls == [("words", ["name", "d0", "d1"], [["cat", 1.0, 0.0], ["dog", 0.0, 1.0]], 4)]
+    trainer.loggers = [Silent(), FakeMLFlow([])]
+    Reporter(tmp_path).embedding(trainer, "words", lambda: drawn.append(1))
+    assert drawn == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_vectors_that_fail_are_said_once(tmp_path):
+    trainer, reporter, calls = make_trainer(tmp_path), Reporter(tmp_path), []
+    trainer.loggers = [FakeWandb([], RuntimeError("offline")), FakeWandb(calls)]
+    with pytest.warns(RuntimeWarning, match="FakeWandb did not take the vectors 'a'.*RuntimeError: offline"):
+        reporter.embedding(trainer, "a", lambda: (torch.eye(1), ["x"]))
+    assert len(calls) == 1
+    with pytest.warns(RuntimeWarning, match=r"'b' could not be had: ValueError.*\(2, 2\) and 1"):
+        reporter.embedding(trainer, "b", lambda: (torch.eye(2), ["x"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reporter.embedding(trainer, "b", lambda: (torch.eye(2), ["x"]))

@@ -20,11 +20,12 @@ from lightning_interp._fresh import FreshMetrics
 from lightning_interp.callbacks.gate_checks import check_gates
 from lightning_interp.compat import check_trainer, pl
 from lightning_interp.distributed import Maximum, Minimum, PeerError, Steps, agree, run, world_size
-from lightning_interp.history import CsvLog, History, Reading, merge_rows
+from lightning_interp.history import CsvLog, History, Reading, merge_rows, with_settings
 from lightning_interp.labels import batch_size
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.positions import SamplePositions, Selection
 from lightning_interp.reporting import Reporter, log_folder
+from lightning_interp.run_settings import Settings, arguments, run_settings
 
 __all__ = ["Draw", "ValidationAnalysis"]
 
@@ -59,7 +60,8 @@ class ValidationAnalysis(pl.Callback):
         draw_figures: Draw figures at the end of the fit, and while it runs at most once in ``figure_interval``.
         figure_interval: Seconds between figures while training runs; longer where drawing takes more than a hundredth
             of it.
-        write_csv: Write ``readings.csv`` in the log folder.
+        write_csv: Write ``readings.csv`` in the log folder: a row a reading, and in columns ``setting/…`` versions,
+            seed, world size, precision and the arguments of each callback.
         on_error: ``"drop"`` the reading, or ``"raise"``.
         max_overhead: The share of the run's time that readings and figures may take, 0.02 for a fiftieth: a validation
             run is not read where one more reading, as long as the last, would go beyond it. The first is always read.
@@ -68,6 +70,17 @@ class ValidationAnalysis(pl.Callback):
         ValueError: If an argument is out of range; at the start of the fit if two callbacks would log the same key.
 
     """
+
+    # Arguments that change no value of a reading.
+    _outward: tuple[str, ...] = (
+        "prefix",
+        "log",
+        "draw_figures",
+        "figure_interval",
+        "write_csv",
+        "on_error",
+        "max_overhead",
+    )
 
     def __init__(
         self,
@@ -114,6 +127,8 @@ class ValidationAnalysis(pl.Callback):
         """Counts through the batches of the reading."""
         self.group: Any = None
         """The process group over which data are split; ``None`` for all ranks."""
+        self.step_output: Any = None
+        """What ``validation_step`` returned for the batch, while :meth:`after_batch` runs."""
         self._active = False
         self._rehearsing = False
         self._error: Exception | None = None
@@ -181,6 +196,25 @@ class ValidationAnalysis(pl.Callback):
         """Pictures of the history so far, by tag; each is drawn only when it is needed."""
         return {}
 
+    def charts(self, model: nn.Module | None = None) -> dict[str, list[str]]:
+        """Which measures share a chart on TensorBoard's page "Custom Scalars", by the chart's title.
+
+        By default all sites and label sets of a measure, of those that the summary has.
+        """
+        found: dict[str, list[str]] = {}
+        for key, level in self.measures(model).items():
+            if level == SUMMARY:
+                found.setdefault(key.split("/")[0], []).append(key)
+        return found
+
+    def settings(self) -> Settings:
+        """How readings are taken, for the columns ``setting/<callback>/…`` of ``readings.csv``.
+
+        By default the arguments that this callback keeps under their own names and that are numbers, text, or lists
+        and mappings of these.
+        """
+        return arguments(self, leave_out=self._outward)
+
     # ------------------------------------------------- keys
 
     def logged_keys(self, model: nn.Module | None = None) -> list[str]:
@@ -218,6 +252,9 @@ class ValidationAnalysis(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Attach to the model and check keys against those of the other callbacks."""
         self._attach(trainer, pl_module)
+        if self._reporter is not None:
+            charts = self.charts(pl_module).items()
+            self._reporter.layout(trainer, {self._name: {title: [*map(self.full_key, keys)] for title, keys in charts}})
         self._resumed = time.monotonic()
         self._next_drawing = self._resumed + self.figure_interval
 
@@ -303,8 +340,9 @@ class ValidationAnalysis(pl.Callback):
         selection = self._selection
         if self._active and dataloader_idx == self.dataloader_idx and selection is not None:
             started = time.perf_counter()
+            self.step_output = outputs
             self._guarded(lambda: self.after_batch(batch, selection))
-            self._selection = None
+            self._selection = self.step_output = None
             self._seconds += time.perf_counter() - started
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -364,6 +402,8 @@ class ValidationAnalysis(pl.Callback):
             context = _task_metrics(trainer, self._fresh)
             # A reading that was dropped, or lost with the process that made it, leaves a gap in the numbers.
             index = (self._validations - 1) // self.every_n_validations
+            mine = {f"{self._name}/{name}": value for name, value in self.settings().items()}
+            self.history.note({**run_settings(trainer), **mine})
             self.history.append(Reading(trainer.global_step, trainer.current_epoch, index, values, context))
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             # The last of them writes for all, once all have their reading.
@@ -499,7 +539,8 @@ class ValidationAnalysis(pl.Callback):
         if not writers or self._csv is None or not trainer.is_global_zero:
             return
         try:
-            self._csv.write(merge_rows((analysis.history for analysis in writers), after=self._csv.last_step))
+            histories = [analysis.history for analysis in writers]
+            self._csv.write(with_settings(merge_rows(histories, after=self._csv.last_step), histories))
         except OSError as error:
             warnings.warn(f"readings.csv is left out, since it cannot be written: {error}", stacklevel=2)
             self._csv = None

@@ -249,6 +249,15 @@ class NoiseRobustness(ValidationAnalysis):
         keys |= {f"clean/{monitor}": FULL for monitor in self.monitors}
         return keys | {f"nonfinite/{down}": FULL for down in self._drift_names(model)}
 
+    def charts(self, model: nn.Module | None = None) -> dict[str, list[str]]:
+        """What is read at several scales has a chart for each site and monitor."""
+        found: dict[str, list[str]] = {}
+        for title, keys in super().charts(model).items():
+            for key in keys:
+                own = key.rsplit("/", 1)[0] if title in ("retention", "drift") else title
+                found.setdefault(own, []).append(key)
+        return found
+
     def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
         """Keys that are undefined while a monitor is no better than before training, and what to monitor instead."""
         conditional = ("robustness", "retention", "half_scale")

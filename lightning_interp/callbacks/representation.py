@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,12 +14,17 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_interp._loggers import how_to_embed
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
+from lightning_interp.compat import pl
+from lightning_interp.distributed import run
 from lightning_interp.figures import measure_curves, site_heatmap
 from lightning_interp.functional._numerics import finite_rows
 from lightning_interp.labels import BatchReader, Key, LabelSource, ReadBatch
 from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric
+from lightning_interp.metrics.sample import FixedSample, Sample
 from lightning_interp.positions import Selection
+from lightning_interp.run_settings import Settings, arguments
 from lightning_interp.sites import Call, Layout, LayoutResolver, SiteRecorder, resolve_sites, short_names
 
 __all__ = ["RepresentationMetrics", "site_key"]
@@ -61,6 +68,11 @@ class RepresentationMetrics(ValidationAnalysis):
             that is unambiguous.
         call: For a site that fires several times in a forward pass: ``"only"`` (an error), ``"last"``, or ``"all"``,
             which puts the calls one after the other along the positions.
+        projector: Show so many representations of each site, of the last reading, on TensorBoard's page "Projector"
+            (Weights & Biases: in a table) when the fit ends, under ``representations/<site>``; always the same
+            positions, chosen at random over those that are read. Other loggers cannot, which is told at the start.
+        label_names: What they are called there: a list or mapping from label to name, or a callable, such as
+            ``tokenizer.convert_ids_to_tokens``. The labels are the first label set that is no n-gram, else token ids.
         kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`.
 
     Raises:
@@ -83,6 +95,8 @@ class RepresentationMetrics(ValidationAnalysis):
 
     """
 
+    _outward = (*ValidationAnalysis._outward, "metrics", "projector", "label_names")
+
     def __init__(
         self,
         metrics: Metric | Mapping[str, Metric],
@@ -95,9 +109,15 @@ class RepresentationMetrics(ValidationAnalysis):
         skip_positions: int = 0,
         layout: Layout | Mapping[str, Layout] | None = None,
         call: Call = "only",
+        projector: int | None = None,
+        label_names: Sequence[str] | Mapping[int, str] | Callable[[int], str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if projector is not None and projector < 1:
+            raise ValueError(f"`projector` must be at least 1, or None for none, got {projector}.")
+        if label_names is not None and projector is None:
+            raise ValueError("`label_names` names what `projector` shows, which is None.")
         self.metrics = {_default_name(metrics): metrics} if isinstance(metrics, Metric) else dict(metrics)
         for name, metric in self.metrics.items():
             if not isinstance(metric, Metric):
@@ -125,6 +145,15 @@ class RepresentationMetrics(ValidationAnalysis):
         self._metrics: dict[tuple[str, str], Metric] = {}
         self._omitted: dict[str, Tensor] = {}
         self._read: dict[Any, ReadBatch] = {}
+        self.projector = projector
+        self.label_names = label_names
+        self._collecting: dict[str, FixedSample] = {}
+        self._collected: dict[str, Sample] = {}
+        self._dims: dict[str, int] = {}
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._collected = {}
 
     @property
     def state_key(self) -> str:
@@ -166,6 +195,32 @@ class RepresentationMetrics(ValidationAnalysis):
         self._recorder.attach()
         self._layouts = LayoutResolver(self.layout)
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Attach to the model, and say early where nothing can show the projector."""
+        super().on_fit_start(trainer, pl_module)
+        if self.projector and not trainer.fast_dev_run and not any(map(how_to_embed, trainer.loggers)):  # type: ignore[attr-defined]
+            pl.utilities.rank_zero_warn(
+                f"{self._name}: `projector` is shown by TensorBoard and Weights & Biases, and this Trainer has the "
+                f"loggers {[type(logger).__name__ for logger in trainer.loggers]}, so it is shown nowhere."
+            )
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the whole history, and show the representations asked for."""
+        super().on_fit_end(trainer, pl_module)
+        if self._reporter is not None and len(self.history):
+            for site, sample in self._collected.items():
+                tag = self.full_key(site_key("representations", site))
+                self._reporter.embedding(trainer, tag, partial(self._named, sample), self.history.readings[-1].step)
+
+    def _named(self, sample: Sample) -> tuple[Tensor, list[str]]:
+        """Vectors with what stands beside each."""
+        labels, where = sample.labels.tolist(), zip(sample.samples.tolist(), sample.places.tolist(), strict=True)
+        names = [
+            f"sample {number}, position {place}" if label < 0 else _name_of(label, self.label_names)
+            for label, (number, place) in zip(labels, where, strict=True)
+        ]
+        return sample.vectors, names
+
     def release(self) -> None:
         """Take the hooks off and drop the metrics."""
         if self._recorder is not None:
@@ -180,12 +235,14 @@ class RepresentationMetrics(ValidationAnalysis):
                 copy = metric.clone()
                 copy.process_group = self.group
                 self._metrics[site, name] = copy
+        if self.projector:
+            self._collecting = {site: FixedSample(self.projector) for site in self._names}
 
     def abort(self) -> None:
         """Forget the reading."""
         if self._recorder is not None:
             self._recorder.stop()
-        self._metrics, self._omitted, self._read = {}, {}, {}
+        self._metrics, self._omitted, self._read, self._collecting = {}, {}, {}, {}
 
     def before_batch(self, batch: Any, selection: Selection) -> None:
         """Read tokens and labels, and capture what the sites put out."""
@@ -211,8 +268,14 @@ class RepresentationMetrics(ValidationAnalysis):
         parts = [self._layouts(site, out, read.size, read.read if out.is_nested else None)[0] for out in calls]
         z = selection.of(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
         read = read.take(selection.rows)
-        mask, labels = _aligned(site, z, read, read.labels(self._reader.names), calls=len(parts))
+        shown = self._shown_label(read, z.shape[1], len(parts)) if self._collecting else None
+        wanted = [*self._reader.names, *([shown] if shown and shown not in self._reader.names else [])]
+        mask, labels = _aligned(site, z, read, read.labels(wanted), calls=len(parts))
+        self._dims[site] = z.shape[-1]
         positions = selection.positions.to(z.device)
+        if self._collecting:
+            self._collecting[site].update(z, mask, labels[shown] if shown else None, positions)
+            labels = {name: labels[name] for name in self._reader.names}
         for name, wants in self._wants.items():
             metric = self._metrics[site, name]
             if metric.device != z.device:
@@ -226,6 +289,13 @@ class RepresentationMetrics(ValidationAnalysis):
             with torch.autocast(z.device.type, enabled=False):
                 metric.update(vectors, **{key: value for key, value in given.items() if key in wants})
 
+    def _shown_label(self, read: ReadBatch, length: int, calls: int) -> str | None:
+        """The label set whose labels name the vectors of a site; ``None`` where there is none."""
+        named = [name for name in self._reader.names if name == "token" or name in read.custom]
+        if named:
+            return named[0]
+        return "token" if read.tokens is not None and read.tokens.shape[1] * calls == length else None
+
     def finish(self) -> Mapping[str, Tensor | float]:
         """Compute every metric at every site."""
         values: dict[str, Tensor | float] = {}
@@ -234,8 +304,19 @@ class RepresentationMetrics(ValidationAnalysis):
             for measure, value in (found if isinstance(found, Mapping) else {name: found}).items():
                 values[site_key(measure, site)] = value
         values |= {site_key("nonfinite", site): count for site, count in self._omitted.items()}
+        if self._collecting:
+            self._collected = {site: run(one.steps(), self.group) for site, one in self._collecting.items()}
         self.abort()
         return values
+
+    def settings(self) -> Settings:
+        """How readings are taken: arguments, those of the metrics, and the dimension of each site."""
+        found: Settings = {"labels": json.dumps(list(self._reader.names))} if self._reader.names else {}
+        found |= arguments(self, *self.metrics.values(), self._reader, leave_out=self._outward)
+        for name, metric in self.metrics.items():
+            own = arguments(metric)
+            found |= {f"{name}/{key}": value for key, value in own.items() if key not in found}
+        return found | {f"dimension/{site}": dim for site, dim in self._dims.items()}
 
     # ------------------------------------------------- pictures
 
@@ -296,6 +377,12 @@ def _parameters(metric: Metric) -> frozenset[str]:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
         return frozenset({"mask", "labels", "positions"})
     return frozenset(signature.parameters) & {"mask", "labels", "positions"}
+
+
+def _name_of(label: int, names: Sequence[str] | Mapping[int, str] | Callable[[int], str] | None) -> str:
+    if names is None:
+        return str(label)
+    return str(names(label) if callable(names) else names[label])
 
 
 def _default_name(metric: Metric) -> str:

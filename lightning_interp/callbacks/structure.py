@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,8 +13,10 @@ from torchmetrics import Metric
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import RepresentationMetrics
 from lightning_interp.figures import information_plane, measure_curves
+from lightning_interp.functional import vmf_temperature
 from lightning_interp.labels import LabelSource
 from lightning_interp.metrics import BinnedStructure, SoftStructure, StructureMetric
+from lightning_interp.run_settings import Settings
 
 __all__ = ["RepresentationStructure"]
 
@@ -135,13 +138,26 @@ class RepresentationStructure(RepresentationMetrics):
         self.plane = tuple(information_plane or ())
         self.shuffles = shuffles
 
+    def settings(self) -> Settings:
+        """How readings are taken; the temperature of each site where it comes from the dimension."""
+        found = super().settings()
+        soft = self.metrics.get("soft")
+        if isinstance(soft, SoftStructure) and soft.temperature is None:
+            found |= {f"temperature/{site}": vmf_temperature(dim, soft.num_points) for site, dim in self._dims.items()}
+        return found | ({"information_plane": json.dumps(self.plane)} if self.plane else {})
+
     def figures(self) -> Mapping[str, Draw]:
-        """Per estimator: curves of each label set, a heat map for several sites, the information plane."""
+        """Per estimator: curves of each label set, a heat map for several sites, the information plane.
+
+        A label set of which no label was ever frequent enough has none.
+        """
         pictures: dict[str, Draw] = {}
         for metric in self.metrics.values():
             prefix = metric.prefix if isinstance(metric, StructureMetric) else ""
             for labels in self.label_sets or ("",):
                 tag = "/".join(part for part in (f"{prefix}structure", labels) if part)
+                if labels and not self._lines(f"{prefix}variation/{labels}"):
+                    continue
                 pictures[tag] = partial(self._structure_curves, prefix, labels)
             if len(self._names) > 1:
                 pictures[f"{prefix}sites/information"] = partial(
@@ -149,6 +165,8 @@ class RepresentationStructure(RepresentationMetrics):
                 )
                 for labels in self.label_sets:
                     key = f"{prefix}regularity{'_above_chance' if self.shuffles else ''}/{labels}"
+                    if not self._lines(key):
+                        continue
                     pictures[f"{prefix}sites/{labels}"] = partial(self._heatmap, key, "share of log n")
             if self.plane:
                 pictures[f"{prefix}information_plane"] = partial(self._plane, prefix)

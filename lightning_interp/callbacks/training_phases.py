@@ -472,11 +472,8 @@ class TrainingPhases(pl.Callback):
         analysed = known_keys(trainer, pl_module)
         curves = [key if key in known else f"{key}/dataloader_idx_0" for key in self.followed()]
         curves += sorted(key for key in analysed if key.startswith("information/") and key not in curves)
-        charts = {"loss, robustness, information and what else is followed": curves}
-        retention = [key for key in analysed if key.startswith("retention/")]
-        if retention:
-            charts["retention by scale of the noise"] = sorted(retention)
-        return charts
+        # The loss has a scale of its own, on which the others would be flat lines.
+        return {"loss": curves[:1], "what else is followed": curves[1:]}
 
     def _draw(self, trainer: pl.Trainer) -> None:
         if not self.draw_figures or self._reporter is None or not self._series:

@@ -51,7 +51,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, whole: tuple
             }
     tables = []
     for place in (folder, tmp_path):
-        with open(place / "readings.csv") as file:
+        with open(place / "lightning_interp_logs" / "readings.csv") as file:
             tables.append([{k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)])
     for one, other in zip(*tables, strict=True):
         # Lightning itself forgets what the training step logged before.

@@ -817,7 +817,8 @@ def test_figures_are_drawn(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         fit(tmp_path, [callback], Learner(), max_epochs=3)
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"noise-retention.png", "noise-robustness.png"}
+    figures = tmp_path / "lightning_interp_logs" / "figures"
+    assert {path.name for path in figures.iterdir()} == {"noise-retention.png", "noise-robustness.png"}
 
 
 def test_the_picture_says_whether_it_shows_shares_or_values(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import warnings
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
 
 from lightning_interp import RepresentationGeometry, RepresentationStructure, ValidationSchedule
 from lightning_interp.metrics import SoftStructure, SpectralGeometry
@@ -212,3 +215,20 @@ def test_custom_label_sets_from_key_callable_and_array(tmp_path: object) -> None
         for measure in ("regularity", "disentanglement", "coverage"):
             assert callback.reading[f"{measure}/enc/{name}"] == callback.reading[f"{measure}/enc/key"]
     assert callback.reading["num_labels/enc/tags"] == len(data.tags[data.mask].unique())
+
+
+def test_a_label_set_without_a_frequent_label_has_no_picture_and_no_complaint(tmp_path: Path) -> None:
+    callback = RepresentationStructure(
+        {"enc": "encoder", "emb": "embedding"}, {"token": None, "rare": "rare"}, min_count=2
+    )
+
+    class Rare(Sequences):
+        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+            item = super().__getitem__(index)
+            # A label of its own for every position.
+            return {**item, "rare": torch.arange(7) + 7 * index}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        trainer(tmp_path, [callback]).fit(Tagger(), DataLoader(Rare(16), 8), DataLoader(Rare(16), 8))
+    assert {path.stem for path in tmp_path.rglob("*.png")} == {"structure-token", "sites-information", "sites-token"}

@@ -285,7 +285,7 @@ def test_figure_and_layout(tmp_path: Path) -> None:
     assert events.Tags()["images"] == ["phases/overview"]
     shown = [image.step for image in events.Images("phases/overview")]
     assert shown[-1] == 100
-    page = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0].decode(errors="replace")
+    page = events.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0].decode(errors="replace")
     for text in ("Training phases", "val_loss/dataloader_idx_0", "robustness/enc/acc", "acc/test"):
         assert text in page
     run(tmp_path / "png", [phases(draw_figures=True)], PLANTED, max_steps=60)
