@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +12,7 @@ import torch.distributed as dist
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from lightning_interp._kept_readings import KeptReadings
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.compat import pl
 from lightning_interp.distributed import Gather, Steps, run, world_size
@@ -27,24 +26,18 @@ from lightning_interp.functional.overlap import overlap_above_null
 from lightning_interp.functional.rank_correlation import matrix_correlation, off_diagonal
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.positions import Selection
-from lightning_interp.tasks.blimp import read_blimp
-from lightning_interp.tasks.encoding import EncodedPair, Tokenizer, encode_pairs, encode_sentences, padding_id
-from lightning_interp.tasks.files import read_pairs
+from lightning_interp.tasks.encoding import EncodedPair, Tokenizer, encode_sentences, padding_id
 from lightning_interp.tasks.gradients import GradientReader, Groups, group_names
-from lightning_interp.tasks.grammar import grammar_tasks, grammar_words
 from lightning_interp.tasks.hypotheses import lexical_overlap, phenomenon_hypothesis
 from lightning_interp.tasks.likelihood import Forward
+from lightning_interp.tasks.loading import Tasks, encode_task, find_language_model, find_tokenizer, load_tasks
 from lightning_interp.tasks.pairs import Task
 from lightning_interp.tasks.scoring import margin_accuracy
 from lightning_interp.tasks.shared import remove_shared
 from lightning_interp.tasks.split import draw_pairs
-from lightning_interp.tasks.tokenizer import WordTokenizer
 
 __all__ = ["TaskSpace"]
 
-# Text first: jsonargparse takes the first kind that fits. With a Path among them it leaves the file to us.
-Tasks = str | Path | Sequence[Task] | Callable[[], Sequence[Task]]
-_TABLES = (".csv", ".tsv", ".tab")
 _KEPT = 64  # readings whose alignment is kept
 _DRAWS = 8  # gradients of general text
 _PANELS = 6  # maps side by side
@@ -207,7 +200,7 @@ class TaskSpace(ValidationAnalysis):
         super()._reset()
         self.matrices: dict[str, Tensor] = {}
         """Matrices and vectors over the tasks, from the last reading."""
-        self._maps = _Maps()
+        self._maps = KeptReadings(_KEPT)
         self._found: dict[str, Tensor] = {}
         self._fitting = False
         self._reader: GradientReader | None = None
@@ -226,7 +219,7 @@ class TaskSpace(ValidationAnalysis):
     @property
     def alignments(self) -> list[tuple[int, Tensor]]:
         """Step and alignment, float32 (tasks, tasks), of the readings that are kept, first and last included."""
-        return [(step, matrix) for _, step, matrix in self._maps.kept]
+        return [(step, kept["alignment"]) for step, kept in zip(self._maps.steps, self._maps.values, strict=True)]
 
     # ------------------------------------------------- keys
 
@@ -282,16 +275,16 @@ class TaskSpace(ValidationAnalysis):
     def _group_names(self, model: nn.Module | None) -> Sequence[str]:
         if self.groups is False:
             return ()
-        return ("<group>",) if model is None else group_names(self._language_model(model), self.groups)[1:]
+        return ("<group>",) if model is None else group_names(find_language_model(self.model, model), self.groups)[1:]
 
     # ------------------------------------------------- reading
 
     def resolve(self, model: nn.Module) -> None:
         """Find the language model and its tokenizer, and turn the pairs into ids."""
-        language_model = self._language_model(model)
-        tokenizer = _find_tokenizer(self.tokenizer, model)
+        language_model = find_language_model(self.model, model)
+        tokenizer = find_tokenizer(self.tokenizer, model)
         start = self.add_bos, self.bos_token_id
-        self._pairs = [_encoded(tokenizer, task, *start) for task in self.tasks]
+        self._pairs = [encode_task(tokenizer, task, *start) for task in self.tasks]
         self._text = [] if isinstance(self.null, str) else encode_sentences(tokenizer, self.null, *start)
         self._reader = GradientReader(
             language_model,
@@ -303,16 +296,6 @@ class TaskSpace(ValidationAnalysis):
             forward=self.forward,
             pad_token_id=padding_id(tokenizer),
         )
-
-    def _language_model(self, model: nn.Module) -> nn.Module:
-        try:
-            return model.get_submodule(self.model)
-        except AttributeError:
-            names = [name for name, _ in model.named_children()]
-            raise ValueError(
-                f"`model` is {self.model!r}, but {type(model).__name__} has no such module; it has {names}, and '' "
-                "stands for itself."
-            ) from None
 
     def release(self) -> None:
         """Let go of the model."""
@@ -453,7 +436,8 @@ class TaskSpace(ValidationAnalysis):
                 continue
             values[f"agreement/{name}"], values[f"agreement_p/{name}"] = result
         if self._fitting:
-            for name, earlier in (("previous", self._maps.last), ("first", self._maps.first)):
+            for name, place in (("previous", -1), ("first", 0)):
+                earlier = self._maps.values[place]["alignment"] if len(self._maps) else None
                 values[f"stability/{name}"] = _stability(self._found["alignment"].float(), earlier)
 
     # ------------------------------------------------- life in a Trainer
@@ -468,7 +452,7 @@ class TaskSpace(ValidationAnalysis):
         if self._pending is not None:
             self.matrices, self._found = self._found, {}
             if self._fitting:
-                self._maps.add(trainer.global_step, self.matrices["alignment"].float())
+                self._maps.add(trainer.global_step, {"alignment": self.matrices["alignment"].float()})
         super().on_validation_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
@@ -484,7 +468,7 @@ class TaskSpace(ValidationAnalysis):
 
     def figures(self) -> Mapping[str, Draw]:
         """The alignment as a heat map, maps of the tasks over time, and the curves of what is logged."""
-        if not self._maps.kept:
+        if not len(self._maps):
             return {}
         return {
             "tasks/alignment": self._heatmap_figure,
@@ -519,57 +503,9 @@ class TaskSpace(ValidationAnalysis):
         return measure_curves({panel: lines for panel, lines in panels.items() if any(at for at, _ in lines.values())})
 
 
-class _Maps:
-    """A bounded number of matrices over the readings of a fit, evenly spread, with the first and the last."""
-
-    def __init__(self) -> None:
-        self.kept: list[tuple[int, int, Tensor]] = []
-        """Number of the reading, step, matrix."""
-        self._number = 0
-        self._stride = 1
-
-    @property
-    def first(self) -> Tensor | None:
-        """The matrix of the first reading."""
-        return self.kept[0][2] if self.kept else None
-
-    @property
-    def last(self) -> Tensor | None:
-        """The matrix of the last reading."""
-        return self.kept[-1][2] if self.kept else None
-
-    def add(self, step: int, matrix: Tensor) -> None:
-        """Take in the next reading."""
-        if self.kept and self.kept[-1][0] % self._stride:
-            del self.kept[-1]  # it was kept as the last one only
-        if len(self.kept) == _KEPT:
-            self._stride *= 2
-            self.kept = [one for one in self.kept if one[0] % self._stride == 0]
-        self.kept.append((self._number, step, matrix))
-        self._number += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain numbers and one tensor, so that a ``weights_only`` checkpoint can hold it."""
-        return {
-            "number": self._number,
-            "stride": self._stride,
-            "numbers": [number for number, _, _ in self.kept],
-            "steps": [step for _, step, _ in self.kept],
-            "matrices": torch.stack([matrix for _, _, matrix in self.kept]) if self.kept else torch.zeros(0),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what a checkpoint holds."""
-        self._number, self._stride = state["number"], state["stride"]
-        self.kept = list(zip(state["numbers"], state["steps"], state["matrices"].unbind(), strict=True))
-
-
 def _chosen_tasks(tasks: Tasks, pairs_per_task: int, seed: int) -> list[Task]:
     """The tasks with the pairs to read of each."""
-    found = _loaded(tasks)
-    wrong = [type(one).__name__ for one in found if not isinstance(one, Task)]
-    if wrong:
-        raise ValueError(f"`tasks` must hold Task objects, got {wrong[0]}.")
+    found = load_tasks(tasks)
     if len(found) < 2:
         raise ValueError(f"`tasks` must have at least 2 tasks to compare, got {[task.name for task in found]}.")
     if any(task.name == "mean" for task in found):
@@ -581,73 +517,6 @@ def _chosen_tasks(tasks: Tasks, pairs_per_task: int, seed: int) -> list[Task]:
     if few:
         raise ValueError(f"task {few[0].name!r} has one pair that no other task has; at least 2 are needed.")
     return [draw_pairs(task, pairs_per_task, seed) for task in unshared]
-
-
-def _loaded(tasks: Tasks) -> list[Task]:
-    if isinstance(tasks, str | os.PathLike):
-        if tasks == "grammar":
-            return grammar_tasks()
-        if Path(tasks).exists():
-            return read_pairs(tasks) if Path(tasks).suffix in _TABLES else read_blimp(tasks)
-        tasks = _imported(str(tasks))
-    return list(tasks() if callable(tasks) else tasks)
-
-
-def _imported(name: str) -> Callable[[], Sequence[Task]]:
-    """The function of that dotted name."""
-    module, _, function = name.rpartition(".")
-    try:
-        found: Any = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError, TypeError):
-        found = None
-    if not callable(found):
-        raise ValueError(
-            f"`tasks` is {name!r}; it must be 'grammar', a path that exists, the dotted name of a function that can be "
-            "imported, such as 'package.module.function', or tasks themselves."
-        )
-    return found  # type: ignore[no-any-return]
-
-
-def _find_tokenizer(tokenizer: str | Path | Tokenizer, module: nn.Module) -> Tokenizer:
-    if not isinstance(tokenizer, str | os.PathLike):
-        return tokenizer
-    tokenizer = str(tokenizer)
-    if tokenizer == "grammar":
-        return WordTokenizer(grammar_words())
-    found: Any = module
-    for name in tokenizer.split("."):
-        found = getattr(found, name, None)
-    if found is not None:
-        if not callable(found):
-            raise ValueError(f"`tokenizer` is {tokenizer!r}, and that attribute is a {type(found).__name__}.")
-        tokens: Tokenizer = found
-        return tokens
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise ImportError(
-            f"`tokenizer` is {tokenizer!r}: {type(module).__name__} has no such attribute, and transformers, which "
-            "could load it by name, is not installed: pip install 'lightning-interp[transformers]'."
-        ) from error
-    try:
-        loaded: Tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"`tokenizer` is {tokenizer!r}, which is neither 'grammar' nor an attribute of {type(module).__name__} nor "
-            f"a tokenizer that transformers can load ({type(error).__name__}: {str(error).splitlines()[0]})."
-        ) from error
-    return loaded
-
-
-def _encoded(tokenizer: Tokenizer, task: Task, add_bos: bool | None, bos_token_id: int | None) -> list[EncodedPair]:
-    pairs = encode_pairs(tokenizer, task.pairs, add_bos, bos_token_id)
-    for pair, (good, bad) in zip(task.pairs, pairs, strict=True):
-        if torch.equal(good, bad):
-            raise ValueError(
-                f"the tokenizer gives the same ids to both sentences of a pair of task {task.name!r}, {pair.good!r} "
-                f"and {pair.bad!r}: it does not know the words that differ."
-            )
-    return pairs
 
 
 def _rows(values: Tensor, tasks: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from lightning_interp.tasks.baselines import METHODS
 from lightning_interp.tasks.blimp import read_blimp
 from lightning_interp.tasks.differential import gradient_differential
 from lightning_interp.tasks.encoding import encode_sentences
+from lightning_interp.tasks.facts import Fact, FactWorld, fact_world, read_facts
 from lightning_interp.tasks.files import read_pairs
 from lightning_interp.tasks.ftgd import FtgdResult, ftgd
 from lightning_interp.tasks.grammar import generate_corpus, grammar_tasks, grammar_words
@@ -22,6 +23,10 @@ __all__ = [
     "MinimalPair",
     "read_blimp",
     "read_pairs",
+    "Fact",
+    "read_facts",
+    "fact_world",
+    "FactWorld",
     "split_pairs",
     "draw_pairs",
     "remove_shared",

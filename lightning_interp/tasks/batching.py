@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["length_batches", "pad_right"]
+__all__ = ["Share", "dealt", "length_batches", "pad_right"]
+
+Share = tuple[int, int]
+"""(r, n): part r of n."""
+T = TypeVar("T")
+
+
+def dealt(batches: Sequence[T], share: Share) -> Sequence[T]:
+    """Every n-th batch from batch r on, of a share (r, n): whole batches, so that each is computed as by one process.
+
+    Example:
+        >>> dealt("abcde", (1, 2))
+        'bd'
+
+    """
+    return batches[share[0] :: share[1]]
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

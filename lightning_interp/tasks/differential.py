@@ -16,6 +16,7 @@ from lightning_interp.tasks.likelihood import Forward, evaluated, model_device, 
 __all__ = [
     "gradient_differential",
     "is_sharded",
+    "refuse_sharded",
     "mean_gradient",
     "squared_norm",
     "top_entries",
@@ -128,6 +129,28 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def is_sharded(parameter: Tensor) -> bool:
     """Whether ranks hold parts of a parameter: DTensor (FSDP 2, tensor parallel), FSDP 1, DeepSpeed's stage 3."""
     return any(hasattr(parameter, name) for name in ("to_local", "_sharded_size", "ds_tensor"))
+
+
+def refuse_sharded(model: nn.Module, what: str) -> None:
+    """An error where ranks hold parts of the model.
+
+    Args:
+        model: The model.
+        what: What is read from a whole model only, for the error.
+
+    Raises:
+        ValueError: If they do.
+
+    """
+    part = next((f"parameter {name!r}" for name, one in model.named_parameters() if is_sharded(one)), None)
+    wrapper = "FullyShardedDataParallel"
+    flat = next((f"module {name!r}" for name, one in model.named_modules() if type(one).__name__ == wrapper), None)
+    if part or flat:
+        how = "" if part else f" ({wrapper})"
+        raise ValueError(
+            f"{part or flat} is sharded over ranks{how}, and {what} are read from a whole model only: "
+            "use a strategy that keeps one on every rank, such as 'ddp'."
+        )
 
 
 def top_entries(

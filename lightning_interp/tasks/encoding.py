@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["EncodedPair", "Tokenizer", "encode_pairs", "encode_sentences", "padding_id"]
+__all__ = ["EncodedPair", "Tokenizer", "encode_pairs", "encode_sentences", "padding_id", "raw_ids"]
 
 EncodedPair = tuple[Tensor, Tensor]
 """Ids of an acceptable and an unacceptable sentence."""
@@ -64,7 +64,7 @@ def encode_sentences(
         raise ValueError("`add_bos` is true but the tokenizer has no `bos_token_id`; give `bos_token_id`.")
     with_bos = add_bos is not False
     encoded = []
-    for sentence, ids in zip(sentences, _raw_ids(tokenizer, list(sentences)), strict=True):
+    for sentence, ids in zip(sentences, raw_ids(tokenizer, list(sentences)), strict=True):
         if with_bos and start is not None and ids[:1] != [start]:
             ids = [start, *ids]
         if len(ids) < 2:
@@ -93,7 +93,7 @@ def padding_id(tokenizer: Tokenizer) -> int:
     return 0 if own is None else int(own)
 
 
-def _raw_ids(tokenizer: Tokenizer, sentences: list[str]) -> list[list[int]]:
+def raw_ids(tokenizer: Tokenizer, sentences: list[str]) -> list[list[int]]:
     """The ids as the tokenizer gives them, without special tokens where it can be told so."""
     if not sentences:
         return []

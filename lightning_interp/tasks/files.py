@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lightning_interp.tasks.pairs import MinimalPair, Task
 
-__all__ = ["read_pairs"]
+__all__ = ["read_columns", "read_pairs", "table_header"]
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 
@@ -100,6 +100,51 @@ def read_pairs(
     if not found:
         raise ValueError(f"{path} has no rows of sentences.")
     return [Task(name, phenomena[name], tuple(pairs)) for name, pairs in found.items()]
+
+
+def read_columns(
+    path: Path, columns: Mapping[str, str], delimiter: str | None = None, optional: Collection[str] = ()
+) -> Iterator[tuple[int, dict[str, str]]]:
+    r"""Line number and named cells of each row of a table with a header.
+
+    Args:
+        path: The file, in UTF-8; ``.csv`` is separated by commas, ``.tsv`` and ``.tab`` by tabs.
+        columns: What the caller calls a column → its name in the header.
+        delimiter: What separates columns, if not what the file's name says.
+        optional: Columns that may be missing; a cell that is empty there is left out of its row.
+
+    Raises:
+        ValueError: If a column is missing or there twice, or a cell is empty. It names file, line and value.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "cities.tsv"
+        >>> _ = file.write_text("city\tyear\nParis\t508\n")
+        >>> list(read_columns(file, {"name": "city"}))
+        [(2, {'name': 'Paris'})]
+
+    """
+    rows = _cells(path, delimiter)
+    header = [name.strip() for name in next(rows, (0, [""]))[1]]
+    columns = {argument: name for argument, name in columns.items() if argument not in optional or name in header}
+    for argument, name in columns.items():
+        if header.count(name) != 1:
+            raise ValueError(f"{path}, line 1: `{argument}` is {name!r}; the header has {header}.")
+    places = {argument: header.index(name) for argument, name in columns.items()}
+    for line, cells in rows:
+        if len(cells) <= max(places.values()):
+            raise ValueError(f"{path}, line {line}: expected {max(places.values()) + 1} columns or more, got {cells}.")
+        values = {argument: cells[place].strip() for argument, place in places.items()}
+        values = {argument: value for argument, value in values.items() if value or argument not in optional}
+        for argument, value in values.items():
+            if not value:
+                raise ValueError(f"{path}, line {line}: `{argument}` is {cells[places[argument]]!r}.")
+        yield line, values
+
+
+def table_header(path: Path, delimiter: str | None = None) -> list[str]:
+    """The names of a table's columns, its first line."""
+    return [name.strip() for name in next(_cells(path, delimiter), (0, [""]))[1]]
 
 
 def _cells(path: Path, delimiter: str | None) -> Iterator[tuple[int, Sequence[str]]]:

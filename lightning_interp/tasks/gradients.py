@@ -14,7 +14,7 @@ from lightning_interp.functional import hashed_sample
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.sketch import add_to_sketch
 from lightning_interp.tasks.batching import length_batches, pad_right
-from lightning_interp.tasks.differential import is_sharded
+from lightning_interp.tasks.differential import refuse_sharded
 from lightning_interp.tasks.encoding import EncodedPair
 from lightning_interp.tasks.likelihood import Forward, evaluated, model_device, sentence_log_probs
 
@@ -232,7 +232,7 @@ class GradientReader:
             start = stop
 
     def _trainable(self) -> dict[str, nn.Parameter]:
-        _refuse_sharded(self.model)
+        refuse_sharded(self.model, "gradients of tasks")
         found = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         if not found:
             raise ValueError(f"{type(self.model).__name__} has no parameter with `requires_grad`.")
@@ -314,21 +314,6 @@ def _offsets(model: nn.Module) -> Iterator[tuple[str, int]]:
     for name, parameter in model.named_parameters():
         yield name, offset
         offset += parameter.numel()
-
-
-def _refuse_sharded(model: nn.Module) -> None:
-    for name, parameter in model.named_parameters():
-        if is_sharded(parameter):
-            raise ValueError(
-                f"parameter {name!r} is sharded over ranks, and gradients of tasks are read from a whole model only: "
-                "use a strategy that keeps one on every rank, such as 'ddp'."
-            )
-    flat = [name for name, module in model.named_modules() if type(module).__name__ == "FullyShardedDataParallel"]
-    if flat:
-        raise ValueError(
-            f"module {flat[0]!r} is sharded over ranks (FullyShardedDataParallel), and gradients of tasks are read "
-            "from a whole model only: use a strategy that keeps one on every rank, such as 'ddp'."
-        )
 
 
 def _float32(model: nn.Module) -> dict[str, Tensor]:

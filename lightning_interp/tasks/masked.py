@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.functional._numerics import as_float
-from lightning_interp.tasks.batching import length_batches, pad_right
+from lightning_interp.tasks.batching import Share, dealt, length_batches, pad_right
 from lightning_interp.tasks.encoding import Tokenizer, padding_id
 from lightning_interp.tasks.likelihood import Forward, evaluated, model_device, model_logits, takes_mask
 
-__all__ = ["pseudo_log_likelihoods"]
+__all__ = ["MaskedToken", "check_takes_mask", "masked_log_probs", "masked_rows", "pseudo_log_likelihoods"]
 
 
-class _Masked(NamedTuple):
+class MaskedToken(NamedTuple):
     """One sentence with one token to be predicted."""
 
     sentence: int
@@ -57,28 +57,49 @@ def pseudo_log_likelihoods(
             model takes no attention mask and there is no ``forward``.
 
     """
+    rows = masked_rows(tokenizer, sentences, within_word)
+    check_takes_mask(model, forward)
+    with evaluated(model):
+        return masked_log_probs(model, rows, len(sentences), batch_tokens, forward, padding_id(tokenizer)).float()
+
+
+def check_takes_mask(model: nn.Module, forward: Forward | None) -> None:
+    """An error where a masked model would see padding."""
     if forward is None and not takes_mask(model):
         raise ValueError(
             f"{type(model).__name__} takes no `attention_mask`, so it would see padding; give `forward=`, a function "
             "of (model, input_ids, attention_mask) that returns logits."
         )
-    rows = _masked_rows(tokenizer, sentences, within_word)
-    totals = torch.zeros(len(sentences), dtype=torch.float64)
-    device, pad = model_device(model), padding_id(tokenizer)
-    with evaluated(model):
-        for batch in length_batches([len(row.ids) for row in rows], batch_tokens):
-            chosen = [rows[item] for item in batch]
-            ids, mask = pad_right([row.ids for row in chosen], pad, device)
-            positions = torch.tensor([row.position for row in chosen], device=device)
-            targets = torch.tensor([row.target for row in chosen], device=device)
-            at = torch.arange(len(chosen), device=device)
-            logits = as_float(model_logits(model, ids, mask, forward)[at, positions])
-            scores = logits[at, targets] - logits.logsumexp(-1)
-            totals.index_add_(0, torch.tensor([row.sentence for row in chosen]), scores.to("cpu", torch.float64))
-    return totals.float()
 
 
-def _masked_rows(tokenizer: Tokenizer, sentences: Sequence[str], within_word: bool) -> list[_Masked]:
+def masked_log_probs(
+    model: nn.Module,
+    rows: Sequence[MaskedToken],
+    number: int,
+    batch_tokens: int,
+    forward: Forward | None,
+    pad_token_id: int,
+    share: Share = (0, 1),
+) -> Tensor:
+    """Log-probabilities of masked tokens, summed by sentence: (number,) float64 on the CPU; within :func:`evaluated`.
+
+    Of a share (r, n) only every n-th batch is scored, from batch r on: the shares sum to the whole.
+    """
+    totals = torch.zeros(number, dtype=torch.float64)
+    device = model_device(model)
+    for batch in dealt(length_batches([len(row.ids) for row in rows], batch_tokens), share):
+        chosen = [rows[item] for item in batch]
+        ids, mask = pad_right([row.ids for row in chosen], pad_token_id, device)
+        positions = torch.tensor([row.position for row in chosen], device=device)
+        targets = torch.tensor([row.target for row in chosen], device=device)
+        at = torch.arange(len(chosen), device=device)
+        logits = as_float(model_logits(model, ids, mask, forward)[at, positions])
+        scores = logits[at, targets] - logits.logsumexp(-1)
+        totals.index_add_(0, torch.tensor([row.sentence for row in chosen]), scores.to("cpu", torch.float64))
+    return totals
+
+
+def masked_rows(tokenizer: Tokenizer, sentences: Sequence[str], within_word: bool) -> list[MaskedToken]:
     """Every sentence once for each of its tokens, with that token masked."""
     if isinstance(sentences, str):
         raise TypeError(f"`sentences` must be a sequence of strings, got the single string {sentences!r}.")
@@ -104,5 +125,5 @@ def _masked_rows(tokenizer: Tokenizer, sentences: Sequence[str], within_word: bo
             for place in range(position, len(ids)):
                 if words[place] is not None and words[place] == words[position]:
                     masked[place] = mask_id
-            rows.append(_Masked(number, masked, position, int(ids[position])))
+            rows.append(MaskedToken(number, masked, position, int(ids[position])))
     return rows

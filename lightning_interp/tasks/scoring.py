@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.tasks.batching import length_batches, pad_right
+from lightning_interp.tasks.batching import Share, dealt, length_batches, pad_right
 from lightning_interp.tasks.encoding import Tokenizer, encode_sentences, padding_id
 from lightning_interp.tasks.likelihood import Forward, evaluated, model_device, sentence_log_probs
 from lightning_interp.tasks.masked import pseudo_log_likelihoods
@@ -162,11 +162,19 @@ def perplexity_from(log_probs: Tensor, encoded: Sequence[Tensor]) -> float:
 
 
 def encoded_log_probs(
-    model: nn.Module, encoded: Sequence[Tensor], batch_tokens: int, forward: Forward | None, pad_token_id: int
+    model: nn.Module,
+    encoded: Sequence[Tensor],
+    batch_tokens: int,
+    forward: Forward | None,
+    pad_token_id: int,
+    share: Share = (0, 1),
 ) -> Tensor:
-    """:func:`sentence_log_probs` of any number of sentences, (N,) float64 on the CPU; within :func:`evaluated`."""
+    """:func:`sentence_log_probs` of any number of sentences, (N,) float64 on the CPU; within :func:`evaluated`.
+
+    Of a share (r, n) only every n-th batch is scored, from batch r on, and the rest is 0: the shares sum to the whole.
+    """
     scores = torch.zeros(len(encoded), dtype=torch.float64)
-    for batch in length_batches([len(ids) for ids in encoded], batch_tokens):
+    for batch in dealt(length_batches([len(ids) for ids in encoded], batch_tokens), share):
         ids, mask = pad_right([encoded[item] for item in batch], pad_token_id, model_device(model))
         scores[batch] = sentence_log_probs(model, ids, mask, forward).to("cpu", torch.float64)
     return scores

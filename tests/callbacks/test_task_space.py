@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -239,24 +238,6 @@ def test_a_resumed_run_has_the_readings_of_one_that_was_not_stopped(tmp_path: Pa
     assert [step for step, _ in second[0].alignments] == [6, 12, 18, 24]
     for (_, one), (_, other) in zip(whole[0].alignments, second[0].alignments, strict=True):
         assert torch.equal(one, other)
-
-
-def test_maps_are_thinned_the_same_way_when_a_run_was_resumed() -> None:
-    from lightning_interp.callbacks.task_space import _KEPT, _Maps
-
-    whole, parts = _Maps(), _Maps()
-    for step in range(1, 301):
-        whole.add(step, torch.full((3, 3), float(step)))
-        parts.add(step, torch.full((3, 3), float(step)))
-        resumed = _Maps()
-        resumed.load_state_dict(parts.state_dict())
-        parts = resumed
-        steps = [one for _, one, _ in whole.kept]
-        assert len(steps) <= _KEPT
-        assert (steps[0], steps[-1]) == (1, step)
-        assert steps == [one for _, one, _ in parts.kept] == [int(matrix[0, 0]) for _, _, matrix in whole.kept]
-    gaps = {after - before for before, after in pairwise(steps[:-1])}
-    assert gaps == {8}
 
 
 def test_validate_reads_and_keeps_no_history(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class ToyLM(nn.Module):
         x = self.embedding(ids) + self.positions.weight[:length]
         query, key, value = self.mix(self.dropout(x)).chunk(3, -1)
         scores = query @ key.mT / math.sqrt(query.shape[-1])
-        future = torch.ones(length, length, dtype=torch.bool).triu(1)
+        future = torch.ones(length, length, dtype=torch.bool, device=ids.device).triu(1)
         x = x + scores.masked_fill(future, -torch.inf).softmax(-1) @ value
         return self.head(self.norm(x))
 
