@@ -208,6 +208,10 @@ class Seq2SeqTransformer(nn.Module):
         self.target_input = PositionalInput(d_model, dropout, max_length)
         self.decoder = Decoder(decoder_layers, d_model, heads, feedforward, dropout)
         self.output = nn.Linear(d_model, target_vocab_size)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every matrix anew, embeddings too: Xavier-uniform."""
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
