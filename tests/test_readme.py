@@ -11,12 +11,23 @@ import torch
 
 import lightning_interp
 from lightning_interp import (
+    AcquisitionByClass,
+    ClozeFacts,
+    ConfidenceCalibration,
+    CoordinateProbe,
+    LayerProbe,
+    MinimalPairs,
     NoiseRobustness,
+    RepresentationDrift,
     RepresentationGeometry,
     RepresentationStructure,
+    StructuralProbe,
     TaskSpace,
     TrainingPhases,
+    TruthProbe,
 )
+from lightning_interp.probing import fact_statements, planted_facts, planted_places
+from lightning_interp.tasks import Fact
 from tests.toy import Tagger, loader, trainer
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +41,15 @@ CALLBACKS: dict[str, Any] = {
     "NoiseRobustness": lambda: NoiseRobustness(
         {"input": "embedding"}, monitors={"val_loss": "loss"}, drift={"encoder": "encoder"}
     ),
+    "RepresentationDrift": lambda: RepresentationDrift({"encoder": "encoder"}, labels=["tags"]),
+    "LayerProbe": lambda: LayerProbe({"a": "encoder", "b": "head"}, labels=["tags"], targets=["depth"]),
+    "StructuralProbe": lambda: StructuralProbe({"encoder": "encoder"}, max_sentences=40),
+    "CoordinateProbe": lambda: CoordinateProbe(planted_places(60), {"encoder": "encoder"}),
+    "TruthProbe": lambda: TruthProbe(fact_statements(planted_facts()), {"encoder": "encoder"}),
+    "MinimalPairs": lambda: MinimalPairs("grammar", tokenizer="grammar", pairs_per_task=4),
+    "ClozeFacts": lambda: ClozeFacts([Fact("capital", "the capital is ___ .", a, ("x", "y")) for a in ("x", "y")]),
+    "AcquisitionByClass": lambda: AcquisitionByClass("head", "tags", labels="tags", names=3),
+    "ConfidenceCalibration": lambda: ConfidenceCalibration("head", target="tags"),
     "TaskSpace": lambda: TaskSpace("grammar", tokenizer="grammar", pairs_per_task=4),
     "TrainingPhases": lambda: TrainingPhases(improving={"val_acc": "max"}, keys=["val_acc"]),
 }

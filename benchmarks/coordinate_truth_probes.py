@@ -1,0 +1,155 @@
+"""What a reading of the coordinate and the truth probe costs beside a validation run, in a small GPT-2.
+
+python benchmarks/coordinate_truth_probes.py      # some two minutes on one core
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import time
+import warnings
+from statistics import median
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_interp import CoordinateProbe, TruthProbe
+from lightning_interp.functional import block_folds, held_out_ridge, random_folds, unseen_topic_scores
+from lightning_interp.probing import (
+    cooccurrence_sentences,
+    fact_statements,
+    planted_facts,
+    planted_places,
+    true_sentences,
+)
+from lightning_interp.tasks import WordTokenizer
+from lightning_interp.tasks.batching import pad_right
+from lightning_interp.tasks.encoding import encode_sentences
+from lightning_interp.tasks.likelihood import sentence_log_probs
+
+LAYERS = 4
+SITES = {f"layer {layer}": f"lm.transformer.h.{layer}" for layer in range(LAYERS)}
+
+
+class LanguageModel(pl.LightningModule):
+    """GPT-2 of 64 dimensions, trained to predict the next word."""
+
+    def __init__(self, tokenizer: WordTokenizer) -> None:
+        super().__init__()
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        torch.manual_seed(0)
+        self.tokenizer = tokenizer
+        size = {"n_positions": 16, "n_embd": 64, "n_layer": LAYERS, "n_head": 4}
+        self.lm = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, **size))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Loss a word."""
+        return -sentence_log_probs(self.lm, *batch).sum() / batch[1].sum()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Logs the loss."""
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """A usual choice."""
+        return torch.optim.AdamW(self.parameters(), 3e-3)
+
+
+class Clock(pl.Callback):
+    """Seconds of each validation run."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_validation_start(self, *args: Any) -> None:
+        """Start."""
+        self.started = time.perf_counter()
+
+    def on_validation_epoch_end(self, *args: Any) -> None:
+        """Stop, before any probe has read: it comes first among the callbacks."""
+        self.seconds.append(time.perf_counter() - self.started)
+
+
+def live(steps: int, readings: int, validation: int) -> None:
+    places, facts = planted_places(500, regions=5), planted_facts(topics=4, subjects=24)
+    lines = cooccurrence_sentences(places, 32 * steps) + true_sentences(facts, 16 * steps + validation)
+    tokenizer = WordTokenizer.from_sentences([*lines, *(one.text for one in fact_statements(facts))])
+    encoded = encode_sentences(tokenizer, lines)
+    order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(0)).tolist()
+    encoded = [encoded[place] for place in order]
+    clock = Clock()
+    probes = [
+        CoordinateProbe(places, SITES, model="lm", draw_figures=False),
+        TruthProbe(fact_statements(facts), SITES, model="lm", draw_figures=False),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            callbacks=[clock, *probes],
+            val_check_interval=steps // readings,
+            default_root_dir=folder,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        parts = encoded[:-validation], encoded[-validation:]
+        loaders = [DataLoader(part, batch_size=48, collate_fn=pad_right) for part in parts]
+        trainer.fit(LanguageModel(tokenizer), *loaders)
+    plain = median(clock.seconds[1:])
+    print(f"validation of {validation} sentences: {plain:.2f} s")
+    for probe in probes:
+        name = type(probe).__name__
+        seconds = [reading.values[f"seconds/{name}"] for reading in probe.history.readings]
+        later = median(seconds[1:])
+        print(
+            f"{name}: {len(probe.sentences)} sentences, {LAYERS} sites, {later:.2f} s = {later / plain:.2f} validations"
+        )
+        for key in sorted(probe.reading):
+            if key.endswith("layer 3") or "layer 3/" in key or "likelihood" in key:
+                print(f"  {key} {probe.reading[key]:.2f}")
+
+
+def alone() -> None:
+    """The evaluation of one site, by the width of its vectors."""
+    places, statements = planted_places(500, regions=5), fact_statements(planted_facts(topics=4, subjects=24))
+    labels = torch.tensor([one.label for one in statements])
+    topics = torch.arange(len(statements)) // (len(statements) // 4)
+    train = torch.tensor([not one.negated for one in statements])
+    for width in (64, 384, 576, 2048):
+        x, z = torch.randn(len(places), width), torch.randn(len(statements), width)
+        times = []
+        for folds in (random_folds(500), block_folds(places.blocks)):
+            started = time.perf_counter()
+            held_out_ridge(x, places.targets, folds)
+            times.append(time.perf_counter() - started)
+        line = f"D = {width}: ridge of 500 entities, both kinds of folds, {sum(times):.2f} s;"
+        for probe in ("mass_mean", "mass_mean_whitened", "logistic"):
+            started = time.perf_counter()
+            unseen_topic_scores(z, labels, topics, train, probe)
+            line += f" {probe} of {len(z)} statements {time.perf_counter() - started:.2f} s;"
+        print(line)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--readings", type=int, default=4)
+    parser.add_argument("--validation", type=int, default=2000, help="sentences")
+    args = parser.parse_args()
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    live(args.steps, args.readings, args.validation)
+    alone()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,426 @@
+"""How well a model predicts each class of words or examples, when each was learned, and which were forgotten."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interp.callbacks._acquisition import AcquisitionAnalysis
+from lightning_interp.distributed import Maximum, Steps, Sum, run
+from lightning_interp.functional._numerics import wide_dtype
+from lightning_interp.functional.acquisition import acquisition_step, forgetting_p
+from lightning_interp.functional.frequency_bands import frequency_bands
+from lightning_interp.labels import BatchReader, Key, LabelSource
+from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.positions import Selection
+from lightning_interp.predictions import PredictedRows, PredictionRecorder, Predictions
+
+__all__ = ["AcquisitionByClass"]
+
+_RESERVED = ("mean",)
+
+
+class AcquisitionByClass(AcquisitionAnalysis):
+    r"""Reads a model's accuracy on each class of what it predicts: part of speech, frequency band, any label.
+
+    Chiang et al. 2020, *Pretrained Language Model Embryology* (arXiv 2010.02480): words of one part of speech are
+    reconstructed and predicted long before those of another, and some are forgotten again. Logits and targets are those
+    of the validation run itself; no second pass is made. Over the rows of class c, with target y and logits ℓ,
+
+    .. math:: a_c = \frac{1}{n_c} \sum [\arg\max \ell = y], \quad L_c = -\frac{1}{n_c} \sum \log p_\ell(y)
+
+    =================================  =======  ======================================================================
+    key                                level    what it is
+    =================================  =======  ======================================================================
+    ``class_accuracy/<site>/<class>``  summary  a
+    ``class_accuracy/<site>/mean``     summary  mean of a over the classes that occur
+    ``classes_forgotten/<site>``       summary  classes that are forgotten now; conditional
+    ``class_loss/<site>/<class>``      full     L in nats
+    ``class_count/<site>/<class>``     full     n
+    ``class_acquired/<site>/<class>``  full     first step at which a was at least ``share`` of its best so far;
+                                                conditional
+    ``class_forgotten/<site>/<class>`` full     1 where a has fallen below its best beyond chance, else 0; conditional
+    ``nonfinite/<site>``               full     rows left out since their logits are not finite
+    =================================  =======  ======================================================================
+
+    While training runs the final level is not known, so ``class_acquired`` is of the best level so far and moves on as
+    that rises; when the fit is over, :meth:`order` has the step from which a class stayed at ``share`` of its final
+    level, with the readings it lies between, and :meth:`summary` the same as text. Conditional keys are undefined
+    outside a fit and for a class that was never predicted rightly. A class counts as forgotten where Fisher's exact
+    test against its best reading (:func:`forgetting_p`) is below ``alpha`` divided by the number of classes times the
+    number of earlier readings.
+
+    A masked language model's two accuracies, and a causal one's::
+
+        AcquisitionByClass({
+            "prediction": Predictions("lm", target="labels"),
+            "reconstruction": Predictions("lm", target="input_ids", mask=lambda batch: batch["labels"] == -100),
+        }, bands=4)
+        AcquisitionByClass({
+            "prediction": Predictions("lm", target="input_ids", shift=1),
+            "reconstruction": Predictions("lm", target="input_ids"),
+        }, labels="part_of_speech", names=["noun", "verb", "other"])
+
+    Args:
+        site: Dotted name of the module whose output are logits (a classifier, a language model); ``""`` for the model
+            itself. Or a :class:`~lightning_interp.predictions.Predictions`, or several by the name that stands in keys
+            for the site: other targets of one site, several sites, or what ``validation_step`` returns.
+        target: Where the targets are; for it and ``ignore_index``, ``shift``, ``mask`` and ``class_dim`` see
+            :class:`~lightning_interp.predictions.Predictions`, which has its own.
+        labels: Where the class of each target is: a batch key, an index, a callable on the batch, or an array with an
+            entry for each sample; integers (B,) or as the targets (B, T). Below 0 stands for no class. Without
+            ``labels`` and ``bands`` the class is the target itself.
+        names: Of the classes: a list, or by label, or how many there are, which are then called by their number. Needed
+            unless ``bands`` are asked for.
+        bands: Instead of labels, so many bands of target frequency: ``band_1`` has the most frequent targets, and each
+            holds about an equal share of the text (:func:`frequency_bands`).
+        counts: For ``bands``, how often each target occurs, in the training text for example: a list by id, or a
+            mapping. By default they are counted in the first reading of a fit.
+        ignore_index: Targets that are none.
+        shift: How many positions ahead a prediction looks: 1 for a causal language model.
+        mask: Where the padding mask of the targets is.
+        class_dim: The dimension of the logits that runs over their classes.
+        share: Of the level at which a class counts as acquired.
+        chance: The level of chance: ``share`` is of what is above it.
+        alpha: Level of the test for forgetting.
+        max_classes: Most classes, since each has charts of its own.
+        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`.
+
+    Raises:
+        ValueError: If an argument is out of range, a name matches no module, the batch lacks targets or labels, a
+            target has no logit, or a label no name.
+
+    Cost: a copy of the logits of one batch, two passes over them, and sums of 24 bytes a class; with ``bands``, a
+        target id. Between ranks: those sums.
+
+    Example:
+        >>> callback = AcquisitionByClass("model.head", target="tags", names=["noun", "verb"], mask="attention_mask")
+        >>> callback.logged_keys()[:3]
+        ['class_accuracy/head/noun', 'class_accuracy/head/verb', 'class_accuracy/head/mean']
+
+    """
+
+    def __init__(
+        self,
+        site: str | Predictions | Mapping[str, Predictions],
+        target: Key | None = None,
+        labels: LabelSource = None,
+        names: Sequence[str] | Mapping[int, str] | int | None = None,
+        bands: int | None = None,
+        counts: Sequence[int] | Mapping[int, int] | Tensor | None = None,
+        ignore_index: int | Sequence[int] = -100,
+        shift: int = 0,
+        mask: Key | None = None,
+        class_dim: int = -1,
+        share: float = 0.9,
+        chance: float = 0.0,
+        alpha: float = 0.05,
+        max_classes: int = 64,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        own = {"target": target, "ignore_index": ignore_index, "shift": shift, "mask": mask, "class_dim": class_dim}
+        self._given = _predictions(site, own)
+        for name, value in (("share", share), ("alpha", alpha)):
+            if not 0 < value <= 1:
+                raise ValueError(f"`{name}` must lie above 0 and not above 1, got {value}.")
+        if not 0 <= chance < 1:
+            raise ValueError(f"`chance` must be at least 0 and below 1, got {chance}.")
+        if bands is None and counts is not None:
+            raise ValueError("`counts` are for `bands`, which are not asked for.")
+        if bands is not None and (labels is not None or names is not None):
+            raise ValueError("`bands` take the place of `labels` and `names`: give one of them.")
+        if bands is not None and bands < 1:
+            raise ValueError(f"`bands` must be at least 1, got {bands}.")
+        self.site = site
+        self.labels = labels
+        self.bands = bands
+        self.counts = None if counts is None else _as_counts(counts)
+        self.share = share
+        self.chance = chance
+        self.alpha = alpha
+        self.class_names = _class_names(names) if bands is None else {n: f"band_{n + 1}" for n in range(bands)}
+        """The name of every class by its label."""
+        if len(self.class_names) > max_classes:
+            raise ValueError(f"there are {len(self.class_names)} classes, more than `max_classes={max_classes}`.")
+        self._reader = None if labels is None else BatchReader({"class": labels}, padding_idx=-1)
+        self._reset()
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._predictions: dict[str, Predictions] = {}
+        self._recorder: PredictionRecorder | None = None
+        self._bands: dict[str, Tensor] = {}
+        self._batch_labels: Tensor | None = None
+        self._sums: dict[str, Tensor] = {}
+        """By name, for each class or target id: right ones, log-probabilities, how many."""
+        self._omitted: dict[str, Tensor] = {}
+        """By name: rows with logits that are not finite, with a target, a label that is unknown."""
+
+    @property
+    def state_key(self) -> str:
+        """Tells instances apart by what they read."""
+        return self._generate_state_key(
+            predictions=[f"{name}: {one}" for name, one in self._given.items()],
+            classes=list(self.class_names.values()),
+            dataloader_idx=self.dataloader_idx,
+            prefix=self.prefix,
+        )
+
+    # ------------------------------------------------- keys
+
+    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Every key with its level."""
+        keys: dict[str, str] = {}
+        for site in self._named(model):
+            keys |= {f"class_accuracy/{site}/{name}": SUMMARY for name in (*self.class_names.values(), "mean")}
+            keys[f"classes_forgotten/{site}"] = SUMMARY
+            for what in ("loss", "count", "acquired", "forgotten"):
+                keys |= {f"class_{what}/{site}/{name}": FULL for name in self.class_names.values()}
+            keys[f"nonfinite/{site}"] = FULL
+        return keys
+
+    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Keys that are undefined outside a fit or for a class that was never predicted, and what to monitor."""
+        keys: dict[str, str] = {}
+        for key in self.measures(model):
+            what, site, *name = key.split("/")
+            if what in ("class_acquired", "class_forgotten", "classes_forgotten"):
+                keys[self.full_key(key)] = self.full_key("/".join(["class_accuracy", site, *(name or ["mean"])]))
+        return keys
+
+    def accuracy_keys(self) -> dict[str, str]:
+        """The classes, with the site before them where there are several, and the key of each one's accuracy."""
+        several = len(self._given) > 1
+        return {
+            f"{site}/{name}" if several else name: f"class_accuracy/{site}/{name}"
+            for site in self._predictions or self._named(None)
+            for name in self.class_names.values()
+        }
+
+    def chance_levels(self) -> dict[str, float]:
+        """The level of chance, one for all."""
+        return dict.fromkeys(self.accuracy_keys(), self.chance)
+
+    def notes(self) -> dict[str, str]:
+        """The classes that are forgotten at the last reading."""
+        keys = {name: key.replace("class_accuracy", "class_forgotten", 1) for name, key in self.accuracy_keys().items()}
+        return {name: "forgotten" for name, key in keys.items() if self._curve(key)[1][-1:] == [1.0]}
+
+    def figure_names(self) -> tuple[str, str]:
+        """What tags begin with, and what colours stand for."""
+        return "classes", "share right"
+
+    def _named(self, model: nn.Module | None) -> dict[str, Predictions]:
+        """The predictions by the name in keys."""
+        return {name or one.short_name(model): one for name, one in self._given.items()}
+
+    # ------------------------------------------------- reading
+
+    def resolve(self, model: nn.Module) -> None:
+        """Attach hooks where logits are read."""
+        self._predictions = self._named(model)
+        self._recorder = PredictionRecorder(model, self._predictions)
+        self._recorder.attach()
+
+    def release(self) -> None:
+        """Take the hooks off."""
+        if self._recorder is not None:
+            self._recorder.detach()
+        self.abort()
+
+    def begin(self) -> None:
+        """Start with empty sums."""
+        self.abort()
+
+    def abort(self) -> None:
+        """Forget the reading."""
+        if self._recorder is not None:
+            self._recorder.stop()
+        self._sums, self._omitted, self._batch_labels = {}, {}, None
+
+    def before_batch(self, batch: Any, selection: Selection) -> None:
+        """Read targets and labels, and capture logits."""
+        assert self._recorder is not None
+        if self._reader is not None:
+            places = selection.batch if self.positions.exact else None
+            found = self._reader.read(batch, places, None, self.positions.num_samples).custom["class"]
+            if found.is_floating_point() or found.is_complex():
+                raise ValueError(f"`labels` must be integers, got {found.dtype}.")
+            self._batch_labels = found
+        self._recorder.start(batch)
+
+    def after_batch(self, batch: Any, selection: Selection) -> None:
+        """Add the batch to the sums."""
+        assert self._recorder is not None
+        labels, self._batch_labels = self._batch_labels, None
+        for name, rows in self._recorder.take(selection, self.step_output).items():
+            own = rows.targets if labels is None else rows.spread(selection.of(labels)).long()
+            self._add(name, rows, own)
+
+    def _add(self, name: str, rows: PredictedRows, labels: Tensor) -> None:
+        # Target ids until the reading ends, since bands may be known only then.
+        size = rows.logits.shape[1] if self.bands is not None else max(self.class_names) + 1
+        counted = rows.counted & (labels >= 0)
+        unknown = counted & (labels >= size)
+        counted = counted & ~unknown
+        dtype = wide_dtype(rows.logits.device)
+        # Not times `counted`: 0 × −inf is no number.
+        scores = torch.stack([rows.hits().to(dtype), rows.log_probs().to(dtype), torch.ones_like(counted, dtype=dtype)])
+        scores = torch.where(counted, scores, 0).T
+        before = self._sums.get(name)
+        if before is None:
+            before = scores.new_zeros(size, 3)
+        # Not in place: a state made under inference mode could not be written to outside it.
+        self._sums[name] = before.index_add(0, labels.masked_fill(~counted, 0), scores)
+        omitted = torch.stack([rows.nonfinite, rows.unknown, unknown.sum()])
+        self._omitted[name] = self._omitted.get(name, torch.zeros_like(omitted)) + omitted
+
+    def finish(self) -> Mapping[str, Tensor | float]:
+        """Merge ranks, and compare with earlier readings."""
+        try:
+            return run(self._steps(), self.group)
+        finally:
+            self.abort()
+
+    def _steps(self) -> Steps[dict[str, float]]:
+        values: dict[str, float] = {}
+        for name in self._predictions:
+            sums = self._sums.get(name)
+            # A rank that had no sample of its own does not know how many target ids there are.
+            size: Tensor = yield Maximum(torch.tensor(0 if sums is None else len(sums)))
+            if not int(size):
+                raise ValueError(f"no sample was read at {name!r}.")
+            if sums is None:
+                sums = torch.zeros(int(size), 3, dtype=torch.float64)
+            merged: Tensor = yield Sum(sums.cpu())
+            own = self._omitted.get(name, torch.zeros(3, dtype=torch.long))
+            omitted: Tensor = yield Sum(own.cpu())
+            nonfinite, no_logit, no_name = omitted.tolist()
+            if no_logit:
+                raise ValueError(
+                    f"{no_logit} targets at {name!r} have no logit: see `target`, and `ignore_index` for those that "
+                    "are none."
+                )
+            if no_name:
+                raise ValueError(f"{no_name} labels at {name!r} are beyond those that `names` has: {self.class_names}.")
+            values |= self._by_class(name, merged)
+            values[f"nonfinite/{name}"] = float(nonfinite)
+        return values
+
+    def _by_class(self, site: str, sums: Tensor) -> dict[str, float]:
+        if self.bands is not None:
+            band = self._band_of(site, sums[:, 2])
+            sums = sums.new_zeros(self.bands, 3).index_add(0, band, sums)
+        values: dict[str, float] = {}
+        forgotten = []
+        for label, name in self.class_names.items():
+            right, log_p, count = sums[label].tolist()
+            values[f"class_count/{site}/{name}"] = count
+            values[f"class_accuracy/{site}/{name}"] = right / count if count else math.nan
+            values[f"class_loss/{site}/{name}"] = -log_p / count if count else math.nan
+            if self._step is not None:
+                acquired, lost = self._followed(site, name, right, count)
+                values[f"class_acquired/{site}/{name}"] = acquired
+                values[f"class_forgotten/{site}/{name}"] = lost
+                forgotten.append(lost)
+        known = [values[f"class_accuracy/{site}/{name}"] for name in self.class_names.values()]
+        known = [value for value in known if not math.isnan(value)]
+        values[f"class_accuracy/{site}/mean"] = math.fsum(known) / len(known) if known else math.nan
+        if self._step is not None:
+            values[f"classes_forgotten/{site}"] = math.fsum(lost for lost in forgotten if lost == 1)
+        return values
+
+    def _followed(self, site: str, name: str, right: float, count: float) -> tuple[float, float]:
+        """Since when the class is known, and whether it is forgotten."""
+        if not count:
+            return math.nan, math.nan
+        steps, levels = self._curve(f"class_accuracy/{site}/{name}", right / count)
+        acquired = acquisition_step(steps, levels, self.share, self.chance, max(levels), stays=False).high
+        earlier = levels[:-1]
+        if not earlier:
+            return acquired, 0.0
+        best = max(range(len(earlier)), key=earlier.__getitem__)
+        # Counts also stand at readings at which the class did not occur, so they are found by step.
+        of = dict(zip(*self._curve(f"class_count/{site}/{name}", count), strict=True))[steps[best]]
+        p = forgetting_p(round(right), round(count), round(earlier[best] * of), round(of))
+        return acquired, float(p < self.alpha / (len(self.class_names) * len(earlier)))
+
+    def _band_of(self, site: str, counted: Tensor) -> Tensor:
+        """The band of every target id."""
+        assert self.bands is not None
+        if site in self._bands:
+            return self._bands[site]
+        counts = counted if self.counts is None else self.counts
+        if len(counts) > len(counted):
+            raise ValueError(f"`counts` has target ids up to {len(counts) - 1}, but there are {len(counted)} logits.")
+        counts = torch.cat([counts.double(), counts.new_zeros(len(counted) - len(counts)).double()])
+        if not bool(counts.any()):
+            return torch.zeros(len(counted), dtype=torch.long)
+        found = frequency_bands(counts, self.bands)
+        # Neither the sanity check, which sees a part of the data, nor a validation before the fit settles them.
+        if self._step is not None:
+            self._bands[site] = found
+        return found
+
+    # ------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Readings, and the band of every target id."""
+        return {**super().state_dict(), "bands": dict(self._bands)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint left off."""
+        super().load_state_dict(state_dict)
+        self._bands = dict(state_dict["bands"])
+
+
+def _predictions(site: str | Predictions | Mapping[str, Predictions], own: Mapping[str, Any]) -> dict[str, Predictions]:
+    """By name; ``""`` where it is the site's own."""
+    defaults = {"target": None, "ignore_index": -100, "shift": 0, "mask": None, "class_dim": -1}
+    if isinstance(site, str):
+        return {"": Predictions(site, **own)}
+    given = sorted(name for name, value in own.items() if value != defaults[name])
+    if given:
+        raise ValueError(
+            f"`{given[0]}` belongs to `site` where that is Predictions, as in Predictions(…, {given[0]}=…)."
+        )
+    found = {"": site} if isinstance(site, Predictions) else dict(site)
+    wrong = [name for name, one in found.items() if not isinstance(one, Predictions) or "/" in name]
+    if not found or wrong:
+        raise ValueError(f"`site` must be a name, Predictions, or several by names without a '/', got {site!r}.")
+    if not isinstance(site, Predictions) and "" in found:
+        raise ValueError("`site` has an empty name.")
+    return found
+
+
+def _class_names(names: Sequence[str] | Mapping[int, str] | int | None) -> dict[int, str]:
+    if names is None:
+        raise ValueError("`names` is needed: the names of the classes, or how many there are; or else `bands`.")
+    if isinstance(names, str):
+        raise ValueError(f"`names` must be a list of names, got the string {names!r}.")
+    if isinstance(names, int):
+        names = [str(label) for label in range(names)]
+    found = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
+    if not found or min(found) < 0:
+        raise ValueError(f"`names` must name one class or more, with labels from 0 on, got {found}.")
+    for name in found.values():
+        if not name or "/" in name or name in _RESERVED or list(found.values()).count(name) > 1:
+            raise ValueError(
+                f"`names` holds {name!r}; a name becomes part of a key: it has no '/', is not one of "
+                f"{list(_RESERVED)}, and is there once."
+            )
+    return found
+
+
+def _as_counts(counts: Sequence[int] | Mapping[int, int] | Tensor) -> Tensor:
+    if isinstance(counts, Mapping):
+        found = torch.zeros(max(counts, default=-1) + 1, dtype=torch.double)
+        for token, count in counts.items():
+            found[token] = count
+        return found
+    return torch.as_tensor(counts).double()

@@ -1,0 +1,248 @@
+"""Whether a language model fills the blank of a fact rightly, by relation, and since when."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interp.callbacks._language_model import Kind, SentenceAnalysis
+from lightning_interp.functional.acquisition import reached
+from lightning_interp.functional.binomial import binomial_se
+from lightning_interp.functional.ranking import ranking_measures
+from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.tasks.cloze import encode_cloze, mask_cloze
+from lightning_interp.tasks.encoding import Tokenizer
+from lightning_interp.tasks.facts import Fact, draw_facts, majority_share, read_facts, with_candidates
+from lightning_interp.tasks.likelihood import Forward
+from lightning_interp.tasks.loading import imported_function
+from lightning_interp.tasks.masked import MaskedToken
+
+__all__ = ["ClozeFacts"]
+
+# Text first: jsonargparse takes the first kind that fits. With a Path among them it leaves the file to us.
+Facts = str | Path | Sequence[Fact] | Callable[[], Sequence[Fact]]
+_RESERVED = ("mean", "se")
+_MEASURES = ("accuracy", "mrr", "margin")
+
+
+class ClozeFacts(SentenceAnalysis):
+    r"""Reads which of several candidates a language model puts into the blank of a fact, by relation.
+
+    The cloze facts of Petroni et al. 2019 (LAMA, arXiv 1909.01066), over candidates instead of the whole vocabulary,
+    followed through training as by Liu et al. 2021 (arXiv 2104.07885). A candidate's score s is
+
+    * of a causal model, the log-probability of the filled sentence. What stands before the blank is the same for all
+      candidates, so they are ranked by Σ log p of their own tokens and of those that follow the blank;
+    * of a masked model, Σ log p of the candidate's tokens, each predicted while it and the candidate's later tokens are
+      masked (:func:`mask_cloze`).
+
+    Both are sums, so of candidates of unequal length the shorter has an advantage. For each fact, with a the answer,
+
+    .. math:: \mathrm{P@1} = [s(a) > \max_{c \ne a} s(c)], \quad \mathrm{RR} = 1 / \mathrm{rank}(a), \quad
+        m = s(a) - \max_{c \ne a} s(c)
+
+    where ties count as a random order of the tied would (:func:`ranking_measures`). Nothing is read of the validation
+    batches; each reading takes the same facts and candidates.
+
+    ==================================  =======  =====================================================================
+    key                                 level    what it is
+    ==================================  =======  =====================================================================
+    ``cloze_accuracy/<relation>``       summary  P@1, mean over the facts of the relation
+    ``cloze_mrr/<relation>``            summary  mean reciprocal rank
+    ``cloze_margin/<relation>``         summary  m in nats, mean
+    ``cloze_accuracy/mean``             summary  mean over relations; ``cloze_mrr/mean``, ``cloze_margin/mean`` too
+    ``relations_acquired``              summary  relations that are acquired now; conditional
+    ``cloze_acquired/<relation>``       full     first step from which P@1 was at least half way from the baseline to 1
+                                                 at every reading up to now (``threshold``); conditional
+    ``cloze_majority/<relation>``       full     P@1 of the most frequent answer of the relation
+    ``cloze_chance/<relation>``         full     P@1 of a random candidate
+    ``cloze_accuracy/<relation>/se``    full     standard error of the facts drawn (:func:`binomial_se`), if
+                                                 ``standard_errors``; ``cloze_accuracy/mean/se`` too
+    ``nonfinite/facts``                 full     facts without a score; they leave their relation's values undefined
+    ==================================  =======  =====================================================================
+
+    The baseline is the larger of majority and chance. Conditional keys are undefined outside a fit, and
+    ``cloze_acquired`` while the accuracy is below its level. :meth:`order` has the acquisition by the final level, with
+    the readings it lies between, :meth:`summary` the same as text.
+
+    Args:
+        facts: Facts; the path of a table (:func:`read_facts`); or a function that returns facts, or its dotted name.
+        tokenizer: As for :class:`~lightning_interp.MinimalPairs`; for a masked model a fast one of transformers.
+        model: Dotted name of the language model in the module; ``""`` for the module itself.
+        kind: ``"causal"`` or ``"masked"``.
+        forward: Calls that model in its stead: ``forward(model, input_ids, attention_mask)`` → logits (B, T, V).
+        facts_per_relation: Facts to read of each relation, drawn once from the seed; all where there are no more, or
+            for ``None``.
+        candidates: Candidates of a fact that comes without, its answer among them, drawn once from the answers of its
+            relation; all of them for ``None``.
+        threshold: The share of the way from the baseline to 1 from which on a relation counts as acquired.
+        standard_errors: Whether standard errors are read too.
+        seed: Of what is drawn.
+        batch_tokens: Tokens in a forward pass, padding included.
+        add_bos: Of causal models, whether a start token is put in front; by default where the tokenizer has one.
+        bos_token_id: The start token; the tokenizer's own by default.
+        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples`` and
+            ``dataloader_idx``.
+
+    Raises:
+        ValueError: If an argument is out of range, a name matches nothing, a relation has one answer and no candidates,
+            a name has a slash or is ``mean`` or ``se``, the tokenizer cannot tell two candidates apart, or parameters
+            are sharded over ranks.
+
+    Cost: a forward pass over facts × candidates sentences; of a masked model, over one for each token of each
+        candidate. Over ranks whole batches are dealt out, so that each is computed as one process would.
+
+    Example:
+        >>> from lightning_interp.tasks import WordTokenizer, fact_world
+        >>> world = fact_world(people=10, relations=["pet"])
+        >>> callback = ClozeFacts(world.facts, WordTokenizer(world.words), model="lm")
+        >>> callback.logged_keys()[:4]
+        ['cloze_accuracy/mean', 'cloze_mrr/mean', 'cloze_margin/mean', 'relations_acquired']
+
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        tokenizer: str | Path | Tokenizer = "tokenizer",
+        model: str = "",
+        kind: Kind = "causal",
+        forward: Forward | None = None,
+        facts_per_relation: int | None = 100,
+        candidates: int | None = 20,
+        threshold: float = 0.5,
+        standard_errors: bool = False,
+        seed: int = 0,
+        batch_tokens: int = 4096,
+        add_bos: bool | None = None,
+        bos_token_id: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(tokenizer, model, kind, forward, batch_tokens, add_bos, bos_token_id, **kwargs)
+        if facts_per_relation is not None and facts_per_relation < 1:
+            raise ValueError(f"`facts_per_relation` must be at least 1, or None for all, got {facts_per_relation}.")
+        if candidates is not None and candidates < 2:
+            raise ValueError(f"`candidates` must be at least 2, or None for all, got {candidates}.")
+        if not 0 < threshold <= 1:
+            raise ValueError(f"`threshold` must lie above 0 and not above 1, got {threshold}.")
+        self.threshold = threshold
+        self.standard_errors = standard_errors
+        self.seed = seed
+        found = with_candidates(_loaded(facts), candidates, seed)
+        self.facts = draw_facts(found, facts_per_relation, seed)
+        """The facts that are read, with their candidates, relation by relation."""
+        self._of: dict[str, list[Fact]] = {}
+        for fact in self.facts:
+            self._of.setdefault(fact.relation, []).append(fact)
+        self._baselines = {
+            name: (majority_share(of), math.fsum(1 / len(fact.candidates) for fact in of) / len(of))
+            for name, of in self._of.items()
+        }
+        self._reset()
+
+    @property
+    def state_key(self) -> str:
+        """Tells instances apart by what they read."""
+        return self._generate_state_key(relations=list(self._of), model=self.model, seed=self.seed, prefix=self.prefix)
+
+    # ------------------------------------------------- keys
+
+    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Every key with its level."""
+        keys = {f"cloze_{what}/mean": SUMMARY for what in _MEASURES} | {"relations_acquired": SUMMARY}
+        for name in self._of:
+            keys |= {f"cloze_{what}/{name}": SUMMARY for what in _MEASURES}
+            keys |= {f"cloze_{what}/{name}": FULL for what in ("acquired", "majority", "chance")}
+        if self.standard_errors:
+            keys |= {f"cloze_accuracy/{name}/se": FULL for name in ("mean", *self._of)}
+        return keys | {"nonfinite/facts": FULL}
+
+    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Keys that are undefined outside a fit or while something is not acquired, and what to monitor instead."""
+        keys = {self.full_key("relations_acquired"): self.full_key("cloze_accuracy/mean")}
+        for name in self._of:
+            keys[self.full_key(f"cloze_acquired/{name}")] = self.full_key(f"cloze_accuracy/{name}")
+        return keys
+
+    def accuracy_keys(self) -> dict[str, str]:
+        """The relations, and the key of each one's accuracy."""
+        return {name: f"cloze_accuracy/{name}" for name in self._of}
+
+    def chance_levels(self) -> dict[str, float]:
+        """The baseline of every relation: the larger of majority and chance."""
+        return {name: max(levels) for name, levels in self._baselines.items()}
+
+    def figure_names(self) -> tuple[str, str]:
+        """What tags begin with, and what colours stand for."""
+        return "facts", "P@1"
+
+    # ------------------------------------------------- reading
+
+    def encode(self, tokenizer: Tokenizer) -> list[Tensor]:
+        """Every fact with every candidate."""
+        return encode_cloze(tokenizer, self.facts, self.add_bos, self.bos_token_id)
+
+    def mask_tokens(self, tokenizer: Tokenizer) -> tuple[list[MaskedToken], int]:
+        """Every token of every candidate of every fact."""
+        return mask_cloze(tokenizer, self.facts), sum(len(fact.candidates) for fact in self.facts)
+
+    def from_scores(self, scores: Tensor) -> dict[str, float]:
+        """Accuracies, ranks and margins of relations, and since when they are known."""
+        sizes = [len(fact.candidates) for fact in self.facts]
+        valid = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
+        table = torch.zeros(valid.shape, dtype=torch.float64).masked_scatter(valid, scores.cpu())
+        answers = torch.tensor([fact.candidates.index(fact.answer) for fact in self.facts])
+        found = ranking_measures(table, answers, valid)
+        counts = [len(of) for of in self._of.values()]
+        parts: list[Sequence[Tensor]] = [one.split(counts) for one in found]  # type: ignore[no-untyped-call]
+        by_relation = [[float(part.mean()) for part in one] for one in parts]
+        values = {"nonfinite/facts": float(found.first.isnan().sum())}
+        for what, numbers in zip(_MEASURES, by_relation, strict=True):
+            values[f"cloze_{what}/mean"] = float(torch.tensor(numbers, dtype=torch.float64).nanmean())
+            values |= {f"cloze_{what}/{name}": number for name, number in zip(self._of, numbers, strict=True)}
+        for name, (majority, chance) in self._baselines.items():
+            values[f"cloze_majority/{name}"], values[f"cloze_chance/{name}"] = majority, chance
+        if self.standard_errors:
+            known = [
+                (name, share, count)
+                for name, share, count in zip(self._of, by_relation[0], counts, strict=True)
+                if not math.isnan(share)
+            ]
+            values |= {f"cloze_accuracy/{name}/se": binomial_se([share], [count]) for name, share, count in known}
+            if known:
+                _, shares, numbers_read = zip(*known, strict=True)
+                values["cloze_accuracy/mean/se"] = binomial_se(shares, numbers_read)
+        if self._step is not None:
+            acquired = 0
+            for name, chance in self.chance_levels().items():
+                curve = self._curve(f"cloze_accuracy/{name}", values[f"cloze_accuracy/{name}"])
+                since = reached(*curve, chance + self.threshold * (1 - chance)).high
+                values[f"cloze_acquired/{name}"] = since
+                acquired += not math.isnan(since)
+            values["relations_acquired"] = float(acquired)
+        return values
+
+
+def _loaded(facts: Facts) -> list[Fact]:
+    if isinstance(facts, str | os.PathLike):
+        if Path(facts).exists():
+            facts = read_facts(facts)
+        else:
+            facts = imported_function(str(facts), "facts", "a path that exists")
+    found = list(facts() if callable(facts) else facts)
+    wrong = [type(one).__name__ for one in found if not isinstance(one, Fact)]
+    if wrong or not found:
+        raise ValueError(f"`facts` must hold Fact objects, at least one, got {wrong[0] if wrong else 'none'}.")
+    for fact in found:
+        if "/" in fact.relation or fact.relation in _RESERVED:
+            raise ValueError(
+                f"`facts` has the relation {fact.relation!r}, which becomes part of a key: it can have no '/' and not "
+                f"be one of {list(_RESERVED)}; rename it."
+            )
+    return found

@@ -1,0 +1,389 @@
+"""Whether a model's confidence tells what it gets right, at every validation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from lightning_interp._kept_readings import KeptReadings
+from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
+from lightning_interp.callbacks.representation import site_key
+from lightning_interp.compat import pl
+from lightning_interp.distributed import Steps, Sum, run
+from lightning_interp.figures import measure_curves
+from lightning_interp.figures.reliability_diagram import reliability_diagram
+from lightning_interp.figures.selective_accuracy_curve import selective_accuracy_curve
+from lightning_interp.functional._numerics import as_float
+from lightning_interp.functional.calibration import multiclass_brier
+from lightning_interp.labels import Key, batch_size
+from lightning_interp.metrics.calibration import ConfidenceMetric
+from lightning_interp.positions import Selection
+from lightning_interp.predictions import PredictedRows, PredictionRecorder, Predictions
+from lightning_interp.sites import Call, SiteRecorder, resolve_sites, short_names
+
+__all__ = ["ConfidenceCalibration", "SpokenConfidence"]
+
+SpokenConfidence: TypeAlias = Callable[[Any, Any], tuple[Any, Any]]
+
+_KEPT = 6
+_PANELS = {
+    "calibration error": {"equal width": "ece", "equal mass": "adaptive_ece"},
+    "Brier score": {"": "brier"},
+    "AUROC of confidence": {"": "auroc_confidence"},
+    "accuracy and confidence": {"accuracy": "accuracy", "confidence": "confidence"},
+    "over-confidence": {"": "overconfidence"},
+}
+
+
+class ConfidenceCalibration(ValidationAnalysis):
+    r"""How well confidence tells right from wrong: calibration, Brier score, AUROC, selective accuracy.
+
+    Confidence is the largest softmax probability, read from the logits of a classifier or language model as it
+    validates, or whatever ``confidence`` says, such as what a model answered when it was asked how sure it is (Xiong et
+    al. 2023, arXiv 2306.13063). Formulas and sources in :mod:`lightning_interp.functional.calibration`.
+
+    ========================================  =======  =============================================================
+    key                                       level    what it is
+    ========================================  =======  =============================================================
+    ``ece/<site>``                            summary  expected calibration error, bins of equal width, 0 to 1
+    ``adaptive_ece/<site>``                   summary  the same over bins of equally many predictions
+    ``brier/<site>``                          summary  Brier score, 0 to 2: Σ over classes of (p − y)²
+    ``auroc_confidence/<site>``               summary  confidence of right against wrong predictions, .5 at chance
+    ``selective_accuracy/<site>/<coverage>``  summary  accuracy on that share of predictions, the most confident
+    ``aurc/<site>``                           summary  error rate averaged over all coverages; lower is better
+    ``overconfidence/<site>``                 summary  mean confidence − accuracy, −1 to 1
+    ``accuracy/<site>``                       summary  share of right predictions
+    ``confidence/<site>``                     full     mean confidence
+    ``predictions/<site>``                    full     predictions read
+    ``sampled_predictions/<site>``            full     of them, those that adaptive ECE, AUROC and AURC are of
+    ``nonfinite/<site>``                      full     predictions left out as not finite
+    ========================================  =======  =============================================================
+
+    With ``confidence`` the Brier score is that of one probability, (confidence − correct)², 0 to 1, since the other
+    classes have none. AUROC is undefined, and not logged, where all predictions are right or all are wrong.
+
+    Args:
+        sites: Where logits are: modules whose output they are, named as everywhere; of a mapping or a ``ModelOutput``,
+            ``logits`` are taken. Each gives (B, C) or (B, T, C).
+        output: Instead, where they are in what ``validation_step`` returns: a key, an index or a callable; ``""`` where
+            it returns them.
+        target: Where targets are in the batch; see :class:`~lightning_interp.predictions.Predictions`, as for
+            ``ignore_index``, ``mask`` and ``class_dim``.
+        ignore_index: Targets that are none.
+        shift: 1 (or true) for a causal language model, whose logits at t are about the target at t + 1.
+        mask: Where the padding mask of the targets is.
+        class_dim: The dimension of logits that runs over classes, −1 or 1.
+        call: For a site that fires several times in a forward pass, ``"only"`` (an error) or ``"last"``.
+        confidence: Instead of all of these but ``sites``: called with the batch and the output of the one site, or what
+            ``validation_step`` returned, it gives the confidences, 0 to 1, and whether each is right, 1 or 0, and −1
+            where there is nothing to be right about: both (B,) or both (B, T).
+        name: What keys call predictions that are not read at a site; ``"output"``, or with ``confidence``
+            ``"spoken"``, by default.
+        bins: Bins of both calibration errors and of the diagram.
+        coverages: Shares of predictions at which selective accuracy is logged.
+        max_rows: Predictions, over all ranks, that adaptive ECE, AUROC and selective accuracy are of; the other
+            measures are of all.
+        seed: Of their choice.
+        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`.
+
+    Cost: a softmax of the logits and a copy of them a batch; 40 · ``max_rows`` bytes until the reading ends, which is
+        what is exchanged between ranks.
+
+    Raises:
+        ValueError: If an argument is out of range, the batch lacks targets, or shapes do not fit.
+
+    Example:
+        >>> callback = ConfidenceCalibration("head", target="labels", coverages=(0.8,))
+        >>> callback.logged_keys()[:4]
+        ['ece/<site>', 'adaptive_ece/<site>', 'brier/<site>', 'auroc_confidence/<site>']
+
+    """
+
+    def __init__(
+        self,
+        sites: str | Sequence[str] | Mapping[str, str] | None = None,
+        output: Key | None = None,
+        target: Key | None = None,
+        ignore_index: int | Sequence[int] = -100,
+        shift: int = 0,
+        mask: Key | None = None,
+        class_dim: int = -1,
+        call: Call = "only",
+        confidence: SpokenConfidence | None = None,
+        name: str | None = None,
+        bins: int = 15,
+        coverages: Sequence[float] = (0.5, 0.8, 0.9),
+        max_rows: int = 10_000,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if confidence is None and (sites is None) == (output is None):
+            raise ValueError(
+                f"exactly one of `sites` and `output` says where logits are, got {sites!r} and {output!r}; or give "
+                "`confidence`."
+            )
+        if confidence is not None:
+            if not callable(confidence):
+                raise ValueError(f"`confidence` must be callable, got {confidence!r}.")
+            given = {"output": output, "target": target, "mask": mask, "shift": shift or None}
+            unused = [argument for argument, value in given.items() if value is not None]
+            if unused:
+                raise ValueError(f"`{unused[0]}` says how to read logits, but `confidence` reads all by itself.")
+        if name is not None and (sites is not None or not name or "/" in name):
+            raise ValueError(
+                f"`name` is {name!r}; it names what is read at no site, and cannot be empty or have a '/'."
+            )
+        self.sites = sites
+        self.confidence = confidence
+        self.bins = bins
+        self.metric = ConfidenceMetric(bins=bins, coverages=coverages, max_rows=max_rows, seed=seed)
+        self._name_elsewhere = name or ("output" if confidence is None else "spoken")
+        self._reading: dict[str, Any] = {
+            "target": target,
+            "ignore_index": ignore_index,
+            "shift": int(shift),
+            "mask": mask,
+            "class_dim": class_dim,
+            "call": call,
+        }
+        self.output = output
+        if confidence is None:
+            self._predictions("" if sites is not None else None)  # checks the arguments
+        self._names: dict[str, str] = {}
+        self._recorder: PredictionRecorder | None = None
+        self._output_recorder: SiteRecorder | None = None
+        self._metrics: dict[str, ConfidenceMetric] = {}
+        self._unknown: dict[str, Tensor] = {}
+        self._reset()
+
+    def _predictions(self, site: str | None) -> Predictions:
+        return Predictions(site=site, output=self.output if site is None else None, **self._reading)
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._kept = KeptReadings(_KEPT)
+        self._found: dict[str, dict[str, Tensor]] = {}
+        self._fitting = False
+
+    @property
+    def state_key(self) -> str:
+        """Tells instances of one class in a checkpoint apart by what they read."""
+        return self._generate_state_key(
+            sites=self.sites if self.sites is None or isinstance(self.sites, str) else list(self.sites),
+            name=None if self.sites is not None else self._name_elsewhere,
+            dataloader_idx=self.dataloader_idx,
+            prefix=self.prefix,
+        )
+
+    # ------------------------------------------------- keys
+
+    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Every key with its level."""
+        levels = self.metric.measures
+        return {site_key(key, name): level for name in self.names(model) for key, level in levels.items()}
+
+    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
+        """AUROC needs right and wrong predictions."""
+        return {
+            self.full_key(f"auroc_confidence/{name}"): self.full_key(f"accuracy/{name}") for name in self.names(model)
+        }
+
+    def names(self, model: nn.Module | None = None) -> list[str]:
+        """What keys call the predictions; ``<site>`` where that cannot be known without the model."""
+        if self.sites is None:
+            return [self._name_elsewhere]
+        return short_names(self.sites, model, self._names)
+
+    # ------------------------------------------------- reading
+
+    def resolve(self, model: nn.Module) -> None:
+        """Attach hooks where predictions are read."""
+        self._names = {} if self.sites is None else resolve_sites(model, self.sites)
+        if self.confidence is not None:
+            if len(self._names) > 1:
+                raise ValueError(f"`confidence` reads one site, but `sites` are {list(self._names)}.")
+            if self._names:
+                self._output_recorder = SiteRecorder(model, self._names, call=self._reading["call"])
+                self._output_recorder.attach()
+            return
+        sources = {short: self._predictions(site) for short, site in self._names.items()}
+        self._recorder = PredictionRecorder(model, sources or {self._name_elsewhere: self._predictions(None)})
+        self._recorder.attach()
+
+    def release(self) -> None:
+        """Take the hooks off and drop the metrics."""
+        for recorder in (self._recorder, self._output_recorder):
+            if recorder is not None:
+                recorder.detach()
+        self._recorder = self._output_recorder = None
+        self.abort()
+
+    def begin(self) -> None:
+        """Start with empty metrics."""
+        self.abort()
+        for name in self._names or [self._name_elsewhere]:
+            metric = copy.deepcopy(self.metric)
+            metric.process_group = self.group
+            self._metrics[name] = metric
+
+    def abort(self) -> None:
+        """Forget the reading."""
+        for recorder in (self._recorder, self._output_recorder):
+            if recorder is not None:
+                recorder.stop()
+        self._metrics, self._unknown, self._found = {}, {}, {}
+
+    def before_batch(self, batch: Any, selection: Selection) -> None:
+        """Read targets, and capture what the sites put out."""
+        if self._recorder is not None:
+            self._recorder.start(batch)
+        if self._output_recorder is not None:
+            self._output_recorder.start()
+
+    def after_batch(self, batch: Any, selection: Selection) -> None:
+        """Hand confidences to the metrics."""
+        if self.confidence is None:
+            assert self._recorder is not None
+            for name, rows in self._recorder.take(selection, self.step_output).items():
+                self._take_logits(name, rows, selection)
+            return
+        output, name = self.step_output, self._name_elsewhere
+        if self._output_recorder is not None:
+            self._output_recorder.stop()
+            ((name, outputs),) = self._output_recorder.take().items()
+            output = outputs[-1]
+        self._take_spoken(name, self.confidence(batch, output), batch_size(batch), selection)
+
+    def _take_logits(self, name: str, rows: PredictedRows, selection: Selection) -> None:
+        shape = len(selection), -1
+        confidence = (as_float(rows.logits.amax(-1)) - rows.log_norm).exp()
+        self._metric(name, confidence.device).update(
+            confidence.view(shape),
+            rows.hits().view(shape),
+            multiclass_brier(rows.logits, rows.targets, rows.log_norm).view(shape),
+            rows.counted.view(shape),
+            selection.positions,
+            rows.nonfinite,
+        )
+        self._unknown[name] = self._unknown.get(name, 0) + rows.unknown
+
+    def _take_spoken(self, name: str, given: Any, size: int, selection: Selection) -> None:
+        if not isinstance(given, tuple | list) or len(given) != 2:
+            raise ValueError(f"`confidence` must return (confidence, correct), got {type(given).__name__}.")
+        confidence, correct = map(torch.as_tensor, given)
+        shape = tuple(confidence.shape)
+        if tuple(correct.shape) != shape or len(shape) not in (1, 2) or shape[0] != size:
+            raise ValueError(
+                f"`confidence` must return two tensors of shape (B,) or (B, T) for a batch of {size}, got shapes "
+                f"{shape} and {tuple(correct.shape)}."
+            )
+        confidence, correct = selection.of(confidence), selection.of(correct.to(confidence.device))
+        asked = correct >= 0
+        self._metric(name, confidence.device).update(
+            confidence, correct.masked_fill(~asked, 0), None, asked, selection.positions
+        )
+
+    def _metric(self, name: str, device: torch.device) -> ConfidenceMetric:
+        metric = self._metrics[name]
+        if metric.device != device:
+            metric.to(device)
+        return metric
+
+    def finish(self) -> Mapping[str, Tensor | float]:
+        """Merge ranks and compute."""
+        with torch.inference_mode(False), torch.no_grad():
+            if self.confidence is None:
+                run(self._check_targets(), self.group)
+            values: dict[str, Tensor | float] = {}
+            found: dict[str, dict[str, Tensor]] = {}
+            for name, metric in self._metrics.items():
+                values |= {site_key(key, name): value for key, value in metric.compute().items()}
+                assert metric.reliability is not None
+                found[name] = {"bins": torch.stack(metric.reliability)}
+                if metric.curve is not None:
+                    found[name]["curve"] = metric.curve
+            self.abort()
+            self._found = found
+            return values
+
+    def _check_targets(self) -> Steps[None]:
+        """Targets that are no class would make every measure one of something else."""
+        mine = [int(self._unknown.get(name, 0)) for name in self._metrics]
+        merged: Tensor = yield Sum(torch.tensor(mine))
+        for name, number in zip(self._metrics, merged.tolist(), strict=True):
+            if number:
+                raise ValueError(
+                    f"{number} targets of {name!r} are no class of its logits: check `target`, and `ignore_index` "
+                    f"({self._reading['ignore_index']}) or `mask` for those that do not count."
+                )
+
+    # ------------------------------------------------- life in a Trainer
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Decide whether this validation run is read."""
+        self._fitting = trainer.state.fn == "fit"
+        super().on_validation_start(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what the diagrams show, write the reading down, and draw."""
+        if self._pending is not None and self._fitting:
+            self._kept.add(trainer.global_step, self._found)
+        self._found, self._fitting = {}, False
+        super().on_validation_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Readings, and the diagrams that are kept."""
+        return {**super().state_dict(), "kept": self._kept.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint left off."""
+        super().load_state_dict(state_dict)
+        self._kept.load_state_dict(state_dict["kept"])
+
+    # ------------------------------------------------- pictures
+
+    def figures(self) -> Mapping[str, Draw]:
+        """Curves of the measures, and for each site its reliability diagram and selective accuracy."""
+        pictures: dict[str, Draw] = {"calibration/curves": self._curves}
+        for name in self._names or [self._name_elsewhere]:
+            if bins := self._of(name, "bins"):
+                draw = partial(reliability_diagram, bins, f"Reliability, {name}")
+                pictures[f"calibration/reliability/{name}"] = draw
+            if curves := self._of(name, "curve"):
+                draw = partial(selective_accuracy_curve, curves, f"Selective accuracy, {name}")
+                pictures[f"calibration/selective_accuracy/{name}"] = draw
+        return pictures
+
+    def _of(self, name: str, what: str) -> list[tuple[int, Any]]:
+        readings = dict(zip(self._kept.steps, self._kept.values, strict=True))
+        return [(step, one[name][what].numpy()) for step, one in readings.items() if what in one.get(name, {})]
+
+    def _curves(self) -> Figure:
+        names = list(self._names) or [self._name_elsewhere]
+        panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+        for panel, lines in _PANELS.items():
+            found = {
+                ", ".join(part for part in (name if len(names) > 1 or not label else "", label) if part): (
+                    self.history.series(self.full_key(f"{key}/{name}"))
+                )
+                for name in names
+                for label, key in lines.items()
+            }
+            panels[panel] = {label: line for label, line in found.items() if line[0]}
+        shares = {
+            f"{name}, coverage {share:g}" if len(names) > 1 else f"coverage {share:g}": self.history.series(
+                self.full_key(f"selective_accuracy/{name}/{share:g}")
+            )
+            for name in names
+            for share in self.metric.coverages
+        }
+        if shares:
+            panels["accuracy at coverage"] = {label: line for label, line in shares.items() if line[0]}
+        return measure_curves(panels, "Confidence")

@@ -1,0 +1,219 @@
+"""Where in space or time a model's representations put named entities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lightning_interp._kept_readings import KeptReadings
+from lightning_interp.callbacks._grids import site_grid
+from lightning_interp.callbacks.analysis import Draw
+from lightning_interp.callbacks.representation import site_key
+from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceProbe
+from lightning_interp.compat import pl
+from lightning_interp.figures import site_heatmap
+from lightning_interp.figures.coordinate_map import coordinate_map
+from lightning_interp.functional.folds import block_folds, random_folds
+from lightning_interp.functional.geography import Distance, proximity_error, r_squared
+from lightning_interp.functional.rank_correlation import spearman
+from lightning_interp.functional.ridge import held_out_ridge
+from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.probing.entities import Entities, read_entities
+
+__all__ = ["CoordinateProbe"]
+
+_KEPT = 64  # readings whose maps are kept
+_PANELS = 5  # predicted maps side by side
+
+
+class CoordinateProbe(SentenceProbe):
+    r"""Reads how well a linear map tells entities' coordinates, a place or a year, from their representations.
+
+    Gurnee and Tegmark 2023, *Language Models Represent Space and Time* (arXiv 2310.02207): ridge regression from the
+    representation of an entity's last token to latitude and longitude or the year. All that is logged is of entities
+    that the fit has not seen, once with random folds and once, ``_blocked``, with whole countries, regions or decades
+    held out: with random folds it is enough to know the neighbours. Folds are drawn once from the seed, so that what
+    changes is the model. The strength of the ridge is chosen on the other folds, for each coordinate and fold anew.
+
+    ======================================  =======  =================================================================
+    key                                     level    what it is
+    ======================================  =======  =================================================================
+    ``coordinate_r2/<site>``                summary  R², mean over coordinates; about 0 and lower where nothing is known
+    ``coordinate_r2_blocked/<site>``        summary  … of whole blocks; where nothing is known well below 0
+    ``proximity_error/<site>``              summary  share of other entities that are put nearer to an entity's place:
+                                                     .5 at chance, 0 at best
+    ``proximity_error_blocked/<site>``      summary  … of whole blocks; above .5 where nothing is known
+    ``coordinate_spearman/<site>``          full     Spearman correlation of predicted and true, mean over coordinates;
+                                                     below 0 where nothing is known
+    ``coordinate_spearman_blocked/<site>``  full
+    ``coordinate_r2_control/<site>``        full     R² for coordinates that are dealt to other entities: what chance is
+    ``…_baseline/<site>``                   full     the same with random weights; not of the control
+    ``…_above_baseline/<site>``                      what training adds, at the measure's level; of errors below 0
+    ``nonfinite/<site>/entities``           full     entities whose representation is not finite
+    ======================================  =======  =================================================================
+
+    Where nothing is known, a probe says the mean of the other folds, which lies away from the fold in question: R² and
+    the correlation are below 0 then, the more so the fewer blocks there are.
+
+    City coordinates can be read off random weights and off word vectors too (by the company that parts of names keep):
+    look at ``above_baseline``. Two of these in one Trainer, for space and time, take a ``prefix`` each.
+
+    Figures: where the entities are put over the readings, beside where they are, and R² by site over time. Predictions
+    are in the coordinates of the truth at every reading, so that maps need no turning to be compared over time.
+
+    Args:
+        entities: The entities; the path of a table (:func:`~lightning_interp.probing.read_entities`), with latitude and
+            longitude; or a function that returns them.
+        sites: Where to read.
+        template: A sentence for each entity, with the name last where a causal model is read.
+        folds: Folds, at least 3; blocked ones are as many where there are as many blocks.
+        distance: For the proximity error: ``"euclidean"``, or ``"haversine"`` for latitude and longitude in degrees; by
+            default the latter where coordinates are called so.
+        kwargs: Arguments of :class:`~lightning_interp.callbacks.SentenceProbe` but ``sentences``: ``tokenizer``,
+            ``model``, ``pooling``, ``baseline`` …
+
+    Raises:
+        ValueError: If an argument is out of range, there are fewer than three blocks, or as for ``SentenceProbe``.
+
+    Cost: a forward pass over the sentences and, for each site, ``folds · (folds + 1)`` eigendecompositions of
+        min(entities, D)²; see ``benchmarks/probes.py``.
+
+    Example:
+        >>> from lightning_interp.probing import planted_places
+        >>> probe = CoordinateProbe(planted_places(60), "lm.layers.*", baseline=False)
+        >>> probe.logged_keys()[:2]
+        ['coordinate_r2/<site>', 'coordinate_r2_blocked/<site>']
+
+    """
+
+    units = "entities"
+
+    def __init__(
+        self,
+        entities: Entities | str | Path | Callable[[], Entities],
+        sites: str | Sequence[str] | Mapping[str, str],
+        template: str = "{}",
+        folds: int = 5,
+        distance: Distance | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(entities, str | Path):
+            entities = read_entities(entities)
+        elif not isinstance(entities, Entities):
+            entities = entities()
+        on_earth = entities.coordinates == ("latitude", "longitude")
+        if distance not in (None, "euclidean", "haversine"):
+            raise ValueError(f"`distance` must be 'euclidean' or 'haversine', got {distance!r}.")
+        if distance == "haversine" and not on_earth:
+            raise ValueError(
+                f"`distance` is 'haversine', for latitude and longitude; the coordinates are {entities.coordinates}."
+            )
+        self.distance: Distance = distance or ("haversine" if on_earth else "euclidean")
+        self.entities = entities
+        self.template = template
+        self.folds = folds
+        super().__init__(entities.sentences(template), sites, **kwargs)
+        self._folds = {
+            "": random_folds(len(entities), folds, self.seed),
+            "_blocked": block_folds(entities.blocks, folds, self.seed),
+        }
+        shuffled = torch.randperm(len(entities), generator=torch.Generator().manual_seed(self.seed + 1))
+        self._permuted = entities.targets[shuffled]
+        self._reset()
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._maps = KeptReadings(_KEPT)
+
+    @property
+    def maps(self) -> list[tuple[int, dict[str, Tensor]]]:
+        """Step and, by site, held-out predictions (entities, T) of up to 64 readings of the fit, evenly spread."""
+        return [(step, dict(kept)) for step, kept in zip(self._maps.steps, self._maps.values, strict=True)]
+
+    def probe_measures(self) -> dict[str, str]:
+        """Every measure of a site with its level."""
+        levels = {"coordinate_r2": SUMMARY, "proximity_error": SUMMARY, "coordinate_spearman": FULL}
+        found = {f"{measure}{kind}": level for measure, level in levels.items() for kind in ("", "_blocked")}
+        return found | {"coordinate_r2_control": FULL}
+
+    def compared(self) -> Sequence[str]:
+        """All but the control."""
+        return [measure for measure in self.probe_measures() if not measure.endswith("_control")]
+
+    def evaluate(self, site: str, data: ProbedSite, kept: Tensor | None) -> Probed:
+        """Fit without each fold, and see what is said of it."""
+        targets, number = self.entities.targets, len(self.entities.coordinates)
+        values: dict[str, float] = {}
+        keep = torch.zeros(0)
+        for kind, folds in self._folds.items():
+            wanted = targets if kind else torch.cat([targets, self._permuted], 1)
+            predicted = held_out_ridge(data.vectors, wanted, folds).predictions
+            own = predicted[:, :number]
+            values[f"coordinate_r2{kind}"] = float(r_squared(own, targets).mean())
+            values[f"proximity_error{kind}"] = proximity_error(own, targets, self.distance)
+            ranks = [spearman(*columns) for columns in zip(own.T, targets.T, strict=True)]
+            values[f"coordinate_spearman{kind}"] = math.fsum(ranks) / number
+            if not kind:
+                values["coordinate_r2_control"] = float(r_squared(predicted[:, number:], self._permuted).mean())
+                keep = own.float().flatten()
+        return Probed(values, keep)
+
+    # ------------------------------------------------- from one reading to the next
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the maps of a reading that counts."""
+        values = self._pending
+        if values is not None and trainer.state.fn == "fit":
+            shape = self.entities.targets.shape
+            # Where a vector is not finite, there is no map.
+            read = {site for site in self._names if self.full_key(site_key("coordinate_r2", site)) in values}
+            found = {
+                site: self._found[site].view(shape) if site in read else torch.full(shape, math.nan)
+                for site in self._names
+            }
+            self._maps.add(trainer.global_step, found)
+        super().on_validation_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Readings and maps, as plain numbers and tensors."""
+        return {**super().state_dict(), "maps": self._maps.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint left off."""
+        super().load_state_dict(state_dict)
+        self._maps.load_state_dict(state_dict["maps"])
+
+    # ------------------------------------------------- figures
+
+    def figures(self) -> Mapping[str, Draw]:
+        """R² by site over time, and for each site the maps."""
+        if not len(self._maps):
+            return {}
+        name = self.prefix + "coordinates"
+        drawings: dict[str, Draw] = {
+            f"{name}/{measure}": partial(self._heatmap, measure) for measure in ("r2", "r2_blocked")
+        }
+        return drawings | {f"{name}/map/{site}": partial(self._map, site) for site in self._names}
+
+    def _heatmap(self, measure: str) -> Figure:
+        key = f"coordinate_{measure}"
+        grid = site_grid(self.history, {site: self.full_key(site_key(key, site)) for site in self._names})
+        return site_heatmap(*grid, title=key, label="R², held out")
+
+    def _map(self, site: str) -> Figure:
+        readings = self.maps
+        number = min(len(readings), _PANELS)
+        places = sorted({round(place * (len(readings) - 1) / max(number - 1, 1)) for place in range(number)})
+        return coordinate_map(
+            [(step, by_site[site].numpy()) for step, by_site in (readings[place] for place in places)],
+            self.entities.targets.numpy(),
+            self.entities.coordinates,
+            title=f"{site}: where held-out entities are put",
+        )

@@ -1,0 +1,250 @@
+"""Whether a language model tells acceptable from unacceptable sentences, by phenomenon, and since when."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_interp.callbacks._language_model import Kind, SentenceAnalysis
+from lightning_interp.functional.acquisition import reached
+from lightning_interp.functional.binomial import binomial_se
+from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.tasks.encoding import Tokenizer
+from lightning_interp.tasks.likelihood import Forward
+from lightning_interp.tasks.loading import Tasks, encode_task, load_tasks
+from lightning_interp.tasks.masked import MaskedToken, masked_rows
+from lightning_interp.tasks.pairs import Task
+from lightning_interp.tasks.scoring import margin_accuracy
+from lightning_interp.tasks.split import draw_pairs
+
+__all__ = ["MinimalPairs"]
+
+_RESERVED = ("mean", "se")
+
+
+class MinimalPairs(SentenceAnalysis):
+    r"""Reads how often a language model finds the acceptable sentence of a minimal pair more probable, by phenomenon.
+
+    Warstadt et al. 2020 (BLiMP, arXiv 1912.00582), followed through training as by Liu et al. 2021 (arXiv 2104.07885).
+    A causal model's score is the log-probability of the sentence (:func:`sentence_log_probs`), a masked model's its
+    pseudo-log-likelihood (:func:`pseudo_log_likelihoods`, Salazar et al. 2020). Of task t with pairs b
+
+    .. math:: a_t = \frac{1}{n_t} \sum_b [s(x^+_b) > s(x^-_b)], \quad
+        m_t = \frac{1}{n_t} \sum_b s(x^+_b) - s(x^-_b)
+
+    ties counting half, so that chance is 1/2; a phenomenon's values are means over its tasks. Nothing is read of the
+    validation batches; each reading takes the same pairs.
+
+    =======================================  =======  ================================================================
+    key                                      level    what it is
+    =======================================  =======  ================================================================
+    ``pairs_accuracy/<phenomenon>``          summary  a, mean over the tasks of the phenomenon
+    ``pairs_margin/<phenomenon>``            summary  m in nats, the same
+    ``pairs_accuracy/mean``                  summary  mean over all tasks; ``pairs_margin/mean`` too
+    ``phenomena_acquired``                   summary  phenomena that are acquired now; conditional
+    ``pairs_acquired/<phenomenon>``          full     first step from which on a was at least ``threshold`` at every
+                                                      reading up to now; conditional
+    ``pairs_accuracy/<phenomenon>/<task>``   full     of one task; ``pairs_margin/…`` too
+    ``pairs_accuracy/<phenomenon>/se``       full     standard error of the pairs drawn (:func:`binomial_se`), if
+                                                      ``standard_errors``; ``pairs_accuracy/mean/se`` too
+    ``nonfinite/pairs``                      full     pairs without a score; they leave their task's values undefined
+    =======================================  =======  ================================================================
+
+    Conditional keys are undefined outside a fit, and ``pairs_acquired`` while the accuracy is below the threshold: one
+    that is logged and then missing was lost again. :meth:`order` has the acquisition by the final level, the
+    90 % of Chiang et al. 2020, with the readings it lies between, :meth:`summary` the same as text.
+
+    Args:
+        tasks: Tasks with their minimal pairs; ``"grammar"`` for the built-in ones; the path of BLiMP or data in its
+            format (:func:`read_blimp`) or of a table (:func:`read_pairs`); or a function that returns tasks, or its
+            dotted name.
+        tokenizer: Of the language model: what :func:`encode_sentences` takes; the dotted name of an attribute of the
+            module; ``"grammar"`` for the words of the built-in grammar; or a name or folder for ``transformers``.
+        model: Dotted name of the language model in the module; ``""`` for the module itself.
+        kind: ``"causal"`` or ``"masked"``; a masked model needs a tokenizer of transformers with a mask token.
+        forward: Calls that model in its stead: ``forward(model, input_ids, attention_mask)`` → logits (B, T, V).
+        pairs_per_task: Pairs to read of each task, drawn once from the seed; all where a task has no more, or ``None``.
+        threshold: The accuracy from which on a phenomenon counts as acquired while training runs; .75 is half way from
+            chance.
+        standard_errors: Whether standard errors are read too.
+        seed: Of the pairs drawn.
+        batch_tokens: Tokens in a forward pass, padding included.
+        add_bos: Of causal models, whether a start token is put in front; by default where the tokenizer has one.
+        bos_token_id: The start token; the tokenizer's own by default. That of a chat model is no start of a sentence.
+        within_word: Of masked models, whether the rest of a word is masked with each of its tokens.
+        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples`` and
+            ``dataloader_idx``.
+
+    Raises:
+        ValueError: If an argument is out of range, a name matches nothing, two tasks have one name, a name has a slash
+            or is ``mean`` or ``se``, the tokenizer cannot tell the sentences of a pair apart, or parameters are sharded
+            over ranks.
+
+    Cost: a forward pass over both sentences of every pair; of a masked model, over a copy of each for each of its
+        tokens. Over ranks whole batches are dealt out, so that each is computed as one process would.
+
+    Example:
+        >>> callback = MinimalPairs("grammar", tokenizer="grammar", model="lm", pairs_per_task=16)
+        >>> callback.logged_keys()[:3]
+        ['pairs_accuracy/mean', 'pairs_margin/mean', 'phenomena_acquired']
+
+    """
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        tokenizer: str | Path | Tokenizer = "tokenizer",
+        model: str = "",
+        kind: Kind = "causal",
+        forward: Forward | None = None,
+        pairs_per_task: int | None = 100,
+        threshold: float = 0.75,
+        standard_errors: bool = False,
+        seed: int = 0,
+        batch_tokens: int = 4096,
+        add_bos: bool | None = None,
+        bos_token_id: int | None = None,
+        within_word: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(tokenizer, model, kind, forward, batch_tokens, add_bos, bos_token_id, **kwargs)
+        if pairs_per_task is not None and pairs_per_task < 1:
+            raise ValueError(f"`pairs_per_task` must be at least 1, or None for all, got {pairs_per_task}.")
+        if not 0 < threshold <= 1:
+            raise ValueError(f"`threshold` must lie above 0 and not above 1, got {threshold}.")
+        if within_word and kind == "causal":
+            raise ValueError("`within_word` belongs to kind='masked'; a causal model reads words from the left anyway.")
+        self.threshold = threshold
+        self.standard_errors = standard_errors
+        self.seed = seed
+        self.within_word = within_word
+        self.tasks = [draw_pairs(task, pairs_per_task, seed) for task in _checked(load_tasks(tasks))]
+        """The tasks with the pairs that are read."""
+        self._phenomena = list(dict.fromkeys(task.phenomenon for task in self.tasks))
+        self._reset()
+
+    @property
+    def state_key(self) -> str:
+        """Tells instances apart by what they read."""
+        return self._generate_state_key(
+            tasks=[task.name for task in self.tasks], model=self.model, seed=self.seed, prefix=self.prefix
+        )
+
+    # ------------------------------------------------- keys
+
+    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Every key with its level."""
+        keys = {"pairs_accuracy/mean": SUMMARY, "pairs_margin/mean": SUMMARY, "phenomena_acquired": SUMMARY}
+        for phenomenon in self._phenomena:
+            keys |= {f"pairs_{what}/{phenomenon}": SUMMARY for what in ("accuracy", "margin")}
+            keys[f"pairs_acquired/{phenomenon}"] = FULL
+        for task in self.tasks:
+            keys |= {f"pairs_{what}/{task.phenomenon}/{task.name}": FULL for what in ("accuracy", "margin")}
+        if self.standard_errors:
+            keys |= {f"pairs_accuracy/{name}/se": FULL for name in ("mean", *self._phenomena)}
+        return keys | {"nonfinite/pairs": FULL}
+
+    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Keys that are undefined outside a fit or while something is not acquired, and what to monitor instead."""
+        keys = {self.full_key("phenomena_acquired"): self.full_key("pairs_accuracy/mean")}
+        for name in self._phenomena:
+            keys[self.full_key(f"pairs_acquired/{name}")] = self.full_key(f"pairs_accuracy/{name}")
+        return keys
+
+    def accuracy_keys(self) -> dict[str, str]:
+        """The phenomena, and the key of each one's accuracy."""
+        return {name: f"pairs_accuracy/{name}" for name in self._phenomena}
+
+    def chance_levels(self) -> dict[str, float]:
+        """1/2 for every phenomenon."""
+        return dict.fromkeys(self._phenomena, 0.5)
+
+    def figure_names(self) -> tuple[str, str]:
+        """What tags begin with, and what colours stand for."""
+        return "pairs", "share of pairs (chance 0.5)"
+
+    # ------------------------------------------------- reading
+
+    def encode(self, tokenizer: Tokenizer) -> list[Tensor]:
+        """Good and bad sentence of every pair in turn."""
+        start = self.add_bos, self.bos_token_id
+        return [ids for task in self.tasks for pair in encode_task(tokenizer, task, *start) for ids in pair]
+
+    def mask_tokens(self, tokenizer: Tokenizer) -> tuple[list[MaskedToken], int]:
+        """Every token of good and bad sentence of every pair in turn."""
+        sentences = [sentence for task in self.tasks for pair in task.pairs for sentence in pair]
+        rows = masked_rows(tokenizer, sentences, self.within_word)
+        _refuse_alike(rows, sentences)
+        return rows, len(sentences)
+
+    def from_scores(self, scores: Tensor) -> dict[str, float]:
+        """Accuracies and margins of tasks and phenomena, and since when phenomena are known."""
+        whole = scores[0::2] - scores[1::2]
+        margins: Sequence[Tensor] = whole.split([len(task) for task in self.tasks])  # type: ignore[no-untyped-call]
+        accuracy = [math.nan if bool(one.isnan().any()) else margin_accuracy(one) for one in margins]
+        found = {"accuracy": accuracy, "margin": [float(one.mean()) for one in margins]}
+        values = {"nonfinite/pairs": float(sum(int(one.isnan().sum()) for one in margins))}
+        for what, numbers in found.items():
+            values[f"pairs_{what}/mean"] = _mean(numbers)
+            for task, number in zip(self.tasks, numbers, strict=True):
+                values[f"pairs_{what}/{task.phenomenon}/{task.name}"] = number
+            for name in self._phenomena:
+                values[f"pairs_{what}/{name}"] = _mean([numbers[place] for place in self._places(name)])
+        if self.standard_errors:
+            for name in ("mean", *self._phenomena):
+                values[f"pairs_accuracy/{name}/se"] = self._standard_error(accuracy, self._places(name))
+        if self._step is not None:
+            acquired = 0
+            for name in self._phenomena:
+                curve = self._curve(f"pairs_accuracy/{name}", values[f"pairs_accuracy/{name}"])
+                since = reached(*curve, self.threshold).high
+                values[f"pairs_acquired/{name}"] = since
+                acquired += not math.isnan(since)
+            values["phenomena_acquired"] = float(acquired)
+        return values
+
+    def _places(self, phenomenon: str) -> Sequence[int]:
+        """Which tasks belong to a phenomenon, or to the mean."""
+        return [place for place, task in enumerate(self.tasks) if phenomenon in (task.phenomenon, "mean")]
+
+    def _standard_error(self, accuracy: Sequence[float], places: Sequence[int]) -> float:
+        known = [place for place in places if not math.isnan(accuracy[place])]
+        return binomial_se([accuracy[at] for at in known], [len(self.tasks[at]) for at in known]) if known else math.nan
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    """The mean of those that are known."""
+    known = [number for number in numbers if not math.isnan(number)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
+def _checked(tasks: Sequence[Task]) -> Sequence[Task]:
+    if not tasks:
+        raise ValueError("`tasks` is empty.")
+    names = [task.name for task in tasks]
+    for task in tasks:
+        for name in (task.name, task.phenomenon):
+            if "/" in name or name in _RESERVED:
+                raise ValueError(
+                    f"`tasks` has {name!r}, which becomes part of a key: it can have no '/' and not be one of "
+                    f"{list(_RESERVED)}; rename it."
+                )
+        if names.count(task.name) > 1:
+            raise ValueError(f"`tasks` has more than one task named {task.name!r}.")
+    return tasks
+
+
+def _refuse_alike(rows: Sequence[MaskedToken], sentences: Sequence[str]) -> None:
+    ids: Mapping[int, list[tuple[int, int]]] = {number: [] for number in range(len(sentences))}
+    for row in rows:
+        ids[row.sentence].append((row.position, row.target))
+    for good in range(0, len(sentences), 2):
+        if ids[good] == ids[good + 1]:
+            raise ValueError(
+                f"the tokenizer gives the same ids to both sentences of a pair, {sentences[good]!r} and "
+                f"{sentences[good + 1]!r}: it does not know the words that differ."
+            )

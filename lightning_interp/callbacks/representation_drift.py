@@ -1,0 +1,388 @@
+"""How far representations move while a model trains, and how classes come apart in them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from lightning_interp._kept_readings import KeptReadings
+from lightning_interp.callbacks.analysis import Draw
+from lightning_interp.callbacks.representation import RepresentationMetrics, site_key
+from lightning_interp.compat import pl
+from lightning_interp.figures import measure_curves
+from lightning_interp.figures.representation_map import representation_map
+from lightning_interp.functional.cka import CenteredCloud, debiased_cka
+from lightning_interp.functional.counter_noise import counter_hash
+from lightning_interp.functional.mds import procrustes
+from lightning_interp.functional.principal import principal_axes
+from lightning_interp.labels import LabelSource
+from lightning_interp.metrics.base import SUMMARY
+from lightning_interp.metrics.separation import ClassSeparation, SampledRows
+
+__all__ = ["RepresentationDrift"]
+
+_ALIGN = ("procrustes", "first")
+_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+_POINTS = 500  # points of a map
+_MAPS = 9  # readings whose maps are kept
+_PANELS = 6
+_LEAST_ROWS = 4
+
+
+class Map(NamedTuple):
+    """The positions that a site's map shows, the same for a whole run."""
+
+    key: Tensor
+    """Sample and place within it in one number, int64 (M,)."""
+    labels: Tensor
+    """Label of each in the first label set, -1 where there is none, int64 (M,)."""
+
+
+class RepresentationDrift(RepresentationMetrics):
+    r"""How alike representations are to those of the first and of the previous reading, and how far classes lie apart.
+
+    Likeness is debiased linear CKA (:func:`~lightning_interp.functional.debiased_cka`; Kornblith et al. 2019, Nguyen et
+    al. 2021, Murphy et al. 2024): 1 for the same cloud however it is turned or scaled, 0 for unrelated ones. It is read
+    on a fixed sample of positions, the same at every reading and on any number of ranks. Class separation is the
+    silhouette (Rousseeuw 1987) and the purity of nearest neighbours on the same sample.
+
+    ========================================  =======  =============================================================
+    key                                       level    what it is
+    ========================================  =======  =============================================================
+    ``cka/<site>/first``                      summary  debiased CKA with the first reading of the run, at most 1
+    ``cka/<site>/previous``                   summary  with the reading before
+    ``silhouette/<site>/<labels>``            summary  mean silhouette, −1 to 1
+    ``knn_purity/<site>/<labels>``            summary  share of ``neighbors`` nearest that are of the same class
+    ``silhouette_chance/<site>/<labels>``     full     the same with labels shuffled
+    ``knn_purity_chance/<site>/<labels>``     full     the same with labels shuffled, exactly
+    ``rows/<site>``                           full     positions read
+    ``sampled_rows/<site>``                   full     of them, those that the measures above are of
+    ``nonfinite/<site>``                      full     positions left out as not finite
+    ========================================  =======  =============================================================
+
+    The two ``cka`` are undefined, and not logged, at the first reading; ``cka/<site>/previous`` also outside of a fit.
+    Silhouette and purity are undefined where there are too few classes or rows.
+
+    Pictures: curves, heat maps over sites, and for each site a map of its representations in two dimensions at several
+    steps, coloured by the first label set. ``projector=`` shows vectors of the last reading on TensorBoard's page.
+
+    Args:
+        sites: Where to read; see :class:`~lightning_interp.callbacks.RepresentationMetrics`, as for ``tokens``,
+            ``mask``, ``padding_idx``, ``layout``, ``call``, ``projector`` and ``label_names``.
+        labels: Label sets, of one class a position or sample: names, or a mapping that says where they are.
+        max_rows: Positions in the sample, over all ranks.
+        neighbors: Neighbours that purity looks at.
+        min_count: Classes with fewer positions in the sample are left out.
+        shuffles: Exchanges of labels for the chance level of the silhouette.
+        align: How maps of several steps are laid over one another: ``"procrustes"``, each reading's own principal
+            plane, moved onto the map before; or ``"first"``, the principal plane of the first reading for all of them.
+        keep_readings: Readings whose sample is kept, evenly spread, the first and the last among them, for
+            :meth:`to_last`; 2 is what ``cka`` needs.
+        keep_dtype: ``"float32"`` or ``"float16"``, of what is kept.
+        seed: Of the sample and of the shuffles.
+        kwargs: Further arguments of :class:`~lightning_interp.callbacks.RepresentationMetrics` and
+            :class:`~lightning_interp.callbacks.ValidationAnalysis`.
+
+    Cost: five products of ``max_rows`` × D² multiplications a reading and site, or three of ``max_rows``² × D where
+        that is less, on every rank, and one more of the latter with labels: about a second a site for 2,000 rows of 768
+        on one core. Memory: ``keep_readings`` · ``max_rows`` · D numbers a site, on
+        the CPU and in checkpoints (12 MB for 2,000 rows of 768 in float32); twice ``max_rows`` vectors on the device
+        while reading. Between ranks: the sample.
+
+    Raises:
+        ValueError: If an argument is out of range or a name unknown.
+
+    Example:
+        >>> callback = RepresentationDrift(sites={"encoder": "model.encoder"}, labels=["pos"])
+        >>> callback.logged_keys()[:4]  # doctest: +NORMALIZE_WHITESPACE
+        ['cka/encoder/first', 'cka/encoder/previous', 'silhouette/encoder/pos', 'knn_purity/encoder/pos']
+
+    """
+
+    def __init__(
+        self,
+        sites: str | Sequence[str] | Mapping[str, str],
+        labels: Sequence[str] | Mapping[str, LabelSource] = (),
+        max_rows: int = 2000,
+        neighbors: int = 10,
+        min_count: int = 2,
+        shuffles: int = 3,
+        align: str = "procrustes",
+        keep_readings: int = 2,
+        keep_dtype: str = "float32",
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(labels, str):
+            raise ValueError(f"`labels` must be a list of names or a mapping, got the string {labels!r}.")
+        if align not in _ALIGN:
+            raise ValueError(f"`align` must be one of {list(_ALIGN)}, got {align!r}.")
+        if keep_dtype not in _DTYPES:
+            raise ValueError(f"`keep_dtype` must be one of {list(_DTYPES)}, got {keep_dtype!r}.")
+        if keep_readings < 2:
+            raise ValueError(f"`keep_readings` must be at least 2, the first and the previous, got {keep_readings}.")
+        metric = ClassSeparation(
+            labels=list(labels),
+            max_rows=max_rows,
+            neighbors=neighbors,
+            min_count=min_count,
+            shuffles=shuffles,
+            seed=seed,
+        )
+        names = kwargs.pop("label_names", None)
+        # Maps have names too, so here they are for more than the projector.
+        super().__init__({"drift": metric}, sites, labels=labels, **kwargs)
+        self.label_names = names
+        self.label_sets = tuple(labels)
+        self.align = align
+        self.keep_readings = keep_readings
+        self.keep_dtype = keep_dtype
+        self.seed = seed
+        self._fitting = False
+        self._reset()
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._kept = KeptReadings(self.keep_readings)
+        self._maps = KeptReadings(_MAPS)
+        self._shown: dict[str, Map] = {}
+        self._planes: dict[str, tuple[Tensor, Tensor]] = {}
+        self._found: dict[str, SampledRows] = {}
+
+    # ------------------------------------------------- keys
+
+    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Every key with its level."""
+        keys: dict[str, str] = {}
+        own = self.metrics["drift"].measures
+        assert isinstance(own, Mapping)
+        for site in self.site_names(model):
+            keys |= {f"cka/{site}/first": SUMMARY, f"cka/{site}/previous": SUMMARY}
+            keys |= {site_key(measure, site): level for measure, level in own.items()}
+        return keys
+
+    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Likeness needs an earlier reading."""
+        return {
+            self.full_key(f"cka/{site}/{which}"): ""
+            for site in self.site_names(model)
+            for which in ("first", "previous")
+        }
+
+    # ------------------------------------------------- reading
+
+    def abort(self) -> None:
+        """Forget the reading."""
+        super().abort()
+        self._found = {}
+
+    def finish(self) -> Mapping[str, Tensor | float]:
+        """Merge the sample over ranks, measure it, and compare it with earlier ones."""
+        # What is kept must also be usable outside inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            metrics = {site: metric for (site, _), metric in self._metrics.items()}
+            values = dict(super().finish())
+            found: dict[str, SampledRows] = {}
+            for site, metric in metrics.items():
+                assert isinstance(metric, ClassSeparation)
+                assert metric.sample is not None
+                found[site] = SampledRows(*(one.clone() for one in metric.sample))
+                values |= self._likeness(site, found[site])
+            self._found = found
+            return values
+
+    def _likeness(self, site: str, rows: SampledRows) -> dict[str, float]:
+        earlier = [one.get(site) for one in self._kept.values]
+        compare = _Comparison(rows.key, rows.z)
+        likeness = {"first": compare(earlier[0]) if earlier else math.nan}
+        # Outside of a fit the last reading is the model's own, not one before.
+        likeness["previous"] = compare(earlier[-1]) if earlier and self._fitting else math.nan
+        return {f"cka/{site}/{which}": value for which, value in likeness.items()}
+
+    def to_last(self) -> dict[str, tuple[list[int], list[float]]]:
+        """Debiased CKA of the readings that are kept with the last one: steps and values, by site.
+
+        With ``keep_readings`` above 2 it shows when representations took their final shape. The last value is 1, unless
+        its cloud has no spread.
+
+        Returns:
+            Steps rising, and NaN where a reading has too few positions.
+
+        """
+        steps, readings = self._kept.steps, self._kept.values
+        found: dict[str, tuple[list[int], list[float]]] = {}
+        for site in dict.fromkeys(site for reading in readings for site in reading):
+            last = readings[-1].get(site)
+            if last is not None:
+                compare = _Comparison(last["key"], last["z"].float())
+                found[site] = (steps, [compare(reading.get(site)) for reading in readings])
+        return found
+
+    # ------------------------------------------------- life in a Trainer
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Decide whether this validation run is read."""
+        self._fitting = trainer.state.fn == "fit"
+        super().on_validation_start(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the sample, write the reading down, and draw."""
+        if self._pending is not None and self._fitting:
+            started = time.perf_counter()
+            with torch.inference_mode(False), torch.no_grad():
+                self._keep(trainer.global_step)
+            self._spent += time.perf_counter() - started
+        self._found, self._fitting = {}, False
+        super().on_validation_end(trainer, pl_module)
+
+    def _keep(self, step: int) -> None:
+        dtype = _DTYPES[self.keep_dtype]
+        self._kept.add(step, {site: _kept(rows, dtype) for site, rows in self._found.items()})
+        if self.draw_figures:
+            self._maps.add(step, {site: self._mapped(site, rows) for site, rows in self._found.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Readings, and what later ones are compared with."""
+        return {
+            **super().state_dict(),
+            "kept": self._kept.state_dict(),
+            "maps": self._maps.state_dict(),
+            "shown": {site: {"key": one.key, "labels": one.labels} for site, one in self._shown.items()},
+            "planes": {site: {"mean": mean, "axes": axes} for site, (mean, axes) in self._planes.items()},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint left off."""
+        super().load_state_dict(state_dict)
+        self._kept.load_state_dict(state_dict["kept"])
+        self._maps.load_state_dict(state_dict["maps"])
+        self._shown = {site: Map(one["key"], one["labels"]) for site, one in state_dict["shown"].items()}
+        self._planes = {site: (one["mean"], one["axes"]) for site, one in state_dict["planes"].items()}
+
+    # ------------------------------------------------- maps
+
+    def _mapped(self, site: str, rows: SampledRows) -> Tensor:
+        """Coordinates of the positions that are shown, float32 (M, 2), laid over the map before; NaN where missing."""
+        if site not in self._shown and len(rows.key):
+            chosen = counter_hash(rows.key, self.seed).argsort()[:_POINTS].sort().values
+            labels = rows.labels[:, 0] if rows.labels.shape[1] else torch.full_like(rows.key, -1)
+            self._shown[site] = Map(rows.key[chosen], labels[chosen])
+        if site not in self._shown:
+            return torch.zeros(0, 2)
+        shown = self._shown[site].key
+        there, here = torch.isin(shown, rows.key), torch.isin(rows.key, shown)
+        points = torch.full((len(shown), 2), math.nan, dtype=torch.float64)
+        if bool(there.any()):
+            cloud = rows.z[here].double()
+            if self.align == "first":
+                mean, axes = self._planes.setdefault(site, principal_axes(cloud))
+                points[there] = (cloud - mean) @ axes
+            else:
+                mean, axes = principal_axes(cloud)
+                points[there] = (cloud - mean) @ axes
+                points = _laid_over(points, self._maps.values[-1].get(site) if len(self._maps) else None)
+        return points.float()
+
+    # ------------------------------------------------- pictures
+
+    def figures(self) -> Mapping[str, Draw]:
+        """Curves, heat maps over sites, and a map of every site."""
+        pictures: dict[str, Draw] = {"drift/curves": self._drift_curves}
+        if len(self._names) > 1:
+            for which in ("first", "previous"):
+                if self._lines(f"cka/{which}"):
+                    pictures[f"sites/cka_{which}"] = partial(self._heatmap, f"cka/{which}", "debiased CKA")
+        for labels in self.label_sets:
+            pictures[f"separation/{labels}"] = partial(self._separation_curves, labels)
+        pictures |= {f"drift/map/{site}": partial(self._map_figure, site) for site in self._shown}
+        return pictures
+
+    def _drift_curves(self) -> Figure:
+        panels = {f"CKA with the {which} reading": self._lines(f"cka/{which}") for which in ("first", "previous")}
+        return measure_curves(panels, "Representational drift")
+
+    def _separation_curves(self, labels: str) -> Figure:
+        panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+        for measure, name in (("silhouette", "silhouette"), ("knn_purity", "purity of nearest neighbours")):
+            lines = self._lines(f"{measure}/{labels}")
+            chance = self._lines(f"{measure}_chance/{labels}")
+            lines |= {"chance" if len(chance) == 1 else f"{site}, chance": line for site, line in chance.items()}
+            if lines:
+                panels[name] = lines
+        return measure_curves(panels, f"Class separation by {labels}")
+
+    def _map_figure(self, site: str) -> Figure:
+        shown = self._shown[site]
+        maps = {
+            step: one[site].numpy()
+            for step, one in zip(self._maps.steps, self._maps.values, strict=True)
+            if site in one and len(one[site]) == len(shown.key)
+        }
+        steps = list(maps)
+        number = min(len(steps), _PANELS)
+        chosen = sorted({round(place * (len(steps) - 1) / max(number - 1, 1)) for place in range(number)})
+        name = _named(self.label_names)
+        classes = [name(label) if label >= 0 else "" for label in shown.labels.tolist()] if self.label_sets else None
+        title = f"{site}, by {self.label_sets[0]}" if self.label_sets else site
+        return representation_map([(steps[place], maps[steps[place]]) for place in chosen], classes, title)
+
+
+class _Comparison:
+    """Debiased CKA of a reading with others, over the positions that both have; NaN where these are too few."""
+
+    def __init__(self, key: Tensor, z: Tensor) -> None:
+        self.key, self.z = key, z
+        self._cloud: CenteredCloud | None = None
+
+    def __call__(self, earlier: Mapping[str, Tensor] | None) -> float:
+        if earlier is None:
+            return math.nan
+        key, z = earlier["key"], earlier["z"].float()
+        if not torch.equal(self.key, key):
+            mine, others = torch.isin(self.key, key), torch.isin(key, self.key)
+            return float(debiased_cka(self.z[mine], z[others])) if int(mine.sum()) >= _LEAST_ROWS else math.nan
+        if len(key) < _LEAST_ROWS:
+            return math.nan
+        if self._cloud is None:
+            self._cloud = CenteredCloud(self.z)
+        return float(self._cloud.debiased_cka(CenteredCloud(z)))
+
+
+def _kept(rows: SampledRows, dtype: torch.dtype) -> dict[str, Tensor]:
+    z = rows.z
+    if dtype == torch.float16 and len(z):
+        # Neither shift nor scale matters to CKA, and half precision holds numbers up to 65,504 only.
+        z = z - z.mean(0)
+        z = z / z.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    return {"key": rows.key, "z": z.to(dtype)}
+
+
+def _laid_over(points: Tensor, before: Tensor | None) -> Tensor:
+    """All points, moved as those are that both maps have."""
+    if before is None or len(before) != len(points):
+        return points
+    known = points[:, 0].isfinite()
+    both = known & before[:, 0].isfinite()
+    reference = before[both].double()
+    if int(both.sum()) < 2 or float((reference - reference.mean(0)).square().sum()) <= 0:
+        return points
+    moved = procrustes(points[both], reference).points
+    if bool((known == both).all()):
+        return points.masked_scatter(known[:, None], moved)
+    centre, turned = points[both].mean(0), moved - moved.mean(0)
+    u, _, vh = torch.linalg.svd((points[both] - centre).T @ turned)
+    whole: Tensor = (points - centre) @ u @ vh + moved.mean(0)
+    return whole
+
+
+def _named(names: Sequence[str] | Mapping[int, str] | Callable[[int], str] | None) -> Callable[[int], str]:
+    if names is None:
+        return str
+    return lambda label: str(names(label) if callable(names) else names[label])
