@@ -5,6 +5,7 @@ largest.
 
     python benchmarks/overhead.py                     # all of it, some ten minutes on two cores
     python benchmarks/overhead.py --only validation
+    python benchmarks/overhead.py --only validation idle --accelerator cuda --scale 20
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from lightning_interp.models import Seq2SeqModule
 from lightning_interp.schedule import log_spaced_steps
 
 Callbacks = Callable[[], list[pl.Callback]]
+PLACE = {"accelerator": "cpu"}
+"""Where everything runs."""
 
 
 class LanguageModel(pl.LightningModule):
@@ -93,7 +96,7 @@ class Clock(pl.Callback):
 
 def trainer(folder: str, callbacks: Sequence[pl.Callback], **kwargs: Any) -> pl.Trainer:
     """A Trainer with TensorBoard, as people use it."""
-    settings: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+    settings: dict[str, Any] = {**PLACE, "devices": 1, "enable_progress_bar": False, "enable_model_summary": False}
     settings |= {"enable_checkpointing": False, "default_root_dir": folder, "num_sanity_val_steps": 0}
     return pl.Trainer(callbacks=list(callbacks), **{**settings, **kwargs})
 
@@ -125,17 +128,18 @@ def in_turn(model: LanguageModel, data: DataLoader[Any], callbacks: Callbacks, r
     return base, with_it
 
 
-def validation(runs: int) -> None:
+def validation(runs: int, scale: int) -> None:
     """Structure beside validations of about a second and more, and noise beside the batches it reads."""
     print("\n| validation | without, s | with, s | ratio | smallest to largest |\n|---|---|---|---|---|")
     small = LanguageModel(4, 256, 2000)
-    data = loader(1500, 33, 2000, 50)
-    row(
-        "4 layers × 256, 1,500 sentences: structure, one site", *in_turn(small, data, structure({"body": "body"}), runs)
-    )
+    batch = 1 if scale == 1 else 8
+    data = loader(1500 * scale, 33, 2000, 50 * batch)
+    name = f"4 layers × 256, {1500 * scale:,} sentences: structure, one site"
+    row(name, *in_turn(small, data, structure({"body": "body"}), runs))
     large = LanguageModel(30, 576, 2000, 9)
-    few = loader(100, 33, 2000, 20)
-    row("30 layers × 576, 100 sentences: structure, one site", *in_turn(large, few, structure({"body": "body"}), runs))
+    few = loader(100 * scale, 33, 2000, 20 * batch)
+    name = f"30 layers × 576, {100 * scale:,} sentences: structure, one site"
+    row(name, *in_turn(large, few, structure({"body": "body"}), runs))
 
     def geometry() -> list[pl.Callback]:
         return [RepresentationGeometry({"body": "body"}, padding_idx=0)]
@@ -155,13 +159,14 @@ def validation(runs: int) -> None:
         row(f"{name}, {len(scales)} scales at the input", base, added, times=len(scales))
 
 
-def idle(runs: int) -> None:
+def idle(runs: int, scale: int) -> None:
     """Training steps with hooks attached that are not reading."""
     print("\n| training step, hooks attached and idle | without, ms | with, ms | ratio | smallest to largest |")
     print("|---|---|---|---|---|")
     for name, compiled in (("eager", False), ("compiled", True)):
-        model = LanguageModel(4, 256, 2000)
-        ids = next(iter(loader(16, 33, 2000, 16)))[0]
+        device = torch.device(PLACE["accelerator"])
+        model = LanguageModel(4, 256, 2000).to(device)
+        ids = next(iter(loader(16 * scale, 33, 2000, 16 * scale)))[0].to(device)
         model.body.compile(disable=not compiled, backend="inductor")
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 
@@ -173,6 +178,8 @@ def idle(runs: int) -> None:
                 optimizer.zero_grad()
                 model._loss([ids]).backward()
                 optimizer.step()
+            if ids.is_cuda:
+                torch.cuda.synchronize()
             return 1e3 * (time.perf_counter() - started) / number
 
         callback = RepresentationStructure({"body": "body", "last": "body.layers.3"}, ["token"], padding_idx=0)
@@ -194,7 +201,7 @@ def idle(runs: int) -> None:
         callback.release()
 
 
-def training(runs: int) -> None:
+def training(runs: int, scale: int) -> None:
     """The main job (2,000 steps with log-spaced readings), beside the time that it says the callback took."""
     print("\n| main job | whole run, s | structure, s | share of the rest | smallest to largest |")
     print("|---|---|---|---|---|")
@@ -219,7 +226,7 @@ def training(runs: int) -> None:
     row("encoder, token and bigram", [a - b for a, b in zip(whole, taken, strict=True)], taken)
 
 
-PARTS: dict[str, Callable[[int], None]] = {"validation": validation, "idle": idle, "training": training}
+PARTS: dict[str, Callable[[int, int], None]] = {"validation": validation, "idle": idle, "training": training}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -227,11 +234,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each side; default: %(default)s")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--accelerator", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    parser.add_argument("--scale", type=int, default=1, help="so many times the sentences; default: %(default)s")
     args = parser.parse_args(argv)
+    PLACE["accelerator"] = args.accelerator
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     for part in args.only:
-        PARTS[part](args.runs)
+        PARTS[part](args.runs, args.scale)
 
 
 if __name__ == "__main__":
