@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +19,11 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from lightning_interp import (
+    AcquisitionByClass,
+    ConfidenceCalibration,
+    LayerProbe,
     NoiseRobustness,
+    RepresentationDrift,
     RepresentationGeometry,
     RepresentationMetrics,
     RepresentationStructure,
@@ -216,20 +220,36 @@ class Sharded(Tagger):
                 fully_shard(module, mesh=mesh)
 
 
-def sharded(number: int) -> tuple[list[dict[str, float]], int]:
-    chosen = analyses()
+def probes() -> list[ValidationAnalysis]:
+    """What reads representations or logits at hooks, besides :func:`analyses`."""
+    return [
+        RepresentationDrift({"enc": "encoder"}, ["tags"], min_count=2, draw_figures=False),
+        LayerProbe({"enc": "encoder"}, ["tags"], min_count=2, baseline=False, draw_figures=False),
+        ConfidenceCalibration("head", target="tags", mask="attention_mask", draw_figures=False),
+        AcquisitionByClass("head", "tags", labels="tags", names=3, mask="attention_mask", draw_figures=False),
+    ]
+
+
+def sharded(number: int, make: Callable[[], list[ValidationAnalysis]]) -> tuple[list[dict[str, float]], int]:
+    chosen = make()
     if number > 1:
         strategy: Any = ModelParallelStrategy(data_parallel_size=number, tensor_parallel_size=1)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run = trainer(folder, chosen, strategy=strategy if number > 1 else "auto", devices=number, max_epochs=1)
         run.fit(Sharded(lr=0.0), loader(12), padded())
-    return [{k: v for k, v in one.reading.items() if "seconds" not in k} for one in chosen], run.global_step
+    # Ranks make fewer steps of the same data, and a step of acquisition is one of these.
+    readings = [
+        {k: v for k, v in one.reading.items() if "seconds" not in k and "class_acquired" not in k} for one in chosen
+    ]
+    return readings, run.global_step
 
 
-def test_sharded_weights_read_as_whole_ones(two_ranks: Any) -> None:
-    alone, _ = sharded(1)
-    for found, _ in two_ranks.run(sharded, 2):
+@pytest.mark.parametrize("make", [analyses, probes])
+def test_sharded_weights_read_as_whole_ones(make: Any, two_ranks: Any) -> None:
+    alone, _ = sharded(1, make)
+    assert all(len(found) > 4 for found in alone)
+    for found, _ in two_ranks.run(sharded, 2, make):
         close(found, alone)
 
 
