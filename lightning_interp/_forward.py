@@ -26,7 +26,8 @@ def default_forward(model: nn.Module) -> Forward:
 
 def module_forward(model: nn.Module) -> Forward:
     """A function of model, batch and its number: the model's own forward on what it takes of the batch."""
-    parameters = inspect.signature(model.forward).parameters
+    # What `torch.compile` wraps around a module takes anything.
+    parameters = inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
     def forward(model: nn.Module, batch: Any, index: int) -> Any:

@@ -111,7 +111,8 @@ def evaluated(model: nn.Module, gradients: bool = False) -> Iterator[None]:
 
 
 def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(model.forward).parameters
+    # What `torch.compile` wraps around a module takes anything.
+    return inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
 
 
 def _logits_in(output: Any, input_ids: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from reference import minimal_pairs as plain
 from tasks.toy_lm import ToyLM, random_pairs
 from torch import Tensor, nn
 
-from lightning_interp.tasks.batching import length_batches
+from lightning_interp.tasks.batching import length_batches, pad_right
 from lightning_interp.tasks.encoding import encode_sentences, padding_id
-from lightning_interp.tasks.likelihood import sentence_log_probs
+from lightning_interp.tasks.likelihood import sentence_log_probs, takes_mask
 from lightning_interp.tasks.masked import pseudo_log_likelihoods
 from lightning_interp.tasks.pairs import MinimalPair, Task
 from lightning_interp.tasks.scoring import Scorer, margin_accuracy, perplexity
@@ -189,6 +189,16 @@ def test_scores_are_the_reference_in_any_batch(seed: int, budget: int) -> None:
     tokens = sum(len(ids) - 1 for ids in encoded)
     assert perplexity(model, encoded, batch_tokens=budget) == pytest.approx(
         float((-expected.sum() / tokens).exp()), rel=1e-5
+    )
+
+
+def test_a_compiled_model_is_called_as_the_model_in_it() -> None:
+    model = ToyLM().eval()  # takes ids alone
+    ids = [torch.tensor([1, 2, 3]), torch.tensor([4, 5])]
+    compiled = torch.compile(model, backend="eager")
+    assert takes_mask(compiled) is takes_mask(model) is False
+    torch.testing.assert_close(
+        sentence_log_probs(compiled, *pad_right(ids)), sentence_log_probs(model, *pad_right(ids))
     )
 
 
