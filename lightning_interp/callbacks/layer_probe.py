@@ -47,6 +47,7 @@ class LayerProbe(RepresentationMetrics):
     Beside each value stand what it must beat: the most frequent label; the same probe on the model with fresh random
     weights, read once, at the first reading; and a control task of random labels per word type
     (Hewitt & Liang 2019, arXiv 1909.03368), with selectivity = accuracy − control accuracy, both on held-out samples.
+    With fewer word types than dimensions a probe learns any labels of words, and selectivity is near 0 whatever is held.
 
     ========================================  =======  ===============================================================
     key                                       level    what it is

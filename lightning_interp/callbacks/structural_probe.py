@@ -82,7 +82,8 @@ class StructuralProbe(SentenceProbe):
         treebank: Sentences with their trees; ``"grammar"`` for 500 of the built-in grammar
             (:func:`~lightning_interp.probing.treebank.grammar_treebank`); the path of a CoNLL-U file; or a function
             that returns sentences.
-        max_sentences: Most sentences to use, from the beginning.
+        max_sentences: Most sentences to use, from the beginning. A probe has rank · D numbers to fit: of a model as wide as
+            576, 500 sentences show fewer trees than there are, and 300 none.
         rank: Rows of B; no more than a site has dimensions are used.
         split: Shares of the sentences that are fitted to, that stop the fit, and that are scored.
         max_steps: Most gradient steps of a fit.

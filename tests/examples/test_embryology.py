@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from types import ModuleType
@@ -151,6 +152,8 @@ def test_a_saved_model_on_lines_of_a_file(
         for one in treebank
     ]
     (tmp_path / "trees.conllu").write_text("\n".join(rows))
+    pair = {"sentence_good": "the king sleeps .", "sentence_bad": "the king sleep .", "UID": "agreement_1"}
+    (tmp_path / "agreement_1.jsonl").write_text(json.dumps(pair | {"linguistics_term": "agreement", "field": "x"}))
     if cities:
         from lightning_interp.probing import fact_statements, planted_facts, planted_places
 
@@ -172,11 +175,11 @@ def test_a_saved_model_on_lines_of_a_file(
         "--logdir",
         str(tmp_path),
     ]
-    (run,) = example.main(arguments)
+    (run,) = example.main([*arguments, *(["--blimp", str(tmp_path / "agreement_1.jsonl")] if cities else [])])
     probes = {name for name, one in run.found.items() if one.group == "probes"}
     # AUROC of confidence is undefined where no prediction is right.
     assert probes - {"confidence"} == {"part of speech", "tree distance", *(["coordinates", "truth"] if cities else [])}
-    assert {"band_1", "band_4", "binding", "shape of embedding"} <= set(run.found)
+    assert {"band_1", "band_4", "agreement" if cities else "binding", "shape of embedding"} <= set(run.found)
     assert run.found["part of speech"].chance == run.rows[-1]["probe_majority/layer 1/pos"]
     assert (tmp_path / "seed_0" / "embryology.png").stat().st_size > 10_000
 
