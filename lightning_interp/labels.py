@@ -203,7 +203,7 @@ class BatchReader:
                     f"Label set {name!r} gave shape {tuple(value.shape)} for a batch of {size} samples; its first "
                     "dimension must be the batch."
                 )
-            return value
+            return value.clone()  # a step may write into the batch's own tensors
         table = torch.as_tensor(source)
         if num_samples is not None and len(table) != num_samples:
             raise ValueError(

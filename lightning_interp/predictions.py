@@ -312,7 +312,9 @@ class PredictionRecorder:
 
     def start(self, batch: Any) -> None:
         """The batch is about to go through the model; its targets are read now, since a step may change it."""
-        self._targets = {name: one.targets(batch) for name, one in self.predictions.items()}
+        found = {name: one.targets(batch) for name, one in self.predictions.items()}
+        # A copy: a step may also write into the batch's own tensors.
+        self._targets = {name: (targets.clone(), counted) for name, (targets, counted) in found.items()}
         for recorder in self._recorders:
             recorder.start()
 

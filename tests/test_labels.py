@@ -69,6 +69,13 @@ def test_label_arrays_are_looked_up_by_position() -> None:
         per_sample.read({"x": torch.zeros(2, 3)})
 
 
+def test_labels_are_those_before_a_step_writes_into_them() -> None:
+    batch = {"x": torch.zeros(2, 2), "tags": torch.tensor([[5, 6], [7, 8]])}
+    found = BatchReader(["tags"]).read(batch)
+    batch["tags"].zero_()
+    assert found.custom["tags"].tolist() == [[5, 6], [7, 8]]
+
+
 def test_some_samples_only() -> None:
     found = BatchReader({"token": None, "topic": lambda batch: torch.tensor([8, 9])}, padding_idx=0).read(IDS)
     some = found.take(torch.tensor([1]))

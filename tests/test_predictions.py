@@ -182,6 +182,16 @@ def test_targets_are_read_before_a_step_may_take_them_away() -> None:
     assert torch.equal(found.logits, model(batch["x"]))
 
 
+def test_targets_are_read_before_a_step_writes_into_them() -> None:
+    model, batch = Net(), {"x": torch.zeros(2, 4), "labels": torch.tensor([1, 2])}
+    recorder = PredictionRecorder(model, {"head": Predictions("head")})
+    recorder.attach()
+    recorder.start(batch)
+    model(batch["x"])
+    batch["labels"].zero_()
+    assert recorder.take()["head"].targets.tolist() == [1, 2]
+
+
 def test_a_site_that_runs_twice_or_never() -> None:
     model, batch = Net(), (torch.zeros(2, 4), torch.tensor([0, 2]))
     for call, passes in (("only", 2), ("only", 0), ("last", 2)):
