@@ -18,6 +18,7 @@ from lightning_interp.labels import BatchReader, Key, LabelSource
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.positions import Selection
 from lightning_interp.predictions import PredictedRows, PredictionRecorder, Predictions
+from lightning_interp.run_settings import Settings
 
 __all__ = ["AcquisitionByClass"]
 
@@ -170,6 +171,11 @@ class AcquisitionByClass(AcquisitionAnalysis):
             dataloader_idx=self.dataloader_idx,
             prefix=self.prefix,
         )
+
+    def settings(self) -> Settings:
+        """How readings are taken: arguments, without labels that are given one by one."""
+        listed = not isinstance(self.labels, str | int)
+        return {name: value for name, value in super().settings().items() if name != "labels" or not listed}
 
     # ------------------------------------------------- keys
 

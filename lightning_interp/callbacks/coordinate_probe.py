@@ -196,11 +196,10 @@ class CoordinateProbe(SentenceProbe):
         """R² by site over time, and for each site the maps."""
         if not len(self._maps):
             return {}
-        name = self.prefix + "coordinates"
         drawings: dict[str, Draw] = {
-            f"{name}/{measure}": partial(self._heatmap, measure) for measure in ("r2", "r2_blocked")
+            f"coordinates/{measure}": partial(self._heatmap, measure) for measure in ("r2", "r2_blocked")
         }
-        return drawings | {f"{name}/map/{site}": partial(self._map, site) for site in self._names}
+        return drawings | {f"coordinates/map/{site}": partial(self._map, site) for site in self._names}
 
     def _heatmap(self, measure: str) -> Figure:
         key = f"coordinate_{measure}"

@@ -47,7 +47,8 @@ class LayerProbe(RepresentationMetrics):
     Beside each value stand what it must beat: the most frequent label; the same probe on the model with fresh random
     weights, read once, at the first reading; and a control task of random labels per word type
     (Hewitt & Liang 2019, arXiv 1909.03368), with selectivity = accuracy − control accuracy, both on held-out samples.
-    With fewer word types than dimensions a probe learns any labels of words, and selectivity is near 0 whatever is held.
+    With fewer word types than dimensions a probe learns any labels of words, and selectivity is near 0 whatever a layer
+    holds.
 
     ========================================  =======  ===============================================================
     key                                       level    what it is
@@ -467,7 +468,8 @@ def _sources(names: Named) -> dict[str, LabelSource]:
 def _check_data(data: Any) -> None:
     if data is None:
         return
-    if not isinstance(data, Iterable) or iter(data) is data:
+    # Asked of the type: making an iterator of a DataLoader draws from the global stream and starts its workers.
+    if not isinstance(data, Iterable) or isinstance(data, Iterator):
         raise ValueError(
             f"`data` must be a DataLoader or another iterable of batches that can be iterated again, got "
             f"{type(data).__name__}."

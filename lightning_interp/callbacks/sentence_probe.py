@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from lightning_interp.metrics.base import FULL
 from lightning_interp.positions import Selection
 from lightning_interp.probing.random_weights import Fresh, random_weights
 from lightning_interp.probing.words import Pooling, Text, Units, encode_units, pooled
+from lightning_interp.run_settings import Settings
 from lightning_interp.sites import Call, Layout, LayoutResolver, SiteRecorder, resolve_sites, short_names
 from lightning_interp.tasks.batching import length_batches, pad_right
 from lightning_interp.tasks.differential import refuse_sharded
@@ -160,6 +162,7 @@ class SentenceProbe(ValidationAnalysis):
         """What :meth:`evaluate` kept at the last reading of the fit, by site."""
         self._found: dict[str, Tensor] = {}
         self._baseline_values: dict[str, float] = {}
+        self._baseline_of: weakref.ref[nn.Module] | None = None
         # The order of validation samples is of no consequence here, so there is nothing to warn of.
         self._warned = True
 
@@ -173,6 +176,10 @@ class SentenceProbe(ValidationAnalysis):
             seed=self.seed,
             prefix=self.prefix,
         )
+
+    def settings(self) -> Settings:
+        """How readings are taken: arguments, and of the sentences how many there are."""
+        return {**super().settings(), "sentences": len(self.sentences)}
 
     # ------------------------------------------------- what a subclass fills in
 
@@ -228,6 +235,9 @@ class SentenceProbe(ValidationAnalysis):
         """Encode the sentences and attach hooks at the sites."""
         self._module = find_language_model(self.model, model)
         refuse_sharded(self._module, type(self).__name__)
+        if self._baseline_of is not None and self._baseline_of() is not self._module:
+            self._baseline_values = {}  # those of another model
+        self._baseline_of = weakref.ref(self._module)
         tokenizer = find_tokenizer(self.tokenizer, model)
         self._padding = padding_id(tokenizer)
         self._units = encode_units(tokenizer, self.sentences, self.special_tokens, self.bos_token_id)
@@ -384,7 +394,7 @@ class SentenceProbe(ValidationAnalysis):
         """Go on where a checkpoint left off."""
         super().load_state_dict(state_dict)
         self.kept = dict(state_dict["kept"])
-        self._baseline_values = dict(state_dict["baseline"])
+        self._baseline_values, self._baseline_of = dict(state_dict["baseline"]), None
 
 
 def _beside(measure: str, what: str) -> str:

@@ -34,6 +34,7 @@ from lightning_interp.functional.trees import (
 )
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.probing.treebank import Sentence, grammar_treebank, read_conllu
+from lightning_interp.tasks.loading import imported_function
 
 __all__ = ["StructuralProbe"]
 
@@ -81,9 +82,9 @@ class StructuralProbe(SentenceProbe):
         sites: Where to read.
         treebank: Sentences with their trees; ``"grammar"`` for 500 of the built-in grammar
             (:func:`~lightning_interp.probing.treebank.grammar_treebank`); the path of a CoNLL-U file; or a function
-            that returns sentences.
-        max_sentences: Most sentences to use, from the beginning. A probe has rank · D numbers to fit: of a model as wide as
-            576, 500 sentences show fewer trees than there are, and 300 none.
+            that returns sentences, or its dotted name.
+        max_sentences: Most sentences to use, from the beginning. A probe has rank · D numbers to fit: of a model as
+            wide as 576, 500 sentences show fewer trees than there are, and 300 none.
         rank: Rows of B; no more than a site has dimensions are used.
         split: Shares of the sentences that are fitted to, that stop the fit, and that are scored.
         max_steps: Most gradient steps of a fit.
@@ -216,11 +217,10 @@ def _loaded(treebank: Treebank, most: int) -> list[Sentence]:
     if isinstance(treebank, str | Path):
         if treebank == "grammar":
             return grammar_treebank(most)
-        if not Path(treebank).exists():
-            raise ValueError(
-                f"`treebank` is {str(treebank)!r}; it must be 'grammar', a file that exists, or sentences."
-            )
-        return read_conllu(treebank, most)
+        if Path(treebank).exists():
+            return read_conllu(treebank, most)
+        # A YAML file can name a function only.
+        treebank = imported_function(str(treebank), "treebank", "'grammar', a file that exists")
     found = list(treebank() if callable(treebank) else treebank)[:most]
     wrong = [type(one).__name__ for one in found if not isinstance(one, Sentence)]
     if wrong:

@@ -27,7 +27,9 @@ from lightning_interp.functional.truth import (
 )
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.probing.statements import Statement, read_statements
+from lightning_interp.run_settings import Settings
 from lightning_interp.tasks.likelihood import sentence_log_probs
+from lightning_interp.tasks.loading import imported_function
 
 __all__ = ["TruthProbe"]
 
@@ -63,7 +65,8 @@ class TruthProbe(SentenceProbe):
 
     Args:
         statements: The statements, of at least three topics, each with true and false affirmative ones; the path of a
-            table (:func:`~lightning_interp.probing.read_statements`); or a function that returns them.
+            table (:func:`~lightning_interp.probing.read_statements`); or a function that returns them, or its dotted
+            name.
         sites: Where to read.
         probes: Of ``"mass_mean"``, ``"mass_mean_whitened"`` and ``"logistic"``.
         likelihood: Whether the log-probability of statements is read as well. It takes a causal language model, whose
@@ -98,8 +101,11 @@ class TruthProbe(SentenceProbe):
         **kwargs: Any,
     ) -> None:
         if isinstance(statements, str | Path):
-            statements = read_statements(statements)
-        elif callable(statements):
+            if Path(statements).exists():
+                statements = read_statements(statements)
+            else:  # a YAML file can name a function only
+                statements = imported_function(str(statements), "statements", "the path of a table that exists")
+        if callable(statements):
             statements = statements()
         unknown = [probe for probe in probes if probe not in PROBES]
         if isinstance(probes, str) or not probes or unknown:
@@ -116,6 +122,10 @@ class TruthProbe(SentenceProbe):
         self._negated = torch.tensor([one.negated for one in self.statements])
         self._control = _dealt_anew(self._labels, self._topics, self._negated, self.seed)
         self._reset()
+
+    def settings(self) -> Settings:
+        """How readings are taken: arguments, without the statements themselves."""
+        return {name: value for name, value in super().settings().items() if name != "statements"}
 
     # ------------------------------------------------- keys
 
@@ -200,7 +210,7 @@ class TruthProbe(SentenceProbe):
         if not len(self.history):
             return {}
         wanted = [measure for measure, level in self.probe_measures().items() if level == SUMMARY]
-        return {f"{self.prefix}truth/{measure}": partial(self._heatmap, measure) for measure in wanted}
+        return {f"truth/{measure}": partial(self._heatmap, measure) for measure in wanted}
 
     def _heatmap(self, measure: str) -> Figure:
         grid = site_grid(self.history, {site: self.full_key(site_key(measure, site)) for site in self._names})

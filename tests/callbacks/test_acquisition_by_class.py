@@ -433,3 +433,8 @@ def test_nothing_is_read_back_from_the_device() -> None:
     callback.after_batch(batch, selection)
     assert callback._sums["model"].shape == (3, 3)
     callback.release()
+
+
+def test_labels_given_one_by_one_do_not_stand_in_every_row_of_the_readings() -> None:
+    assert "labels" not in AcquisitionByClass("head", labels=[0, 1] * 500, names=2).settings()
+    assert AcquisitionByClass("head", labels="tags", names=2).settings()["labels"] == "tags"

@@ -148,6 +148,9 @@ def test_maps_and_figures_of_a_fit(tmp_path: Path) -> None:
         "coordinates/map/noise",
         "coordinates/map/planted",
     }
+    callback.prefix = "space/"
+    assert set(callback.figures()) == set(drawn), "the prefix is put before every tag where it is drawn"
+    callback.prefix = ""
     titles = [axes.get_title() for axes in drawn["coordinates/map/planted"].axes]
     assert titles[:4] == ["true", "step 2", "step 4", "step 6"]
     again = probe()

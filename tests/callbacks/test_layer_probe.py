@@ -189,6 +189,13 @@ def test_training_is_untouched_by_a_probe_set_and_its_baseline(tmp_path: Path) -
     assert after([]) == after([probes(data=workers), probes(prefix="own/")])
 
 
+def test_a_probe_set_draws_nothing_where_it_is_given() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    probes(data=loader(seed=4))
+    assert torch.equal(torch.get_rng_state(), before), "the training would get other numbers"
+
+
 def test_labels_of_arrays_and_of_samples(tmp_path: Path) -> None:
     tags = Sequences(40, seed=1).tags
     given, looked_up = probes(labels={"tags": tags}), probes(prefix="set/")

@@ -155,6 +155,19 @@ def test_what_is_kept_comes_back_at_the_next_reading_and_after_a_resume(tmp_path
     assert readings == [{k: v for k, v in one.values.items() if "seconds" not in k} for one in whole.history.readings]
 
 
+def test_another_model_has_a_baseline_of_its_own(tmp_path: Path) -> None:
+    seeds = iter([7, 8, 9, 10])
+    callback = probe(baseline=lambda: ToyLM(seed=next(seeds)))
+    first, second = LanguageModel(), LanguageModel()
+    own: dict[str, float] = {}
+    for name, model in (("first", first), ("again", first), ("second", second)):
+        trainer(tmp_path, [callback]).validate(model, data(4), verbose=False)
+        own[name] = callback.reading["norm_baseline/embedding"]
+    assert own["first"] == own["again"] != own["second"]
+    assert analyze(second, data(4), callback)["norm_baseline/embedding"] == own["second"]
+    assert analyze(first, data(4), callback)["norm_baseline/embedding"] not in own.values()
+
+
 def test_a_vector_that_is_not_finite_leaves_a_site_undefined(tmp_path: Path) -> None:
     model = LanguageModel()
     with torch.no_grad():

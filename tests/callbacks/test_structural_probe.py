@@ -280,3 +280,8 @@ def test_a_treebank_from_a_file(tmp_path: Path) -> None:
     path.write_text("\n".join(lines))
     assert StructuralProbe("lm", path).treebank == TREEBANK[:20]
     assert StructuralProbe("lm", str(path), max_sentences=9).treebank == TREEBANK[:9]
+
+
+def test_a_treebank_from_a_function_by_its_name() -> None:
+    name = "lightning_interp.probing.treebank.grammar_treebank"
+    assert StructuralProbe("lm", name, max_sentences=9).treebank == grammar_treebank(9)

@@ -95,12 +95,24 @@ def test_statements_without_negations_have_no_such_keys() -> None:
     assert set(found) == set(callback.measures(model_of(given, along([True] * 40))))
 
 
+def eighty() -> list[Statement]:
+    return statements(80)
+
+
 def test_statements_may_be_a_table_or_a_function(tmp_path: Path) -> None:
     file = tmp_path / "statements.csv"
     rows = [f"w{n},{n % 2},t{n // 2 % 3}" for n in range(12)]
     file.write_text("\n".join(["statement,label,topic", *rows]))
-    for given in (file, str(file), lambda: statements(80)):
+    for given in (file, str(file), eighty, f"{__name__}.eighty"):
         assert TruthProbe(given, "lm").statements[0].text == "w0"
+    with pytest.raises(ValueError, match=r"`statements` is 'no/such\.csv'; it must be the path of a table that exists"):
+        TruthProbe("no/such.csv", "lm")
+
+
+def test_statements_do_not_stand_in_every_row_of_the_readings() -> None:
+    settings = probe(statements(80), pooling="last").settings()
+    assert (settings["sentences"], settings["pooling"]) == (80, "last")
+    assert max(len(str(value)) for value in settings.values()) < 100
 
 
 def test_a_model_without_logits_is_told_how_to_go_on() -> None:
@@ -180,6 +192,8 @@ def test_training_is_untouched_and_figures_are_drawn(tmp_path: Path) -> None:
     drawn = {tag: draw() for tag, draw in callback.figures().items()}
     kinds = ("accuracy", "negated", "overall")
     assert set(drawn) == {f"truth/truth_{kind}/{name}" for kind in kinds for name in ("mass_mean", "logistic")}
+    callback.prefix = "facts/"
+    assert set(callback.figures()) == set(drawn), "the prefix is put before every tag where it is drawn"
 
 
 def test_a_site_that_is_not_finite_does_not_hide_the_likelihood(tmp_path: Path) -> None:
