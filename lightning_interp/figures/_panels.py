@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,12 +13,30 @@ from matplotlib.ticker import MaxNLocator
 
 from lightning_interp.figures._style import finite
 
-__all__ = ["MARKED", "Line", "Panels", "checked_lines", "draw_line", "finish_panel", "lone", "panel_columns"]
+__all__ = [
+    "MARKED",
+    "Line",
+    "Panels",
+    "checked_lines",
+    "checked_steps",
+    "draw_line",
+    "finish_panel",
+    "lone",
+    "panel_columns",
+]
 
 Panels: TypeAlias = Mapping[str, Mapping[str, tuple[Sequence[int], Sequence[float]]]]
 Line: TypeAlias = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 MARKED = 25  # Up to so many readings a line shows each as a marker, beyond it every few.
+
+
+def checked_steps(maps: Sequence[tuple[int, Any]]) -> list[int]:
+    """The steps of maps, a panel a reading, or a ``ValueError`` where there is none or they do not increase."""
+    steps = [step for step, _ in maps]
+    if not steps or any(after <= before for before, after in pairwise(steps)):
+        raise ValueError(f"maps has the steps {steps}; expected at least one reading, and increasing steps.")
+    return steps
 
 
 def checked_lines(panel: str, lines: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> dict[str, Line]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_interp.figures._panels import panel_columns
+from lightning_interp.figures._panels import checked_steps, panel_columns
 from lightning_interp.figures._style import finite, new_figure, step_labels
 
 __all__ = ["coordinate_map"]
@@ -50,9 +49,7 @@ def coordinate_map(
         ['true', 'step 10', '']
 
     """
-    steps = [step for step, _ in maps]
-    if not maps or any(after <= before for before, after in pairwise(steps)):
-        raise ValueError(f"maps has the steps {steps}; expected at least one reading, and increasing steps.")
+    steps = checked_steps(maps)
     truth = finite(np.asarray(actual))
     points = [finite(np.asarray(given)) for _, given in maps]
     shapes = {one.shape for one in points} | {truth.shape}

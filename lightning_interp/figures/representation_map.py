@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lightning_interp.figures._panels import panel_columns
+from lightning_interp.figures._panels import checked_steps, panel_columns
 from lightning_interp.figures._style import MARKERS, finite, line_styles, new_figure, shorten_all, step_labels
 
 __all__ = ["representation_map"]
@@ -52,9 +51,7 @@ def representation_map(maps: Maps, classes: Sequence[str] | None = None, title: 
         ['step 10', 'step 100']
 
     """
-    steps = [step for step, _ in maps]
-    if not maps or any(after <= before for before, after in pairwise(steps)):
-        raise ValueError(f"maps has the steps {steps}; expected at least one reading, and increasing steps.")
+    steps = checked_steps(maps)
     points = [finite(np.asarray(given)) for _, given in maps]
     number = len(points[0]) if classes is None else len(classes)
     shapes = {one.shape for one in points}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise, product
+from itertools import product
 from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_interp.figures._panels import panel_columns
+from lightning_interp.figures._panels import checked_steps, panel_columns
 from lightning_interp.figures._style import finite, line_styles, new_figure, shorten_all, step_labels
 
 __all__ = ["task_map"]
@@ -53,9 +53,7 @@ def task_map(maps: Maps, tasks: Sequence[str], phenomena: Sequence[str], title: 
         ['step 10', 'step 100']
 
     """
-    steps = [step for step, _ in maps]
-    if not maps or any(after <= before for before, after in pairwise(steps)):
-        raise ValueError(f"maps has the steps {steps}; expected at least one reading, and increasing steps.")
+    steps = checked_steps(maps)
     points = [finite(np.asarray(given)) for _, given in maps]
     shapes = {one.shape for one in points}
     if shapes != {(len(tasks), 2)} or len(phenomena) != len(tasks):
