@@ -50,7 +50,7 @@ class Norms(SentenceProbe):
         values = {
             "norm": float(data.vectors.norm(dim=1).mean()),
             "norm/first": float(data.by_sentence()[0].norm(dim=1).mean()),
-            "log_prob": float(data.extra.sum()),
+            "log_prob": float((data.extra[:, 0] * torch.arange(1, len(WORDS) + 1)).sum()),
             "readings": before + 1,
         }
         return Probed(values, torch.tensor([0.0] * len(site) + [before + 1]))
@@ -111,7 +111,7 @@ def test_a_reading_is_what_the_model_makes_of_each_word(tmp_path: Path) -> None:
     norm = float(torch.cat(vectors).norm(dim=1).mean())
     assert reading["norm/embedding"] == pytest.approx(norm)
     assert reading["norm/embedding/first"] == pytest.approx(float(vectors[0].norm(dim=1).mean()))
-    assert reading["log_prob/embedding"] == sum(map(len, WORDS))
+    assert reading["log_prob/embedding"] == sum(place * len(words) for place, words in enumerate(WORDS, 1))
     baseline = torch.cat([embeddings(ToyLM(seed=7), words) for words in WORDS]).norm(dim=1).mean()
     assert reading["norm_baseline/embedding"] == pytest.approx(float(baseline))
     assert reading["norm_above_baseline/embedding"] == pytest.approx(norm - float(baseline))
