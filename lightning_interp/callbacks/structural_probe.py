@@ -84,7 +84,7 @@ class StructuralProbe(SentenceProbe):
             (:func:`~lightning_interp.probing.treebank.grammar_treebank`); the path of a CoNLL-U file; or a function
             that returns sentences, or its dotted name.
         max_sentences: Most sentences to use, from the beginning. A probe has rank · D numbers to fit: of a model as
-            wide as 576, 500 sentences show fewer trees than there are, and 300 none.
+            wide as 576, 300 sentences show nothing of the trees that 1,200 show.
         rank: Rows of B; no more than a site has dimensions are used.
         split: Shares of the sentences that are fitted to, that stop the fit, and that are scored.
         max_steps: Most gradient steps of a fit.
