@@ -53,6 +53,7 @@ from lightning_interp import (
 from lightning_interp.datasets import CogsDataModule, GrammarDataModule, Seq2SeqDataModule
 from lightning_interp.figures import interval_curves
 from lightning_interp.functional import bootstrap_interval, holm, mean_interval, rank_test, stratified_spearman
+from lightning_interp.history import read_rows
 from lightning_interp.metrics import BinnedStructure, Projected, SoftStructure
 from lightning_interp.models import Seq2SeqModule
 from lightning_interp.schedule import log_spaced_steps
@@ -384,21 +385,6 @@ def gather(logdir: Path, everything: bool = False) -> None:
         shutil.rmtree(folder)
     if everything and running.exists():
         shutil.rmtree(running)
-
-
-def read_rows(path: Path) -> Rows:
-    """A file of readings, numbers only; what is undefined at a reading is missing from its row."""
-    rows = []
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            numbers = {}
-            for key, cell in row.items():
-                try:
-                    numbers[key] = float(cell)
-                except ValueError:
-                    continue
-            rows.append(numbers)
-    return rows
 
 
 def read_runs(folders: Sequence[Path]) -> Runs:

@@ -178,7 +178,8 @@ def _is_last(entry: Checkpoint) -> bool:
 
 
 def _check_repeatable(dataloader: Iterable[Any]) -> None:
-    if iter(dataloader) is dataloader:
+    # Asked of the type: making an iterator of a DataLoader draws from the global stream and starts its workers.
+    if isinstance(dataloader, Iterator):
         raise ValueError(
             f"`dataloader` is a {type(dataloader).__name__}, which can be passed through only once, and every "
             "checkpoint needs a pass: give a DataLoader or a list of batches."

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Gather", "Maximum", "Minimum", "PeerError", "Steps", "Sum", "Sums", "agree", "run", "world_size"]
+__all__ = ["Gather", "Maximum", "Minimum", "PeerError", "Steps", "Sum", "Sums", "agree", "rank_in", "run", "world_size"]
 
 Group = Any
 T = TypeVar("T")
@@ -78,6 +78,17 @@ def world_size(group: Group = None) -> int:
 
     """
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank_in(group: Group = None) -> int:
+    """This rank in its group, 0 where there is none.
+
+    Example:
+        >>> rank_in()
+        0
+
+    """
+    return dist.get_rank(group) if world_size(group) > 1 else 0
 
 
 def agree(ok: bool, group: Group = None) -> bool:

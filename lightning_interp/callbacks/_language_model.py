@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from lightning_interp.callbacks._acquisition import AcquisitionAnalysis
-from lightning_interp.distributed import Steps, Sum, run, world_size
+from lightning_interp.distributed import Steps, Sum, rank_in, run, world_size
 from lightning_interp.positions import Selection
 from lightning_interp.tasks.batching import Share
 from lightning_interp.tasks.differential import refuse_sharded
@@ -130,7 +129,7 @@ class SentenceAnalysis(AcquisitionAnalysis):
 
     def _steps(self) -> Steps[dict[str, float]]:
         world = world_size(self.group)
-        share = (dist.get_rank(self.group) if world > 1 else 0, world)
+        share = rank_in(self.group), world
         # Each rank has the scores of its own batches and zeros elsewhere.
         scores: Tensor = yield Sum(self._scores(share))
         return self.from_scores(scores)

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_interp._kept_readings import KeptReadings
+from lightning_interp._kept_readings import KeptReadings, evenly_spread
 from lightning_interp.callbacks._grids import site_grid
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import site_key
@@ -208,8 +208,7 @@ class CoordinateProbe(SentenceProbe):
 
     def _map(self, site: str) -> Figure:
         readings = self.maps
-        number = min(len(readings), _PANELS)
-        places = sorted({round(place * (len(readings) - 1) / max(number - 1, 1)) for place in range(number)})
+        places = evenly_spread(len(readings), _PANELS)
         return coordinate_map(
             [(step, by_site[site].numpy()) for step, by_site in (readings[place] for place in places)],
             self.entities.targets.numpy(),

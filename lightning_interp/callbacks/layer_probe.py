@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
@@ -19,7 +18,7 @@ from lightning_interp._forward import default_forward, module_forward
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import RepresentationMetrics, site_key
 from lightning_interp.compat import pl
-from lightning_interp.distributed import Steps, run, world_size
+from lightning_interp.distributed import Steps, rank_in, run, world_size
 from lightning_interp.figures import measure_curves, site_heatmap
 from lightning_interp.functional.layers import best_layer, centre_of_gravity
 from lightning_interp.isolation import ModuleState, muted_loggers, seeded, untouched
@@ -306,7 +305,7 @@ class LayerProbe(RepresentationMetrics):
         assert self._set is not None
         self.positions = SamplePositions(self._set.value, max_examples=self.max_examples)
         world = world_size(self.group)
-        rank = dist.get_rank(self.group) if world > 1 else 0
+        rank = rank_in(self.group)
         first = next(model.parameters(), None)
         device = first.device if first is not None else torch.device("cpu")
         trainer = None if self._live is None else self._live()

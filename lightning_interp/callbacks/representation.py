@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_interp._loggers import how_to_embed
+from lightning_interp.callbacks._grids import site_grid
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.compat import pl
 from lightning_interp.distributed import run
@@ -335,10 +335,7 @@ class RepresentationMetrics(ValidationAnalysis):
 
     def _grid(self, measure: str) -> tuple[list[int], list[str], list[list[float]]]:
         """Steps, sites and the measure by site and step, NaN where there is none."""
-        lines = self._lines(measure)
-        steps = sorted({step for found, _ in lines.values() for step in found})
-        by_site = [dict(zip(*line, strict=True)) for line in lines.values()]
-        return steps, list(lines), [[values.get(step, math.nan) for step in steps] for values in by_site]
+        return site_grid(self.history, {site: self.full_key(site_key(measure, site)) for site in self._names})
 
     def _heatmap(self, measure: str, label: str) -> Figure:
         return site_heatmap(*self._grid(measure), measure, label)

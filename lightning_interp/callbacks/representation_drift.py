@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp._kept_readings import KeptReadings
+from lightning_interp._kept_readings import KeptReadings, evenly_spread
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import RepresentationMetrics, site_key
 from lightning_interp.compat import pl
@@ -326,8 +326,7 @@ class RepresentationDrift(RepresentationMetrics):
             if site in one and len(one[site]) == len(shown.key)
         }
         steps = list(maps)
-        number = min(len(steps), _PANELS)
-        chosen = sorted({round(place * (len(steps) - 1) / max(number - 1, 1)) for place in range(number)})
+        chosen = evenly_spread(len(steps), _PANELS)
         name = _named(self.label_names)
         classes = [name(label) if label >= 0 else "" for label in shown.labels.tolist()] if self.label_sets else None
         title = f"{site}, by {self.label_sets[0]}" if self.label_sets else site

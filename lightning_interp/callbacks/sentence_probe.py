@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.callbacks.representation import site_key
 from lightning_interp.compat import pl
-from lightning_interp.distributed import Gather, Maximum, Steps, run, world_size
+from lightning_interp.distributed import Gather, Maximum, Steps, rank_in, run, world_size
 from lightning_interp.isolation import kept_random_state, seeded
 from lightning_interp.metrics.base import FULL
 from lightning_interp.positions import Selection
@@ -221,10 +220,6 @@ class SentenceProbe(ValidationAnalysis):
             keys[site_key(f"nonfinite/{self.units}", site)] = FULL
         return keys
 
-    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Where vectors are not finite, nothing of a site is defined."""
-        return {}
-
     def site_names(self, model: nn.Module | None = None) -> list[str]:
         """Short names of the sites; ``<site>`` where they cannot be known without the model."""
         return short_names(self.sites, model, self._names, _SITE)
@@ -295,7 +290,7 @@ class SentenceProbe(ValidationAnalysis):
         found: dict[str, list[Tensor]] = {site: [] for site in self._names}
         extras: list[Tensor] = []
         with evaluated(self._module):
-            for batch in self._batches[_rank(self.group) :: world_size(self.group)]:
+            for batch in self._batches[rank_in(self.group) :: world_size(self.group)]:
                 ids, mask = pad_right(
                     [self._units[one].ids for one in batch], self._padding, model_device(self._module)
                 )
@@ -338,7 +333,7 @@ class SentenceProbe(ValidationAnalysis):
     ) -> Steps[tuple[dict[str, float], dict[str, Tensor]]]:
         """Gather what all ranks read, probe every site on one of them, and tell all the result."""
         numbers = [one.number for one in self._units]
-        world, rank = world_size(self.group), _rank(self.group)
+        world, rank = world_size(self.group), rank_in(self.group)
         order = [one for first in range(world) for batch in self._batches[first::world] for one in batch]
         extra = yield from _gathered(read[1], self.extra_width)
         extra = extra[torch.tensor(order).argsort()]
@@ -415,7 +410,3 @@ def _gathered(parts: Sequence[Tensor], width: int) -> Steps[Tensor]:
     """The rows of all ranks, one rank after the other."""
     found: list[Tensor] = yield Gather(torch.cat([torch.zeros(0, width), *parts]))
     return torch.cat(found)
-
-
-def _rank(group: Any) -> int:
-    return dist.get_rank(group) if world_size(group) > 1 else 0

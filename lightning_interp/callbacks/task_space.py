@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp._kept_readings import KeptReadings
+from lightning_interp._kept_readings import KeptReadings, evenly_spread
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.compat import pl
-from lightning_interp.distributed import Gather, Steps, run, world_size
+from lightning_interp.distributed import Gather, Steps, rank_in, run, world_size
 from lightning_interp.figures import measure_curves
 from lightning_interp.figures.task_heatmap import task_heatmap
 from lightning_interp.figures.task_map import task_map
@@ -342,7 +341,7 @@ class TaskSpace(ValidationAnalysis):
     def _dealt(self, number: int, width: int, read: Callable[[int], Tensor]) -> Steps[Tensor]:
         """Rows (number, width) of which each rank reads every so-manieth: the very numbers of a single process."""
         world = world_size(self.group)
-        rank = dist.get_rank(self.group) if world > 1 else 0
+        rank = rank_in(self.group)
         rows = torch.empty(number, width)
         for start in range(0, number, world):
             mine = start + rank
@@ -483,8 +482,7 @@ class TaskSpace(ValidationAnalysis):
 
     def _map_figure(self) -> Figure:
         readings = self.alignments
-        number = min(len(readings), _PANELS)
-        chosen = sorted({round(place * (len(readings) - 1) / max(number - 1, 1)) for place in range(number)})
+        chosen = evenly_spread(len(readings), _PANELS)
         maps = _aligned_maps([readings[place] for place in chosen])
         return task_map(maps, [task.name for task in self.tasks], self._phenomena, title="tasks by their gradients")
 

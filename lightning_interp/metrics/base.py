@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_interp.distributed import Maximum, Steps, Sum, run, world_size
+from lightning_interp.distributed import Maximum, Steps, Sum, rank_in, run, world_size
 from lightning_interp.functional._numerics import norms
 
 __all__ = ["SUMMARY", "FULL", "RepresentationMetric", "Rows"]
@@ -191,8 +191,3 @@ def joined(parts: list[Tensor]) -> Tensor:
         start += len(part)
     parts.append(whole)
     return whole
-
-
-def rank_in(group: Any) -> int:
-    """This rank in its group, 0 where there is none."""
-    return torch.distributed.get_rank(group) if world_size(group) > 1 else 0

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_interp.distributed import Steps, Sum, Sums, world_size
+from lightning_interp.distributed import Steps, Sum, Sums, rank_in, world_size
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.auroc import auroc
 from lightning_interp.functional.calibration import (
@@ -20,7 +20,7 @@ from lightning_interp.functional.calibration import (
     expected_calibration_error,
     selective_accuracy,
 )
-from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric, rank_in, row_keys
+from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric, row_keys
 from lightning_interp.metrics.keyed_rows import KeyedRows
 
 __all__ = ["ConfidenceMetric"]

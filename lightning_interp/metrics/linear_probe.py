@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_interp.distributed import Gather, Maximum, Steps, Sum, Sums, world_size
+from lightning_interp.distributed import Gather, Maximum, Steps, Sum, Sums, rank_in, world_size
 from lightning_interp.functional._numerics import full_precision, wide_dtype
 from lightning_interp.functional.codelength import LOGIT_VARIANCES, online_bits, shortest_code
 from lightning_interp.functional.counter_noise import counter_hash
@@ -26,7 +26,6 @@ from lightning_interp.metrics.base import (
     batch_shape,
     joined,
     label_columns,
-    rank_in,
     sample_of,
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_interp.distributed import Gather, Maximum, Steps, Sum
+from lightning_interp.distributed import Gather, Maximum, Steps, Sum, rank_in
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.jackknife import jackknife_se
 from lightning_interp.functional.ngrams import MAX_TOKEN_ID, built_in_labels
@@ -27,7 +27,6 @@ from lightning_interp.metrics.base import (
     batch_shape,
     joined,
     label_columns,
-    rank_in,
     sample_of,
 )
 
