@@ -14,7 +14,6 @@ from lightning_interp._forward import Forward, default_forward
 from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.compat import pl
 from lightning_interp.isolation import untouched
-from lightning_interp.labels import batch_size
 from lightning_interp.positions import SamplePositions
 
 __all__ = ["analyze"]
@@ -69,6 +68,7 @@ def analyze(
         try:
             for reader in readers:
                 reader.resolve(model)
+                reader.run_batch = run
                 reader.positions = SamplePositions(dataloader, max_examples=reader.max_examples)
                 reader.begin()
             for index, batch in enumerate(dataloader):
@@ -83,10 +83,9 @@ def analyze(
 
 
 def _run_batch(model: nn.Module, batch: Any, index: int, run: Forward, readers: Sequence[ValidationAnalysis]) -> None:
-    size = batch_size(batch)
     selected = []
     for reader in readers:
-        selection = reader.positions.select(size)
+        selection = reader.positions.select(reader.count(batch))
         selected.append(selection)
         if len(selection):
             reader.before_batch(batch, selection)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_interp._batches import BatchSize, Key, batch_size, describe_batch, has, look_up, parts_of
 from lightning_interp.functional.ngrams import NO_LABEL, built_in_labels
 from lightning_interp.metrics._names import BUILT_IN_LABELS, check_names
 
 __all__ = ["BatchReader", "Key", "LabelSource", "ReadBatch", "batch_size", "describe_batch", "look_up"]
 
-Key = str | int | Callable[[Any], Any]
 LabelSource = Key | Sequence[int] | np.ndarray[Any, Any] | Tensor | None
-_TOKEN_KEYS = ("input_ids",)
-_MASK_KEYS = ("attention_mask",)
+_TOKEN_KEY = "input_ids"
+_MASK_KEY = "attention_mask"
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class ReadBatch:
     """Positions whose representation is read, bool (B, T): the context without the skipped ones."""
     custom: Mapping[str, Tensor]
     """Label sets that the batch or the user gave."""
+    maybe_tokens: Mapping[str, int] = field(default_factory=dict)
+    """Parts of the batch that may be token ids, where none are known and nothing says which positions are real, each
+    with its number of positions."""
 
     def take(self, rows: Tensor | None) -> ReadBatch:
         """The same of some samples only; ``None`` for all."""
@@ -45,7 +48,11 @@ class ReadBatch:
             return None if tensor is None else tensor[rows.to(tensor.device)]
 
         custom = {name: value[rows.to(value.device)] for name, value in self.custom.items()}
-        return ReadBatch(len(rows), some(self.tokens), some(self.context), some(self.read), custom)
+        return ReadBatch(len(rows), some(self.tokens), some(self.context), some(self.read), custom, self.maybe_tokens)
+
+    def has(self, name: str) -> bool:
+        """Whether there are labels of this name."""
+        return name in self.custom or (name in BUILT_IN_LABELS and self.tokens is not None)
 
     def labels(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Labels by name; n-grams and next tokens are formed over the context."""
@@ -54,6 +61,8 @@ class ReadBatch:
             if name in self.custom:
                 found[name] = self.custom[name]
                 continue
+            if name not in BUILT_IN_LABELS:
+                raise ValueError(f"Label set {name!r} is neither in the batch nor among what `read` gives.")
             if self.tokens is None or self.context is None:
                 raise ValueError(f"Label set {name!r} needs token ids, and this site has none.")
             found[name] = self.tokens if name == "token" else built_in_labels(name, self.tokens, self.context)
@@ -75,6 +84,7 @@ class BatchReader:
         padding_idx: The token id of padding; needed where there is no mask. ``-1`` says that nothing is padded.
         ignore_tokens: Token ids that are not words (BOS, EOS, CLS): neither read nor part of an n-gram.
         skip_positions: Leave out the first so many words of each sequence; they still count as context of n-grams.
+        batch_size: How many samples a batch has; see :func:`~lightning_interp._batches.batch_size`.
 
     Raises:
         ValueError: If an argument is out of range, at once; if a batch lacks what is needed, when it comes.
@@ -96,6 +106,7 @@ class BatchReader:
         padding_idx: int | None = None,
         ignore_tokens: Sequence[int] = (),
         skip_positions: int = 0,
+        batch_size: BatchSize | None = None,
     ) -> None:
         names = check_names(list(labels) if isinstance(labels, Mapping) else labels)
         sources = dict(labels) if isinstance(labels, Mapping) else dict.fromkeys(names)
@@ -108,15 +119,28 @@ class BatchReader:
                 self.sources[name] = source
             elif name not in BUILT_IN_LABELS:
                 self.sources[name] = name
-        self.needs_tokens = any(name not in self.sources for name in names)
         self.tokens = tokens
         self.mask = mask
         self.padding_idx = padding_idx
         self.ignore_tokens = tuple(ignore_tokens)
         self.skip_positions = skip_positions
+        self.batch_size = batch_size
+
+    def count(self, batch: Any) -> int:
+        """The number of samples in a batch."""
+        if self.batch_size is None and self.tokens is not None:
+            ids = self._tokens(batch, None)
+            assert ids is not None
+            return ids.shape[0]
+        return batch_size(batch, self.batch_size)
 
     def read(
-        self, batch: Any, positions: Tensor | None = None, tokens: Key | None = None, num_samples: int | None = None
+        self,
+        batch: Any,
+        positions: Tensor | None = None,
+        tokens: Key | None = None,
+        num_samples: int | None = None,
+        given: bool = False,
     ) -> ReadBatch:
         """Read one batch.
 
@@ -125,51 +149,73 @@ class BatchReader:
             positions: Place of each sample of the batch in the data set, (B,), on the CPU; arrays of labels need it.
             tokens: Another place of the token ids than the reader's own; its mask is what is not padding there.
             num_samples: Length of the data set, to check arrays of labels against.
+            given: Whether a site's own reader may give labels, so that they need not be in the batch.
 
         """
         ids = self._tokens(batch, tokens)
-        size = ids.shape[0] if ids is not None else batch_size(batch)
+        size = ids.shape[0] if ids is not None and self.batch_size is None else batch_size(batch, self.batch_size)
         context = read = None
+        maybe_tokens: dict[str, int] = {}
         if ids is not None:
             context = self._context(batch, ids, own=tokens is not None)
             ids = ids.long().masked_fill(~context, NO_LABEL)
             read = context
             if self.skip_positions:
                 read = context & (context.cumsum(1) > self.skip_positions)
-        elif self.mask is not None or _has_key(batch, _MASK_KEYS[0]):
+        elif self.mask is not None or has(batch, _MASK_KEY):
             context = read = self._mask(batch).bool()
+            if self.skip_positions:
+                read = context & (context.cumsum(1) > self.skip_positions)
+        elif self.padding_idx is None:
+            labels = {f"[{source!r}]" for source in self.sources.values() if isinstance(source, str | int)}
+            parts = [(step, part) for step, part in parts_of(batch) if step not in labels]
+            maybe_tokens = {step: part.shape[1] for step, part in parts if _like_tokens(part)}
         custom = {
             name: self._custom(name, source, batch, size, positions, num_samples)
             for name, source in self.sources.items()
+            if not given or source != name or has(batch, name)
         }
-        return ReadBatch(size, ids, context, read, custom)
+        return ReadBatch(size, ids, context, read, custom, maybe_tokens)
 
     def _tokens(self, batch: Any, tokens: Key | None) -> Tensor | None:
         where = tokens if tokens is not None else self.tokens
         if where is not None:
             found = look_up(batch, where, "tokens")
-        elif isinstance(batch, Mapping):
-            found = next((batch[key] for key in _TOKEN_KEYS if key in batch), None)
-        elif isinstance(batch, Sequence) and not isinstance(batch, str):
+        elif isinstance(batch, tuple | list):
             found = batch[0] if len(batch) else None
-        else:
+        elif isinstance(batch, Tensor):
             found = batch
-        if isinstance(found, Tensor) and found.ndim == 2 and not found.is_floating_point():
+        else:
+            found = look_up(batch, _TOKEN_KEY, "tokens") if has(batch, _TOKEN_KEY) else None
+        if _like_tokens(found):
             return found
-        if where is None and not self.needs_tokens:
+        needing = self._needs_of_tokens()
+        if where is None and not needing:
             return None
         problem = "shows no token ids by itself" if where is None else f"has none at tokens={where!r}"
+        asking = "" if where is not None else f", and {needing[0]} needs them"
         raise ValueError(
-            f"The batch {problem}: it is {describe_batch(batch)}. Token ids are integers of shape (B, T); point to "
-            "them with `tokens=`: a key of a dict, an index of a tuple, or a callable on the batch."
+            f"The batch {problem}{asking}: it is {describe_batch(batch)}. Token ids are integers of shape (B, T); "
+            "point to them with `tokens=`: a key of a dict, an index of a tuple, or a callable on the batch."
         )
+
+    def _needs_of_tokens(self) -> list[str]:
+        """What has been asked for that is without effect where there are no token ids."""
+        # −1 says that nothing is padded, which holds without them.
+        asked = {
+            "padding_idx": self.padding_idx is not None and self.padding_idx >= 0,
+            "ignore_tokens": bool(self.ignore_tokens),
+            "skip_positions": bool(self.skip_positions) and self.mask is None,
+        }
+        built_in = [f"label set {name!r}" for name in self.names if name not in self.sources]
+        return built_in + [f"`{name}={getattr(self, name)!r}`" for name, given in asked.items() if given]
 
     def _context(self, batch: Any, ids: Tensor, own: bool) -> Tensor:
         real = ids >= 0
         if self.padding_idx is not None:
             real = real & (ids != self.padding_idx)
         elif not own:
-            if self.mask is None and not _has_key(batch, _MASK_KEYS[0]):
+            if self.mask is None and not has(batch, _MASK_KEY):
                 raise ValueError(
                     f"The batch, {describe_batch(batch)}, has no padding mask. Pass `padding_idx=` (the token id of "
                     "padding, or -1 if nothing is padded) or `mask=` (where the mask is)."
@@ -185,10 +231,11 @@ class BatchReader:
         return real
 
     def _mask(self, batch: Any) -> Tensor:
-        mask = look_up(batch, self.mask if self.mask is not None else _MASK_KEYS[0], "mask")
+        mask = look_up(batch, self.mask if self.mask is not None else _MASK_KEY, "mask")
         if not isinstance(mask, Tensor) or mask.ndim != 2:
             raise ValueError(
-                f"`mask` must lead to a tensor (B, T), not to {_describe(mask)} of {describe_batch(batch)}."
+                f"`mask` must lead to a tensor (B, T), not to {describe_batch(mask)}; the batch is "
+                f"{describe_batch(batch)}."
             )
         return mask
 
@@ -219,64 +266,7 @@ class BatchReader:
         return table[positions]
 
 
-def batch_size(batch: Any) -> int:
-    """Number of samples: the first dimension of the first tensor.
-
-    Example:
-        >>> batch_size({"x": torch.zeros(3, 2)})
-        3
-
-    """
-    for tensor in _tensors(batch):
-        if tensor.ndim:
-            return tensor.shape[0]
-    raise ValueError(f"The batch, {describe_batch(batch)}, holds no tensor whose first dimension could be the batch.")
-
-
-def describe_batch(batch: Any) -> str:
-    """What a batch holds, for error messages.
-
-    Example:
-        >>> describe_batch({"x": torch.zeros(3, 2)})
-        "a dict with 'x': float32 (3, 2)"
-
-    """
-    if isinstance(batch, Mapping):
-        return "a dict with " + ", ".join(f"{key!r}: {_describe(value)}" for key, value in batch.items())
-    if isinstance(batch, Sequence) and not isinstance(batch, str):
-        kind = type(batch).__name__
-        return f"a {kind} with " + ", ".join(f"{index}: {_describe(value)}" for index, value in enumerate(batch))
-    return _describe(batch)
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    return f"a {type(value).__name__}"
-
-
-def _tensors(batch: Any) -> list[Tensor]:
-    if isinstance(batch, Tensor):
-        return [batch]
-    if isinstance(batch, Mapping):
-        return [tensor for value in batch.values() for tensor in _tensors(value)]
-    if isinstance(batch, Sequence) and not isinstance(batch, str):
-        return [tensor for value in batch for tensor in _tensors(value)]
-    return []
-
-
-def _has_key(batch: Any, key: str) -> bool:
-    return isinstance(batch, Mapping) and key in batch
-
-
-def look_up(batch: Any, where: Key, argument: str) -> Any:
-    """What a batch holds at a key, an index, or what a callable on it returns; errors name the argument."""
-    if callable(where):
-        return where(batch)
-    is_mapping = isinstance(batch, Mapping)
-    try:
-        if is_mapping or (isinstance(where, int) and isinstance(batch, Sequence)):
-            return batch[where]
-    except (KeyError, IndexError):
-        pass
-    raise ValueError(f"`{argument}` points to {where!r}, which is not in the batch: it is {describe_batch(batch)}.")
+def _like_tokens(part: Any) -> TypeGuard[Tensor]:
+    """Whether something has the shape and the kind of token ids."""
+    whole = isinstance(part, Tensor) and not part.is_floating_point() and not part.is_complex()
+    return whole and part.ndim == 2 and part.dtype != torch.bool

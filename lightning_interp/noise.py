@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
+from lightning_interp._layout import LayoutResolver, check_sites, from_btd, repacked
 from lightning_interp._site_names import match_sites, modules_by_name
+from lightning_interp._site_output import OutputKey, SiteTensor, replaced, select
 from lightning_interp.functional._numerics import as_float
 from lightning_interp.functional.counter_noise import counter_normal, counter_uniform
-from lightning_interp.sites import CaptureError, LayoutResolver, first_floating, from_btd, hooks_by_module
+from lightning_interp.sites import CaptureError, by_site, hooks_by_module
 
 __all__ = ["BatchNoise", "Kind", "Relative", "SiteNoise"]
 
@@ -44,7 +46,7 @@ class BatchNoise:
         self.seed = seed
         self._drawn: dict[tuple[str, int, tuple[int, ...]], Tensor] = {}
 
-    def gaussian(self, site: str, call: int, output: Tensor, scale: float, relative: Relative) -> Tensor:
+    def gaussian(self, site: str, call: int, output: SiteTensor, scale: float, relative: Relative) -> SiteTensor:
         """An output of a site with Gaussian noise added to every vector.
 
         Args:
@@ -57,13 +59,13 @@ class BatchNoise:
                 deviation over the batch.
 
         """
-        if output.is_nested or hasattr(output, "placements"):
-            kind = "nested tensor" if output.is_nested else "DTensor"
+        if getattr(output, "is_nested", False) or hasattr(output, "placements"):
+            kind = "DTensor" if hasattr(output, "placements") else "nested tensor"
             raise CaptureError(f"site {site!r} returned a {kind}, to which noise cannot be added: choose another site")
-        size = len(self.positions)
-        shapes = (output.shape[:2], output.shape[1::-1])
-        fits = self.read is not None and output.dim() == 3 and self.read.shape in shapes
-        z, mask = self.layouts(site, output, size, self.read if fits else None)
+        length = None if self.read is None else self.read.shape[1]
+        z, mask = self.layouts(site, output, len(self.positions), length=length)
+        if self.read is not None and self.read.shape == z.shape[:2]:
+            mask = mask & self.read.to(mask.device)
         z = as_float(z)
         noise = self._normal(site, call, z)
         if relative == "norm":
@@ -71,12 +73,11 @@ class BatchNoise:
         else:
             valid = z[mask]
             spread = valid.std(0, correction=0) if len(valid) else z.new_zeros(z.shape[-1])
-        added = scale * spread * noise
-        if fits:
-            added = added * mask[..., None]
-        layout = self.layouts.layouts.get(site) or self.layouts.default
-        assert layout is not None
-        return (as_float(output) + from_btd(added, layout, output.shape)).to(output.dtype)
+        added = scale * spread * noise * mask[..., None]
+        if isinstance(output, PackedSequence):
+            data = (as_float(output.data) + repacked(added, output).data).to(output.data.dtype)
+            return PackedSequence(data, output.batch_sizes, output.sorted_indices, output.unsorted_indices)
+        return (as_float(output) + from_btd(added, self.layouts.layouts[site], output.shape)).to(output.dtype)
 
     def tokens(self, site: str, call: int, ids: Tensor, rate: float, allowed: Tensor) -> Tensor:
         """Token ids of which a share is replaced by others, drawn evenly from the allowed ones.
@@ -133,6 +134,8 @@ class SiteNoise:
         relative: See :meth:`BatchNoise.gaussian`.
         ignore_tokens: Token ids that are neither replaced nor replace.
         num_tokens: Size of the vocabulary, where a site has no ``num_embeddings``.
+        output: Which tensor of an output that holds several, for all sites or by site; see
+            :class:`~lightning_interp.sites.SiteRecorder`. A callable must return the very tensor.
 
     Raises:
         ValueError: If an argument is unknown, a name matches no module, or a site's vocabulary is unknown or empty.
@@ -157,6 +160,7 @@ class SiteNoise:
         relative: Relative = "norm",
         ignore_tokens: Sequence[int] = (),
         num_tokens: int | None = None,
+        output: OutputKey | Mapping[str, OutputKey] | None = None,
     ) -> None:
         if kind not in get_args(Kind):
             raise ValueError(f"`kind` must be one of {get_args(Kind)}, got {kind!r}.")
@@ -166,6 +170,8 @@ class SiteNoise:
         self.sites = dict(sites)
         self.kind = kind
         self.relative: Relative = relative
+        check_sites("output", output, self.sites if sites else None)
+        self.output = by_site(output, self.sites)
         self.sizes: dict[str, Tensor] = {}
         """Norms of the outputs that noise was added to, summed by site."""
         self._hooks: dict[str, _Injector] = {}
@@ -181,7 +187,7 @@ class SiteNoise:
         """Put the hooks on the model; without effect if they are there already."""
         if self._handles:
             return
-        self._hooks = {site: _Injector() for site in self.sites}
+        self._hooks = {site: _Injector(site, self.output[site]) for site in self.sites}
         for module, hook in hooks_by_module(self.model, self.sites, self._hooks, _Injector):
             if self.kind == "gaussian":
                 self._handles.append(module.register_forward_hook(hook.after))
@@ -206,11 +212,11 @@ class SiteNoise:
         hook = self._hooks[site]
         calls = 0
 
-        def gaussian(output: Tensor) -> Tensor:
+        def gaussian(output: SiteTensor) -> SiteTensor:
             nonlocal calls
             calls += 1
             changed = noise.gaussian(site, calls - 1, output, scale, self.relative)
-            norm = torch.linalg.vector_norm(output.detach(), dtype=torch.float32)
+            norm = torch.linalg.vector_norm(output.data.detach(), dtype=torch.float32)
             self.sizes[site] = self.sizes.get(site, torch.zeros_like(norm)) + norm
             return changed
 
@@ -240,13 +246,15 @@ class SiteNoise:
 class _Injector:
     """The hook of one site."""
 
-    def __init__(self) -> None:
+    def __init__(self, site: str = "", output: OutputKey | None = None) -> None:
+        self.site = site
+        self.output = output
         self.active = False
-        self.change: Callable[[Tensor], Tensor] | None = None
+        self.change: Callable[[Any], Any] | None = None
 
     def after(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook: another output."""
-        return _changed_output(self, output) if self.active else None
+        return _changed_output(self, module, output) if self.active else None
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Forward pre-hook: other token ids."""
@@ -258,12 +266,19 @@ class _Injector:
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _changed_output(hook: _Injector, output: Any) -> Any:
+def _changed_output(hook: _Injector, module: nn.Module, output: Any) -> Any:
     assert hook.change is not None
-    chosen = first_floating(output)
-    if chosen is None:
-        raise CaptureError(f"a site returned {type(output).__name__} without a floating-point tensor to add noise to")
-    return _replaced(output, chosen, hook.change(chosen))
+    try:
+        _, chosen = select(module, output, hook.output, f"site {hook.site!r}")
+    except TypeError as error:
+        raise CaptureError(f"{error}, so noise cannot be added there") from error
+    changed = replaced(output, chosen, hook.change(chosen))
+    if changed is output:
+        raise CaptureError(
+            f"`output` gives a tensor that is not in what site {hook.site!r} returned, so noise on it would change "
+            "nothing: let it return one of the output's own tensors"
+        )
+    return changed
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -273,22 +288,8 @@ def _changed_input(hook: _Injector, args: tuple[Any, ...], kwargs: dict[str, Any
         for value in given:
             if isinstance(value, Tensor) and value.ndim in (1, 2) and value.dtype in (torch.long, torch.int):
                 new = hook.change(value)
-                return _replaced(args, value, new), {key: new if one is value else one for key, one in kwargs.items()}
+                return replaced(args, value, new), {key: new if one is value else one for key, one in kwargs.items()}
     raise CaptureError("a site was given no integer tensor (B, T): tokens can be replaced at an embedding only")
-
-
-def _replaced(holder: Any, old: Tensor, new: Tensor) -> Any:
-    """The same tensor, tuple, list or mapping with one tensor in another's place."""
-    if holder is old:
-        return new
-    if isinstance(holder, Mapping):
-        twin: Any = copy.copy(holder)
-        for key, value in holder.items():
-            if value is old:
-                twin[key] = new
-        return twin
-    items = [new if item is old else item for item in holder]
-    return type(holder)(*items) if hasattr(holder, "_fields") else type(holder)(items)
 
 
 def _allowed_tokens(site: str, module: nn.Module, ignore: Sequence[int], num_tokens: int | None) -> Tensor:

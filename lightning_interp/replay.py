@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_interp._containers import mapped
 from lightning_interp._logged import Entry, LoggedValues
 from lightning_interp.compat import is_overridden, pl
 from lightning_interp.distributed import Maximum, Steps, Sum
@@ -38,8 +38,8 @@ _KINDS = ("", "mean", "sum", "max", "min", "metric")
 
 def independent(batch: Any) -> Any:
     """A batch that shares neither containers nor tensors with the given one: a step may change what it is handed."""
-    twin = apply_to_collection(batch, Tensor, torch.clone)
-    return copy.copy(batch) if twin is batch and not isinstance(batch, Tensor) else twin
+    # An object that is no container of known make, such as a batch of graphs, knows itself how it is copied.
+    return mapped(batch, torch.clone, copy.deepcopy)
 
 
 @dataclass(frozen=True)

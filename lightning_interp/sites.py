@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, TypeVar, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_interp._layout import Layout, LayoutResolver, fit_mask, from_btd, infer_layout, to_btd
+from lightning_interp._layout import Layout, LayoutResolver, check_sites, fit_mask, from_btd, infer_layout, to_btd
 from lightning_interp._site_names import clean_name, listed, match_sites, modules_by_name, resolve_sites, short_names
+from lightning_interp._site_output import OutputKey, copied, copied_tensor, plain_choice, replicated, select
 
 __all__ = [
     "resolve_sites",
     "short_names",
     "SiteRecorder",
     "CaptureError",
+    "Found",
     "Call",
     "Layout",
     "LayoutResolver",
@@ -26,13 +28,15 @@ __all__ = [
     "to_btd",
     "fit_mask",
     "from_btd",
-    "first_floating",
+    "OutputKey",
+    "by_site",
+    "check_sites",
     "hooks_by_module",
 ]
 
 H = TypeVar("H")
 
-Call = Literal["only", "last", "all"]
+Call = Literal["only", "first", "last", "all"]
 
 
 class CaptureError(RuntimeError):
@@ -45,14 +49,15 @@ class SiteRecorder:
     Forward hooks are attached once, before the first compiled call, and do nothing but look at a flag until
     :meth:`start`. What they keep is detached and copied, so later in-place operations do not reach it.
 
-    Of an output that is not a tensor, the tensor kept is ``last_hidden_state`` or ``logits`` where a mapping has it,
-    else the first floating-point one in the tuple, list or mapping.
-
     Args:
         model: The module that the names are relative to.
         sites: Short name → dotted name, from :func:`resolve_sites`.
         call: What to keep of a site that runs several times between :meth:`start` and :meth:`take`: ``"only"`` makes
-            that an error, ``"last"`` keeps the last output, ``"all"`` keeps all, in order.
+            that an error, ``"first"`` and ``"last"`` keep one output, ``"all"`` keeps all, in order.
+        output: Which tensor of an output that holds several: a key, an index or an attribute of it, or a callable on
+            it, for all sites or by site; see :func:`~lightning_interp._site_output.select`.
+        whole: Sites of which the whole output is kept, whatever it is.
+        offer: Which of ``"first"``, ``"last"`` and ``"all"`` an error may advise.
 
     Raises:
         ValueError: If ``call`` is unknown, ``sites`` is empty or a dotted name matches no module.
@@ -69,7 +74,15 @@ class SiteRecorder:
 
     """
 
-    def __init__(self, model: nn.Module, sites: Mapping[str, str], call: Call = "only") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Mapping[str, str],
+        call: Call = "only",
+        output: OutputKey | Mapping[str, OutputKey] | None = None,
+        whole: Iterable[str] = (),
+        offer: Sequence[Call] = ("first", "last", "all"),
+    ) -> None:
         if call not in get_args(Call):
             raise ValueError(f"call={call!r} is unknown; use one of {', '.join(map(repr, get_args(Call)))}")
         if not sites:
@@ -77,6 +90,12 @@ class SiteRecorder:
         self.model = model
         self.sites = dict(sites)
         self.call: Call = call
+        check_sites("output", output, self.sites)
+        self.output = by_site(output, self.sites)
+        self.whole = frozenset(whole)
+        self.offer = tuple(offer)
+        self.found: dict[str, Found] = {}
+        """Of each site what was taken last."""
         self._taps: dict[str, _Tap] = {}
         self._handles: list[RemovableHandle] = []
         modules = modules_by_name(model)
@@ -93,7 +112,7 @@ class SiteRecorder:
         if self.attached:
             return
         _keep_from_own_frames()
-        self._taps = {short: _Tap(self.call) for short in self.sites}
+        self._taps = {short: _Tap(self.call, self.output[short], short in self.whole) for short in self.sites}
         for module, tap in hooks_by_module(self.model, self.sites, self._taps, lambda: _Tap(self.call)):
             self._handles.append(module.register_forward_hook(tap))
 
@@ -134,17 +153,21 @@ class SiteRecorder:
         finally:
             self.stop()
 
-    def take(self) -> dict[str, list[Tensor]]:
+    def take(self) -> dict[str, list[Any]]:
         """What was captured, which is dropped here.
 
         Returns:
-            Short name → outputs in the order in which they were made: one, or several for ``call="all"``.
+            Short name → outputs in the order in which they were made: one, or several for ``call="all"``. Each is a
+            tensor or a packed sequence; of sites whose whole output is kept, that.
 
         Raises:
             CaptureError: If a site never ran, ran more than once under ``call="only"``, or returned a sharded tensor.
             TypeError: If a site returned no floating-point tensor.
+            ValueError: If it returned several, and ``output`` does not say which.
 
         """
+        counts = {short: tap.count() for short, tap in self._taps.items()}
+        paths = {short: tap.path for short, tap in self._taps.items()}
         captured = {short: tap.take() for short, tap in self._taps.items()}
         silent = [short for short in self.sites if not captured.get(short)]
         if silent:
@@ -156,32 +179,49 @@ class SiteRecorder:
                 "was attached after torch.compile had compiled it (call torch.compiler.reset() then), or it shares a "
                 "compiled graph with a module that has no hook (read the same place in all of them by a glob)"
             )
-        for short, outputs in captured.items():
-            if self.call == "only" and len(outputs) > 1:
+        for short in captured:
+            if self.call == "only" and counts[short] > 1:
+                *some, last = (f"call={one!r}" for one in self.offer)
                 raise CaptureError(
-                    f"site {short!r} ({self.sites[short]!r}) ran {len(outputs)} times while capturing: say which to "
-                    "read with call='last' or call='all'"
+                    f"site {short!r} ({self.sites[short]!r}) ran {counts[short]} times while capturing: say which to "
+                    f"read with {', '.join(some)}{' or ' if some else ''}{last}"
                 )
-        return {short: [self._checked(short, output) for output in outputs] for short, outputs in captured.items()}
+        taken: dict[str, list[Any]] = {}
+        for short, outputs in captured.items():
+            found = [self._checked(short, output, paths[short]) for output in outputs]
+            self.found[short] = Found(found[-1][0], counts[short])
+            taken[short] = [one for _, one in found]
+        return taken
 
-    def _checked(self, short: str, output: Any) -> Tensor:
+    def _checked(self, short: str, output: Any, path: str | None) -> tuple[str, Any]:
         site = f"site {short!r} ({self.sites[short]!r})"
-        tensor = first_floating(output)
-        if tensor is None:
-            raise TypeError(f"{site} returned {_described(output)}: no floating-point tensor to read")
+        if short in self.whole:
+            return "", output
+        tensor: Any = output
+        if path is None:
+            module = modules_by_name(self.model)[clean_name(self.sites[short])]
+            path, tensor = select(module, output, self.output[short], site)
         if not hasattr(tensor, "placements"):
-            return tensor
-        if not _replicated(tensor):
+            return path, tensor
+        if not replicated(tensor):
             raise CaptureError(
                 f"{site} returned a DTensor with placements {tuple(tensor.placements)}: only fully replicated ones are "
                 "read; choose a site whose output is replicated, such as the block around it"
             )
-        local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
-        return local
+        return path, tensor.to_local()
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks belong to the process and the model they were put on: a copy starts without.
         return {**self.__dict__, "_taps": {}, "_handles": []}
+
+
+class Found(NamedTuple):
+    """What a site gave."""
+
+    path: str
+    """Where in its output the tensor stands, ``""`` where it is the output."""
+    calls: int
+    """How many times it ran."""
 
 
 class _Tap:
@@ -189,42 +229,60 @@ class _Tap:
 
     Everything is a plain attribute of the hook itself: torch.compile guards on ``active``, which costs one more graph
     when it is first switched on and none after, and a graph that several modules share writes to each one's own tap.
-    Nothing that a call leaves is looked at by the next one, only wrapped (``chain``): a list or a count would be
-    guarded on and compiled anew for every call of a shared module.
+    Nothing that a call leaves is looked at by the next one within a graph, only wrapped (``chain``): a list or a count
+    would be guarded on and compiled anew for every call of a shared module.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, output: OutputKey | None = None, whole: bool = False) -> None:
         self.active = False
         self.call = call
+        self.output = output
+        self.whole = whole
         self.clear()
 
     def clear(self) -> None:
         self.last: tuple[Any] | None = None
         self.chain: tuple[Any, Any] | None = None
+        self.path: str | None = None
         self.in_graph = False
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self.active:
             return
-        tensor = first_floating(output)
-        # Raising for want of a tensor would end the user's forward: the recorder does it later.
-        kept = output if tensor is None else _copied(tensor)
+        chosen = None if self.whole else plain_choice(module, output, self.output)
+        if chosen is not None:
+            self.path = chosen[0]
+            kept = copied_tensor(chosen[1])
+        else:
+            # Raising for want of a tensor would end the user's forward: the recorder does it later.
+            self.path = None
+            kept = output if torch.compiler.is_compiling() else copied(output)
+        in_graph = torch.compiler.is_compiling()
+        # Only the count is wanted of others than these, and a chain of constants would be guarded on: hence `self`.
+        keeps = self.call == "all" or (self.call == "first" and (in_graph or self.chain is None))
+        self.chain = (kept if keeps else self, self.chain)
         self.last = (kept,)
-        if self.call != "last":
-            # Only the count is wanted of "only", and a chain of constants would be guarded on: hence `self`.
-            self.chain = (kept if self.call == "all" else self, self.chain)
-        self.in_graph = torch.compiler.is_compiling()
+        self.in_graph = in_graph
+
+    def count(self) -> int:
+        """How many calls there were."""
+        number, chain = 0, self.chain
+        while chain is not None:
+            number, chain = number + 1, chain[1]
+        return number
 
     def take(self) -> list[Any]:
-        """What each call kept, in order; for ``"only"``, the last one as often as there were calls."""
+        """What is kept of the calls, in order; for all but ``"all"`` one of them."""
         last, chain, in_graph = self.last, self.chain, self.in_graph
         self.clear()
         if last is None:
             return []
-        outputs = [] if chain is not None else [last[0]]
+        outputs = []
         while chain is not None:
-            outputs.append(chain[0] if self.call == "all" else last[0])
+            outputs.append(chain[0])
             chain = chain[1]
+        if self.call != "all":
+            outputs = [outputs[-1] if self.call == "first" else last[0]]
         # The next replay of a CUDA graph overwrites what this one returned.
         return [
             output.clone() if in_graph and isinstance(output, Tensor) and output.is_cuda else output
@@ -236,28 +294,15 @@ class _Tap:
         return _Tap, (self.call,)
 
 
-def first_floating(output: Any) -> Tensor | None:
-    """The tensor that is read of what a site returned; see :class:`SiteRecorder`."""
-    if isinstance(output, Tensor):
-        return output if output.is_floating_point() else None
-    if isinstance(output, Mapping):
-        output = (output.get("last_hidden_state"), output.get("logits"), *output.values())
-    if isinstance(output, (tuple, list)):
-        for item in output:
-            if isinstance(item, Tensor) and item.is_floating_point():
-                return item
-    return None
+def by_site(given: Any, sites: Iterable[str]) -> dict[str, Any]:
+    """An argument that is given for all sites or by site, for each of them; ``None`` where it is not given.
 
+    Example:
+        >>> by_site({"enc": 0}, ["enc", "dec"]), by_site(1, ["enc"])
+        ({'enc': 0, 'dec': None}, {'enc': 1})
 
-def _copied(tensor: Tensor) -> Tensor:
-    if type(tensor) is not Tensor and not _replicated(tensor):
-        # Copying a partial sum is a collective, which under any condition on ranks would hang: `take` refuses it.
-        return tensor
-    return tensor.detach().clone()
-
-
-def _replicated(tensor: Tensor) -> bool:
-    return all(placement.is_replicate() for placement in getattr(tensor, "placements", ()))
+    """
+    return {site: given.get(site) if isinstance(given, Mapping) else given for site in sites}
 
 
 def _keep_from_own_frames() -> None:
@@ -268,19 +313,8 @@ def _keep_from_own_frames() -> None:
     """
     skip = getattr(sys.modules.get("torch._dynamo.eval_frame"), "skip_code", None)
     if skip is not None:
-        for function in (_Tap.__call__, first_floating, _copied):
+        for function in (_Tap.__call__, plain_choice, copied_tensor):
             skip(function.__code__)
-
-
-def _described(output: Any) -> str:
-    def one(item: Any) -> str:
-        return f"Tensor of {item.dtype}" if isinstance(item, Tensor) else type(item).__name__
-
-    if isinstance(output, Mapping):
-        return f"{type(output).__name__}({', '.join(f'{key}: {one(value)}' for key, value in output.items())})"
-    if isinstance(output, (tuple, list)):
-        return f"{type(output).__name__}({', '.join(map(one, output))})"
-    return one(output)
 
 
 def hooks_by_module(

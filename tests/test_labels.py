@@ -86,7 +86,7 @@ def test_some_samples_only() -> None:
 
 
 def test_size_and_description_of_a_batch() -> None:
-    assert batch_size([{"a": torch.tensor(1.0), "b": torch.zeros(4, 2)}]) == 4
+    assert batch_size({"a": torch.tensor(1.0), "b": torch.zeros(4, 2)}) == 4
     assert describe_batch((IDS, "x")) == "a tuple with 0: int64 (2, 5), 1: a str"
-    with pytest.raises(ValueError, match="holds no tensor"):
+    with pytest.raises(ValueError, match=r"cannot be told: it is a dict with 'a': a int. Say it with `batch_size=`"):
         batch_size({"a": 1})

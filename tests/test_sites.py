@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import pickle
 import weakref
 from collections import OrderedDict
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from lightning_interp.sites import (
     LayoutResolver,
     SiteRecorder,
     fit_mask,
+    from_btd,
     infer_layout,
     resolve_sites,
     to_btd,
@@ -400,8 +403,10 @@ def test_parts_of_attention_that_are_never_called():
 
 
 def test_arguments_are_checked():
-    with pytest.raises(ValueError, match=r"call='first' is unknown; use one of 'only', 'last', 'all'"):
-        SiteRecorder(Model(), {"encoder": "encoder"}, "first")
+    with pytest.raises(ValueError, match=r"call='second' is unknown; use one of 'only', 'first', 'last', 'all'"):
+        SiteRecorder(Model(), {"encoder": "encoder"}, "second")
+    with pytest.raises(ValueError, match=r"`output` names sites \['decoder'\], which are not among \['encoder'\]"):
+        SiteRecorder(Model(), {"encoder": "encoder"}, output={"decoder": 0})
     with pytest.raises(ValueError, match=r"'encodr' matches no module"):
         SiteRecorder(Model(), {"encoder": "encodr"})
     with pytest.raises(ValueError, match="empty"):
@@ -411,12 +416,26 @@ def test_arguments_are_checked():
 INTEGERS = torch.arange(3)
 
 
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    one: object
+    two: object
+
+
+class Named(NamedTuple):
+    one: object
+    two: object
+
+
 @pytest.mark.parametrize(
     "make",
     [
-        lambda x: (x, x + 1),
-        lambda x: [INTEGERS, x, x + 1],
+        lambda x: (x, INTEGERS),
+        lambda x: [INTEGERS, x, x.sum()],
         lambda x: (None, x),
+        lambda x: (INTEGERS, {"deep": [x, None]}),
+        lambda x: Pair(x, INTEGERS),
+        lambda x: Named(INTEGERS, x),
         lambda x: {"ids": INTEGERS, "logits": x},
         lambda x: {"logits": x + 1, "last_hidden_state": x},
         lambda x: OrderedDict(last_hidden_state=None, other=x),
@@ -434,9 +453,10 @@ def test_the_tensor_in_an_output(make, x):
 @pytest.mark.parametrize(
     ("make", "holds"),
     [
-        (lambda x: INTEGERS, "Tensor of torch.int64"),
-        (lambda x: (INTEGERS, None), "tuple(Tensor of torch.int64, NoneType)"),
-        (lambda x: {"ids": INTEGERS, "n": 3}, "dict(ids: Tensor of torch.int64, n: int)"),
+        (lambda x: INTEGERS, "int64 (3,)"),
+        (lambda x: (INTEGERS, None), "tuple([0] int64 (3,), [1] NoneType)"),
+        (lambda x: {"ids": INTEGERS, "n": 3}, "dict(['ids'] int64 (3,), ['n'] int)"),
+        (lambda x: (x.sum(), INTEGERS), "tuple([0] float32 (), [1] int64 (3,))"),
         (lambda x: None, "NoneType"),
         (lambda x: slice(3), "slice"),
     ],
@@ -811,17 +831,31 @@ def test_layouts_without_positions(batch, dim, height, width):
     z = torch.randn(batch, dim)
     assert torch.equal(to_btd(z, None, batch), z[:, None])
     image = torch.randn(batch, dim, height, width)
-    flat = to_btd(image, None, batch)
-    assert flat.shape == (batch, height * width, dim)
-    for h in range(height):
-        for w in range(width):
-            assert torch.equal(flat[:, h * width + w], image[:, :, h, w])
+    for layout, output in (("BCHW", image), ("BHWC", image.movedim(1, -1))):
+        flat = to_btd(output, layout, batch)
+        assert flat.shape == (batch, height * width, dim)
+        for h in range(height):
+            for w in range(width):
+                assert torch.equal(flat[:, h * width + w], image[:, :, h, w])
+        assert torch.equal(from_btd(flat, layout, output.shape), output)
+    with pytest.raises(ValueError, match=r"cannot be told: say layout='BCHW' .* or layout='BHWC'"):
+        infer_layout(image, batch)
+
+
+@given(batch=sizes, dim=sizes, lengths=st.lists(sizes, min_size=1, max_size=3))
+def test_channels_second_and_last_give_the_same_rows(batch, dim, lengths):
+    last = torch.randn(batch, *lengths, dim)
+    names = {1: ("BTD", "BCT"), 2: ("BHWC", "BCHW"), 3: ("BDHWC", "BCDHW")}[len(lengths)]
+    rows = last.reshape(batch, -1, dim)
+    for layout, output in zip(names, (last, last.movedim(-1, 1)), strict=True):
+        assert torch.equal(to_btd(output, layout, batch), rows)
+        assert torch.equal(from_btd(rows, layout, output.shape), output)
 
 
 @given(shape=st.lists(st.integers(1, 5), min_size=1, max_size=5), batch=st.integers(1, 5))
 def test_an_output_is_refused_or_keeps_its_examples(shape, batch):
     z = torch.randn(shape)
-    axes = {2: [0], 3: [0, 1], 4: [0]}.get(len(shape), [])
+    axes = {2: [0], 3: [0, 1]}.get(len(shape), [])
     if [shape[axis] for axis in axes].count(batch) != 1:
         with pytest.raises(ValueError, match="site 'here'") as error:
             to_btd(z, None, batch, site="here")
@@ -881,11 +915,11 @@ def test_masks(batch, length, data):
 
 def test_masks_of_images():
     mask = torch.rand(2, 3, 4) > 0.5
-    representations, fitted = LayoutResolver()("cnn", torch.randn(2, 5, 3, 4), 2, mask)
+    representations, fitted = LayoutResolver("BCHW")("cnn", torch.randn(2, 5, 3, 4), 2, mask)
     assert representations.shape == (2, 12, 5)
     assert torch.equal(fitted, mask.reshape(2, 12))
     with pytest.raises(ValueError, match=r"mask \(2, 4, 4\) does not fit representations \(2, 12, 5\)"):
-        LayoutResolver()("cnn", torch.randn(2, 5, 3, 4), 2, torch.ones(2, 4, 4))
+        LayoutResolver("BCHW")("cnn", torch.randn(2, 5, 3, 4), 2, torch.ones(2, 4, 4))
 
 
 @settings(max_examples=30)
@@ -922,10 +956,12 @@ def test_layouts_by_site_and_unknown_ones():
     resolver = LayoutResolver({"encoder": "TBD"})
     z = torch.randn(4, 4, 2)
     assert torch.equal(resolver("encoder", z, 4)[0], z.transpose(0, 1))
-    assert resolver("cnn", torch.zeros(4, 3, 2, 2), 4)[0].shape == (4, 4, 3)
-    for layout in ("BHWC", {"encoder": "BHWC"}):
-        with pytest.raises(ValueError, match=r"layout='BHWC' is unknown; use one of 'BTD'"):
+    assert resolver("cnn", torch.zeros(4, 3, 2), 4)[0].shape == (4, 3, 2)
+    for layout in ("BWHC", {"encoder": "BWHC"}):
+        with pytest.raises(ValueError, match=r"layout='BWHC' is unknown; use one of 'BTD'"):
             LayoutResolver(layout)
+    with pytest.raises(ValueError, match=r"`layout` names sites \['decoder'\], which are not among \['encoder'\]"):
+        LayoutResolver({"decoder": "BTD"}, names={"encoder": "encoder"})
 
 
 @pytest.mark.filterwarnings("ignore:.*nested tensors.*")

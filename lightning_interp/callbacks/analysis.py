@@ -16,12 +16,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from lightning_interp._batches import BatchSize, batch_size
+from lightning_interp._forward import Forward
 from lightning_interp._fresh import FreshMetrics
 from lightning_interp.callbacks.gate_checks import check_gates
 from lightning_interp.compat import check_trainer, pl
 from lightning_interp.distributed import Maximum, Minimum, PeerError, Steps, agree, run, world_size
 from lightning_interp.history import CsvLog, History, Reading, merge_rows, with_settings
-from lightning_interp.labels import batch_size
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.positions import SamplePositions, Selection
 from lightning_interp.reporting import Reporter, log_folder
@@ -53,6 +54,9 @@ class ValidationAnalysis(pl.Callback):
     Args:
         every_n_validations: Read only every n-th validation run.
         max_examples: Samples to read over all ranks, the same at every reading; bounds memory. ``None`` for all.
+        batch_size: How many samples a batch has: a number, the key, index or attribute of a part of the batch that is
+            the number or is as long, or a callable on the batch. By default it is told from the batch, where all its
+            parts agree.
         dataloader_idx: Which validation loader to read. Keys of another than 0 end in ``/dataloader_idx_<n>``.
         prefix: Put before every key.
         log: ``"summary"`` logs what a person watches; ``"full"`` logs everything. History and ``readings.csv`` hold
@@ -94,8 +98,11 @@ class ValidationAnalysis(pl.Callback):
         write_csv: bool = True,
         on_error: str = "drop",
         max_overhead: float | None = None,
+        batch_size: BatchSize | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(batch_size, int) and batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
         if every_n_validations < 1:
             raise ValueError(f"`every_n_validations` must be at least 1, got {every_n_validations}.")
         if max_examples is not None and max_examples < 1:
@@ -111,6 +118,7 @@ class ValidationAnalysis(pl.Callback):
         self.every_n_validations = every_n_validations
         self.max_overhead = max_overhead
         self.max_examples = max_examples
+        self.batch_size = batch_size
         self.dataloader_idx = dataloader_idx
         self.prefix = prefix
         self.log_level = log  # Lightning puts its own `log` on every callback
@@ -127,6 +135,8 @@ class ValidationAnalysis(pl.Callback):
         """Counts through the batches of the reading."""
         self.group: Any = None
         """The process group over which data are split; ``None`` for all ranks."""
+        self.run_batch: Forward | None = None
+        """How :func:`lightning_interp.analyze` runs a batch, for what runs batches again."""
         self.step_output: Any = None
         """What ``validation_step`` returned for the batch, while :meth:`after_batch` runs."""
         self._active = False
@@ -170,6 +180,10 @@ class ValidationAnalysis(pl.Callback):
 
     def release(self) -> None:
         """Detach from the model and free what was kept for readings."""
+
+    def count(self, batch: Any) -> int:
+        """The number of samples in a batch."""
+        return batch_size(batch, self.batch_size)
 
     def begin(self) -> None:
         """A reading starts; :attr:`positions` and :attr:`group` are set."""
@@ -478,7 +492,7 @@ class ValidationAnalysis(pl.Callback):
         return positions
 
     def _before(self, batch: Any) -> None:
-        selection = self.positions.select(batch_size(batch))
+        selection = self.positions.select(self.count(batch))
         if len(selection):
             self.before_batch(batch, selection)
             self._selection = selection

@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp._forward import default_forward
+from lightning_interp._forward import Forward, default_forward
 from lightning_interp._overheard import Overheard
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.compat import pl
@@ -34,13 +34,24 @@ from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.noise import BatchNoise, Kind, Relative, SiteNoise
 from lightning_interp.positions import Selection
 from lightning_interp.replay import KeptBatch, Life, Replay, Score, ScoreReplay, StepReplay, independent
-from lightning_interp.sites import Call, Layout, LayoutResolver, SiteRecorder, resolve_sites, short_names
+from lightning_interp.site_rows import Pooling, ReadSite, SiteReader
+from lightning_interp.sites import (
+    Call,
+    Layout,
+    LayoutResolver,
+    OutputKey,
+    SiteRecorder,
+    check_sites,
+    resolve_sites,
+    short_names,
+)
 
 __all__ = ["NoiseRobustness"]
 
 Sites = str | Sequence[str] | Mapping[str, str]
 _MODES = {"loss": -1.0, "score": 1.0}
 _GROUPS = 8  # of batches, whose spread tells the noise of a monitor
+_OVERWHELMING = 1e3  # times the largest scale
 _CLEAR = 4.0  # a difference of so many half-widths needs no new estimate of its noise
 
 
@@ -81,7 +92,9 @@ class NoiseRobustness(ValidationAnalysis):
 
     Conditional keys are undefined, and not logged, while v(0) is not better than v_start beyond its own noise (the 95 %
     interval over up to eight groups of batches); ``half_scale`` also where more than half survives the largest scale.
-    So an untrained model has no robustness that a gate could choose. Plain gates monitor ``under_noise``.
+    So an untrained model has no robustness that a gate could choose. Plain gates monitor ``under_noise``. They are
+    undefined, too, where no monitor changes by a bit even under noise 1,000 times the largest scale: what the noise is
+    added to has no part in the monitors, which is said once.
 
     Args:
         sites: Where noise is added: dotted module names, globs, or ``{"alias": "dotted.name"}``. An embedding layer for
@@ -106,14 +119,19 @@ class NoiseRobustness(ValidationAnalysis):
         seed: Of the noise.
         tokens: Where token ids are in a batch, or that by site, as for
             :class:`~lightning_interp.callbacks.RepresentationMetrics`; needed for drift, skipped positions and
-            ``relative="dimension"`` only.
+            ``relative="dimension"`` only. Where it is known which positions are padding, they get no noise.
         mask: Where the padding mask is.
         padding_idx: Token id of padding, where there is no mask.
         ignore_tokens: Token ids that get no noise, are not replaced, and do not replace.
         skip_positions: The first so many words of each sequence get no noise (attention sinks).
         num_tokens: Size of the vocabulary for ``kind="tokens"``, where the site does not tell it.
         layout: As for :class:`~lightning_interp.callbacks.RepresentationMetrics`.
+        output: Which tensor of what a site returns, where it returns several, of all sites or by site: an index, a key,
+            an attribute, or a callable that returns the very tensor.
         call: For a drift site that fires several times in a forward pass. Noise is added at every call.
+        read: How a drift site is read where no layout says it, and ``pooling`` for drift of one vector a sample; both
+            as for :class:`~lightning_interp.callbacks.RepresentationMetrics`.
+        pooling: See ``read``.
         kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples``.
 
     Raises:
@@ -153,7 +171,10 @@ class NoiseRobustness(ValidationAnalysis):
         skip_positions: int = 0,
         num_tokens: int | None = None,
         layout: Layout | Mapping[str, Layout] | None = None,
+        output: OutputKey | Mapping[str, OutputKey] | None = None,
         call: Call = "only",
+        read: ReadSite | Mapping[str, ReadSite] | None = None,
+        pooling: Pooling | None = None,
         **kwargs: Any,
     ) -> None:
         if "max_examples" in kwargs:
@@ -185,14 +206,28 @@ class NoiseRobustness(ValidationAnalysis):
         self.limit_examples = limit_examples
         self.start = dict(start) if isinstance(start, Mapping) else start
         self.seed = seed
+        for name, value in (("read", read), ("pooling", pooling)):
+            if value is not None and drift is None:
+                raise ValueError(f"`{name}` says how `drift` is read, and there is none.")
         self.layout = layout
+        self.output = output
         self.call: Call = call
+        self.read = read
+        self.pooling = pooling
+        SiteReader(layout, None if layout is not None else read, pooling)  # checks the arguments
         self.num_tokens = num_tokens
         self._tokens_by_site = dict(tokens) if isinstance(tokens, Mapping) else {}
         self._reader = BatchReader(
-            (), None if isinstance(tokens, Mapping) else tokens, mask, padding_idx, ignore_tokens, skip_positions
+            (),
+            None if isinstance(tokens, Mapping) else tokens,
+            mask,
+            padding_idx,
+            ignore_tokens,
+            skip_positions,
+            self.batch_size,
         )
-        self._reads = drift is not None or bool(ignore_tokens or skip_positions) or relative == "dimension"
+        told = any(given is not None for given in (tokens, mask, padding_idx))
+        self._reads = drift is not None or bool(ignore_tokens or skip_positions) or relative == "dimension" or told
         # Checks kind and relative; the sites are known with the model.
         SiteNoise(nn.Module(), {}, kind, relative)
         self._names: dict[str, str] = {}
@@ -205,7 +240,8 @@ class NoiseRobustness(ValidationAnalysis):
         self._recorder: SiteRecorder | None = None
         self._model: nn.Module | None = None
         self._live: weakref.ref[Any] | None = None
-        self._layouts = self._drift_layouts = LayoutResolver(self.layout)
+        self._layouts = LayoutResolver(self.layout)
+        self._drift_reader = SiteReader()
         self._kept: list[KeptBatch] = []
         self._epoch_start: ModuleState | None = None
         self._overheard: Overheard | None = None
@@ -215,7 +251,7 @@ class NoiseRobustness(ValidationAnalysis):
         """For each monitor its value before training, then its values in the groups of batches."""
         self._widths: dict[str, float] = {}
         self._gaps: dict[str, float] = {}
-        self._told = False
+        self._told = self._told_numb = False
         if isinstance(self.start, Mapping):
             self._started = {name: [float(value)] for name, value in self.start.items()}
 
@@ -282,17 +318,28 @@ class NoiseRobustness(ValidationAnalysis):
     def resolve(self, model: nn.Module) -> None:
         """Attach hooks at the sites."""
         self._names = resolve_sites(model, self.sites)
+        self._downstream = {} if self.drift is None else resolve_sites(model, self.drift)
+        for argument, given in (("layout", self.layout), ("output", self.output)):
+            check_sites(argument, given, {**self._names, **self._downstream})
         self._noise = SiteNoise(
-            model, self._names, self.kind, self.relative, self._reader.ignore_tokens, self.num_tokens
+            model,
+            self._names,
+            self.kind,
+            self.relative,
+            self._reader.ignore_tokens,
+            self.num_tokens,
+            _among(self.output, self._names),
         )
         # Hooks run in the order of attaching: what is recorded at a noisy site is what it passes on.
         self._noise.attach()
-        if self.drift is not None:
-            self._downstream = resolve_sites(model, self.drift)
-            self._recorder = SiteRecorder(model, self._downstream, call=self.call)
-            self._recorder.attach()
         # A short name may stand for one module among the sites and for another among those of drift.
-        self._layouts, self._drift_layouts = LayoutResolver(self.layout), LayoutResolver(self.layout)
+        self._layouts = LayoutResolver(_among(self.layout, self._names), model, self._names)
+        if self.drift is not None:
+            self._drift_reader = SiteReader(_among(self.layout, self._downstream), self.read, self.pooling)
+            self._drift_reader.resolve(model, self._downstream)
+            output = _among(self.output, self._downstream)
+            self._recorder = SiteRecorder(model, self._downstream, self.call, output, self._drift_reader.own)
+            self._recorder.attach()
         self._model, self._live = model, None
 
     def release(self) -> None:
@@ -379,10 +426,11 @@ class NoiseRobustness(ValidationAnalysis):
             drift = self._passes(replay, batches, None if bool(known) else clean, lives, groups)
             found = yield from replay.values([clean, *noisy, *groups])
             sums: Tensor = yield Sum(drift.to(torch.float64))
+            numb = yield from self._without_effect(replay, batches, settings, found)
             if self._initial is not None:
                 yield from self._read_start(replay, batches)
         values: dict[str, float] = {}
-        self._compare(settings, found[0], found[1 : 1 + len(settings)], found[1 + len(settings) :], values)
+        self._compare(settings, found[0], found[1 : 1 + len(settings)], found[1 + len(settings) :], numb, values)
         self._add_drift(settings, sums, values)
         return values
 
@@ -420,6 +468,34 @@ class NoiseRobustness(ValidationAnalysis):
             return torch.zeros(0)
         return torch.stack([torch.stack([one.cpu() for one in row]) for row in drift])
 
+    def _without_effect(
+        self,
+        replay: Replay,
+        batches: Sequence[KeptBatch],
+        settings: Sequence[tuple[str, float]],
+        found: Sequence[Mapping[str, float]],
+    ) -> Steps[set[str]]:
+        """Sites where noise of whatever size changes no monitor by a bit: what was made noisy is not what counts."""
+        clean, noisy = found[0], found[1 : 1 + len(settings)]
+        changed = {site for (site, _), one in zip(settings, noisy, strict=True) if one != clean}
+        same = [site for site in self._names if site not in changed]
+        if not same or not self.monitors:
+            return set()
+        # A model may stand all of these scales; none stands noise so much greater than all it knows.
+        scale = 1.0 if self.kind == "tokens" else _OVERWHELMING * self.scales[-1]
+        lives = {(site, scale): replay.life() for site in same}
+        self._passes(replay, batches, None, lives, [])
+        drowned = yield from replay.values(list(lives.values()))
+        numb = {site for site, one in zip(same, drowned, strict=True) if one == clean}
+        if numb and not self._told_numb:
+            self._told_numb = True
+            pl.utilities.rank_zero_warn(
+                f"{self._name}: noise at {sorted(numb)}, however large, changes none of {list(self.monitors)} by a "
+                "bit, so what it is added to has no part in them: robustness there is not logged. Read another site, "
+                "or say with `output=` which of the tensors that it returns."
+            )
+        return numb
+
     @contextmanager
     def _recording(self) -> Iterator[None]:
         with nullcontext() if self._recorder is None else self._recorder.capturing():
@@ -440,10 +516,9 @@ class NoiseRobustness(ValidationAnalysis):
             return {}
         taken: dict[str, tuple[Tensor, Tensor]] = {}
         for site, calls in self._recorder.take().items():
-            size, mask = reads[site].size, reads[site].read
-            parts = [self._drift_layouts(site, output, size, mask) for output in calls]
-            z, read = (torch.cat([part[index] for part in parts], dim=1) for index in (0, 1))
-            taken[site] = kept.selection.of(z), kept.selection.of(read)
+            rows = self._drift_reader(site, calls, kept.batch, reads[site]).of(kept.selection)
+            rows = self._drift_reader.pooled(site, rows)
+            taken[site] = rows.representations, rows.mask
         return taken
 
     def _read_start(self, replay: Replay, batches: Sequence[KeptBatch]) -> Steps[None]:
@@ -470,7 +545,7 @@ class NoiseRobustness(ValidationAnalysis):
             return StepReplay(trainer, self._model, list(self.monitors), self._epoch_start, self.seed)
         if self.monitors:
             raise ValueError("Outside a Trainer, NoiseRobustness reads no validation_step: give it `score=`.")
-        return ScoreReplay(self._model, [], _forward_alone, seed=self.seed)
+        return ScoreReplay(self._model, [], partial(_forward_alone, self.run_batch), seed=self.seed)
 
     def _group_lives(self, replay: Replay, batches: int) -> list[Life]:
         number = min(_GROUPS, batches) if self._learnable() else 0
@@ -491,6 +566,7 @@ class NoiseRobustness(ValidationAnalysis):
         clean: Mapping[str, float],
         noisy: Sequence[Mapping[str, float]],
         groups: Sequence[Mapping[str, float]],
+        numb: set[str],
         values: dict[str, float],
     ) -> None:
         for monitor, mode in self.monitors.items():
@@ -500,7 +576,7 @@ class NoiseRobustness(ValidationAnalysis):
                 under = [one[monitor] for (where, _), one in zip(settings, noisy, strict=True) if where == site]
                 values |= {f"noisy/{site}/{monitor}/{s:g}": v for s, v in zip(self.scales, under, strict=True)}
                 values[f"under_noise/{site}/{monitor}"] = area_under_noise(self.scales, under, without)
-                if start is None:
+                if start is None or site in numb:
                     continue
                 kept = [retention(value, without, start) for value in under]
                 values |= {f"retention/{site}/{monitor}/{s:g}": v for s, v in zip(self.scales, kept, strict=True)}
@@ -647,6 +723,11 @@ class NoiseRobustness(ValidationAnalysis):
         return measure_curves({panel: lines for panel, lines in panels.items() if any(at for at, _ in lines.values())})
 
 
+def _among(given: Any, names: Mapping[str, str]) -> Any:
+    """Of an argument by site, what is for these sites."""
+    return {site: one for site, one in given.items() if site in names} if isinstance(given, Mapping) else given
+
+
 def _around(trainer: pl.Trainer | None) -> list[Any]:
     """What a score is run in, within a Trainer."""
     if trainer is None:
@@ -654,6 +735,6 @@ def _around(trainer: pl.Trainer | None) -> list[Any]:
     return [trainer.strategy.precision_plugin.val_step_context(), muted_loggers(trainer)]
 
 
-def _forward_alone(model: nn.Module, batch: Any) -> dict[str, Tensor]:
-    default_forward(model)(model, batch, 0)
+def _forward_alone(run_batch: Forward | None, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+    (run_batch or default_forward(model))(model, batch, 0)
     return {}

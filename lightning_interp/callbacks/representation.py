@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from matplotlib.figure import Figure
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_interp._loggers import how_to_embed
+from lightning_interp._site_names import clean_name, modules_by_name
 from lightning_interp.callbacks._grids import site_grid
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.compat import pl
@@ -21,15 +23,18 @@ from lightning_interp.distributed import run
 from lightning_interp.figures import measure_curves, site_heatmap
 from lightning_interp.functional._numerics import finite_rows
 from lightning_interp.labels import BatchReader, Key, LabelSource, ReadBatch
+from lightning_interp.metrics._names import BUILT_IN_LABELS
 from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric
 from lightning_interp.metrics.sample import FixedSample, Sample
 from lightning_interp.positions import Selection
 from lightning_interp.run_settings import Settings, arguments
-from lightning_interp.sites import Call, Layout, LayoutResolver, SiteRecorder, resolve_sites, short_names
+from lightning_interp.site_rows import Pooling, ReadSite, SiteReader
+from lightning_interp.sites import Call, Layout, OutputKey, SiteRecorder, resolve_sites, short_names
 
 __all__ = ["RepresentationMetrics", "site_key"]
 
 _SITE = "<site>"
+_SAID: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
 
 def site_key(measure: str, site: str) -> str:
@@ -64,10 +69,22 @@ class RepresentationMetrics(ValidationAnalysis):
         padding_idx: Token id of padding, where there is no mask; -1 if nothing is padded.
         ignore_tokens: Token ids that are not words (BOS, EOS, CLS): neither read nor part of n-grams.
         skip_positions: Leave out the first so many words of each sequence (attention sinks).
-        layout: ``"BTD"``, ``"TBD"``, ``"BD"`` or ``"BCHW"``, for all sites or by site; told from the first batch where
-            that is unambiguous.
-        call: For a site that fires several times in a forward pass: ``"only"`` (an error), ``"last"``, or ``"all"``,
-            which puts the calls one after the other along the positions.
+        layout: Order of the axes of what a site returns, for all sites or by site: ``"BTD"`` (B samples, T positions, D
+            features), ``"TBD"``, ``"BD"``, with channels second ``"BCT"``, ``"BCHW"``, ``"BCDHW"``, or last ``"BHWC"``,
+            ``"BDHWC"``. By default it is told from the class of the module and the first batch; what cannot be told,
+            or contradicts the module, is an error.
+        call: For a site that fires several times in a forward pass: ``"only"`` (an error), ``"first"`` (before a step
+            goes on to generate), ``"last"``, or ``"all"``, which puts the calls one after the other along the
+            positions.
+        output: Which tensor of what a site returns, where it returns several: an index, a key, an attribute, or a
+            callable on it, for all sites or by site.
+        read: Where no layout says what the rows are, a callable on what the site returned and the batch, for all sites
+            or by site; see :class:`~lightning_interp.site_rows.SiteReader`. Two views in one pass:
+            ``lambda output, batch: output.unflatten(0, (2, -1)).transpose(0, 1)``; nodes of graphs:
+            ``lambda output, batch: {"representations": output, "samples": batch.batch}``; tokens without padding:
+            the same with ``batch["attention_mask"].nonzero()[:, 0]``.
+        pooling: One vector a sample in place of all of its positions: the ``"first"`` or ``"last"`` that is read, their
+            ``"mean"``, or a callable on representations (B, T, D) and mask (B, T) that returns (B, D).
         projector: Show so many representations of each site, of the last reading, on TensorBoard's page "Projector"
             (Weights & Biases: in a table) when the fit ends, under ``representations/<site>``; always the same
             positions, chosen at random over those that are read. Other loggers cannot, which is told at the start.
@@ -109,6 +126,9 @@ class RepresentationMetrics(ValidationAnalysis):
         skip_positions: int = 0,
         layout: Layout | Mapping[str, Layout] | None = None,
         call: Call = "only",
+        output: OutputKey | Mapping[str, OutputKey] | None = None,
+        read: ReadSite | Mapping[str, ReadSite] | None = None,
+        pooling: Pooling | None = None,
         projector: int | None = None,
         label_names: Sequence[str] | Mapping[int, str] | Callable[[int], str] | None = None,
         **kwargs: Any,
@@ -134,14 +154,17 @@ class RepresentationMetrics(ValidationAnalysis):
             padding_idx=padding_idx,
             ignore_tokens=ignore_tokens,
             skip_positions=skip_positions,
+            batch_size=self.batch_size,
         )
         self._tokens_by_site = dict(tokens) if isinstance(tokens, Mapping) else {}
         self.layout = layout
         self.call = call
+        self.output = output
+        self.pooling = pooling
+        self._site_reader = SiteReader(layout, read, pooling)
         self._wants = {name: _parameters(metric) for name, metric in self.metrics.items()}
         self._names: dict[str, str] = {}
         self._recorder: SiteRecorder | None = None
-        self._layouts = LayoutResolver(layout)
         self._metrics: dict[tuple[str, str], Metric] = {}
         self._omitted: dict[str, Tensor] = {}
         self._read: dict[Any, ReadBatch] = {}
@@ -150,6 +173,7 @@ class RepresentationMetrics(ValidationAnalysis):
         self._collecting: dict[str, FixedSample] = {}
         self._collected: dict[str, Sample] = {}
         self._dims: dict[str, int] = {}
+        self._how: dict[str, dict[str, str]] = {}
 
     def _reset(self) -> None:
         super()._reset()
@@ -191,9 +215,9 @@ class RepresentationMetrics(ValidationAnalysis):
         unknown = sorted(set(self._tokens_by_site) - set(self._names))
         if unknown:
             raise ValueError(f"`tokens` names sites {unknown}, which are not among {list(self._names)}.")
-        self._recorder = SiteRecorder(model, self._names, call=self.call)
+        self._site_reader.resolve(model, self._names)
+        self._recorder = SiteRecorder(model, self._names, self.call, self.output, self._site_reader.own)
         self._recorder.attach()
-        self._layouts = LayoutResolver(self.layout)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Attach to the model, and say early where nothing can show the projector."""
@@ -251,7 +275,8 @@ class RepresentationMetrics(ValidationAnalysis):
         for site in self._names:
             where = self._tokens_by_site.get(site)
             if where not in self._read:
-                self._read[where] = self._reader.read(batch, places, where, self.positions.num_samples)
+                own = bool(self._site_reader.own)
+                self._read[where] = self._reader.read(batch, places, where, self.positions.num_samples, own)
         self._recorder.start()
 
     def after_batch(self, batch: Any, selection: Selection) -> None:
@@ -260,22 +285,39 @@ class RepresentationMetrics(ValidationAnalysis):
         self._recorder.stop()
         outputs = self._recorder.take()
         for site, calls in outputs.items():
-            self._update(site, calls, self._read[self._tokens_by_site.get(site)], selection)
+            self._update(site, calls, batch, self._read[self._tokens_by_site.get(site)], selection)
         self._read = {}
+        self._tell_how()
 
-    def _update(self, site: str, calls: list[Tensor], read: ReadBatch, selection: Selection) -> None:
-        # Rows of unequal length (the fast path of nn.TransformerEncoder) are padded to the length of the mask.
-        parts = [self._layouts(site, out, read.size, read.read if out.is_nested else None)[0] for out in calls]
-        z = selection.of(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
-        read = read.take(selection.rows)
-        shown = self._shown_label(read, z.shape[1], len(parts)) if self._collecting else None
-        wanted = [*self._reader.names, *([shown] if shown and shown not in self._reader.names else [])]
-        mask, labels = _aligned(site, z, read, read.labels(wanted), calls=len(parts))
+    def _tell_how(self) -> None:
+        """Say once, of each site of a model, how it is read."""
+        assert self._recorder is not None
+        said = _SAID.setdefault(self._recorder.model, set())
+        modules = modules_by_name(self._recorder.model)
+        for site, how in self._site_reader.told.items():
+            name, found = self._names[site], self._recorder.found[site]
+            module = f"{name or 'the model'}, {type(modules[clean_name(name)]).__name__}"
+            line = how.line(site, module, found, self.call)
+            self._how[site] = {"layout": how.layout, "output": f"output{found.path}", "mask": how.mask}
+            if line not in said:
+                said.add(line)
+                pl.utilities.rank_zero_info(line)
+
+    def count(self, batch: Any) -> int:
+        """The number of samples in a batch."""
+        return self._reader.count(batch)
+
+    def _update(self, site: str, calls: list[Any], batch: Any, read: ReadBatch, selection: Selection) -> None:
+        rows = self._site_reader(site, calls, batch, read, self._reader.names, ("token",)).of(selection)
+        rows = self._site_reader.pooled(site, rows, self._reader.names)
+        z, mask = rows.representations, rows.mask
+        labels = {name: rows.labels[name] for name in self._reader.names}
+        assert rows.positions is not None
         self._dims[site] = z.shape[-1]
-        positions = selection.positions.to(z.device)
+        positions = rows.positions.to(z.device)
         if self._collecting:
-            self._collecting[site].update(z, mask, labels[shown] if shown else None, positions)
-            labels = {name: labels[name] for name in self._reader.names}
+            named = [name for name in self._reader.names if name == "token" or name not in BUILT_IN_LABELS]
+            self._collecting[site].update(z, mask, rows.labels.get([*named, "token"][0]), positions)
         for name, wants in self._wants.items():
             metric = self._metrics[site, name]
             if metric.device != z.device:
@@ -288,13 +330,6 @@ class RepresentationMetrics(ValidationAnalysis):
             given = {"mask": counted, "labels": labels, "positions": positions}
             with torch.autocast(z.device.type, enabled=False):
                 metric.update(vectors, **{key: value for key, value in given.items() if key in wants})
-
-    def _shown_label(self, read: ReadBatch, length: int, calls: int) -> str | None:
-        """The label set whose labels name the vectors of a site; ``None`` where there is none."""
-        named = [name for name in self._reader.names if name == "token" or name in read.custom]
-        if named:
-            return named[0]
-        return "token" if read.tokens is not None and read.tokens.shape[1] * calls == length else None
 
     def finish(self) -> Mapping[str, Tensor | float]:
         """Compute every metric at every site."""
@@ -310,12 +345,14 @@ class RepresentationMetrics(ValidationAnalysis):
         return values
 
     def settings(self) -> Settings:
-        """How readings are taken: arguments, those of the metrics, and the dimension of each site."""
+        """How readings are taken: arguments, those of the metrics, and how each site is read."""
         found: Settings = {"labels": json.dumps(list(self._reader.names))} if self._reader.names else {}
         found |= arguments(self, *self.metrics.values(), self._reader, leave_out=self._outward)
         for name, metric in self.metrics.items():
             own = arguments(metric)
             found |= {f"{name}/{key}": value for key, value in own.items() if key not in found}
+        for site, how in self._how.items():
+            found |= {f"{key}/{site}": value for key, value in how.items()}
         return found | {f"dimension/{site}": dim for site, dim in self._dims.items()}
 
     # ------------------------------------------------- pictures
@@ -339,34 +376,6 @@ class RepresentationMetrics(ValidationAnalysis):
 
     def _heatmap(self, measure: str, label: str) -> Figure:
         return site_heatmap(*self._grid(measure), measure, label)
-
-
-def _aligned(
-    site: str, z: Tensor, read: ReadBatch, labels: Mapping[str, Tensor], calls: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mask and labels in the shape of the representations."""
-    length = z.shape[1]
-    if read.read is None or (length == 1 and read.read.shape[1] != 1):
-        # One vector a sample: it counts where any position of the sample does.
-        everything = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
-        mask = everything if read.read is None else read.read.any(1, keepdim=True).to(z.device)
-        for name, value in labels.items():
-            if value.ndim > 1 and value.shape[1] != length:
-                raise ValueError(
-                    f"Site {site!r} gives {length} vectors a sample, but label set {name!r} has shape "
-                    f"{tuple(value.shape)}: use labels with one entry per sample there."
-                )
-        return mask, dict(labels)
-    own = read.read.shape[1]
-    if own == length:
-        return read.read.to(z.device), dict(labels)
-    if own * calls != length:
-        raise ValueError(
-            f"The mask {tuple(read.read.shape)} does not fit the representations {tuple(z.shape)} of site {site!r}."
-        )
-    # A site that fired several times: its calls stand one after the other.
-    spread = {name: torch.cat([value] * calls, dim=1) if value.ndim > 1 else value for name, value in labels.items()}
-    return read.read.to(z.device).repeat(1, calls), spread
 
 
 def _parameters(metric: Metric) -> frozenset[str]:

@@ -23,7 +23,7 @@ from lightning_interp.positions import Selection
 from lightning_interp.probing.random_weights import Fresh, random_weights
 from lightning_interp.probing.words import Pooling, Text, Units, encode_units, pooled
 from lightning_interp.run_settings import Settings
-from lightning_interp.sites import Call, Layout, LayoutResolver, SiteRecorder, resolve_sites, short_names
+from lightning_interp.sites import Call, Layout, LayoutResolver, OutputKey, SiteRecorder, resolve_sites, short_names
 from lightning_interp.tasks.batching import length_batches, pad_right
 from lightning_interp.tasks.differential import refuse_sharded
 from lightning_interp.tasks.encoding import Tokenizer, padding_id
@@ -87,9 +87,9 @@ class SentenceProbe(ValidationAnalysis):
         bos_token_id: The start token; the tokenizer's own by default.
         seed: Of the random weights and whatever the probe draws.
         batch_tokens: Tokens in a forward pass, padding included.
-        layout: As for :class:`~lightning_interp.callbacks.RepresentationMetrics`; ``"BTD"`` by default, and ``"BD"``
-            for a site with one vector a sentence.
+        layout: As for :class:`~lightning_interp.callbacks.RepresentationMetrics`.
         call: As there.
+        output: As there.
         kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples`` and
             ``dataloader_idx``.
 
@@ -121,6 +121,7 @@ class SentenceProbe(ValidationAnalysis):
         batch_tokens: int = 4096,
         layout: Layout | Mapping[str, Layout] | None = None,
         call: Call = "only",
+        output: OutputKey | Mapping[str, OutputKey] | None = None,
         **kwargs: Any,
     ) -> None:
         for name in ("max_examples", "dataloader_idx"):
@@ -146,6 +147,7 @@ class SentenceProbe(ValidationAnalysis):
         self.batch_tokens = batch_tokens
         self.layout = layout
         self.call: Call = call
+        self.output = output
         self._names: dict[str, str] = {}
         self._units: list[Units] = []
         self._batches: list[list[int]] = []
@@ -239,9 +241,10 @@ class SentenceProbe(ValidationAnalysis):
         lengths = [len(one.ids) for one in self._units]
         self._batches = _told_apart(length_batches(lengths, self.batch_tokens), lengths)
         self._names = resolve_sites(model, self.sites)
-        self._recorder = SiteRecorder(model, self._names, call=self.call)
+        self._recorder = SiteRecorder(model, self._names, self.call, self.output)
         self._recorder.attach()
-        self._layouts = LayoutResolver(self.layout)
+        # Which of several batches has as many sentences as tokens is chance; one of them shows a wrong layout.
+        self._layouts = LayoutResolver(self.layout, model, self._names, batch_first=True)
 
     def release(self) -> None:
         """Take the hooks off and let go of the model."""
@@ -300,9 +303,7 @@ class SentenceProbe(ValidationAnalysis):
                 finally:
                     self._recorder.stop()
                 for site, calls in self._recorder.take().items():
-                    if self.layout is None and site not in self._layouts.layouts:
-                        self._layouts.layouts[site] = "BD" if calls[0].dim() == 2 else "BTD"
-                    parts = [self._layouts(site, out, len(batch), mask if out.is_nested else None)[0] for out in calls]
+                    parts = [self._layouts(site, out, len(batch), length=ids.shape[1])[0] for out in calls]
                     found[site].append(self._pooled(site, torch.cat(parts, 1), batch))
                 extras.append(self.extra(output, ids, mask).float().cpu().reshape(len(batch), self.extra_width))
         return found, extras

@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 import torchmetrics
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
@@ -23,6 +25,7 @@ from lightning_interp import NoiseRobustness, analyze
 from lightning_interp._overheard import Overheard
 from lightning_interp.noise import BatchNoise, SiteNoise
 from lightning_interp.replay import StepReplay
+from lightning_interp.sites import CaptureError, LayoutResolver
 from tests.toy import Sequences, Tagger, loader, run_again, trainer
 
 
@@ -525,6 +528,12 @@ def test_what_is_overheard_is_what_a_run_without_noise_gives(
 # ------------------------------------------------- places and kinds of noise
 
 
+@dataclass(frozen=True)
+class Result:
+    x: torch.Tensor
+    ids: torch.Tensor
+
+
 class Odd(nn.Module):
     """Outputs of several forms and layouts."""
 
@@ -535,18 +544,20 @@ class Odd(nn.Module):
     def forward(self, x: torch.Tensor) -> Any:
         named = pytest.importorskip("transformers").modeling_outputs.BaseModelOutput
         return {
+            "dataclass": lambda: Result(x, torch.arange(3)),
+            "nested": lambda: (torch.arange(3), {"deep": [x]}),
             "tensor": lambda: x,
-            "tuple": lambda: (None, x, x),
+            "tuple": lambda: (None, x, x + 1),
             "list": lambda: [x],
             "dict": lambda: {"mask": torch.ones(2, dtype=torch.long), "last_hidden_state": x},
             "model output": lambda: named(last_hidden_state=x, hidden_states=(x,)),
         }[self.form]()
 
 
-@pytest.mark.parametrize("form", ["tensor", "tuple", "list", "dict", "model output"])
+@pytest.mark.parametrize("form", ["tensor", "tuple", "list", "dict", "model output", "dataclass", "nested"])
 def test_outputs_of_every_form(form: str) -> None:
     site = Odd(form)
-    noise = SiteNoise(site, {"model": ""})
+    noise = SiteNoise(site, {"model": ""}, output=1 if form == "tuple" else None)
     noise.attach()
     x = torch.ones(3, 5, 4)
     with noise.adding("model", 0.5, BatchNoise(torch.arange(3))):
@@ -557,6 +568,8 @@ def test_outputs_of_every_form(form: str) -> None:
         "tensor": lambda out: out,
         "tuple": lambda out: out[1],
         "list": lambda out: out[0],
+        "dataclass": lambda out: out.x,
+        "nested": lambda out: out[1]["deep"][0],
         "dict": lambda out: out["last_hidden_state"],
         "model output": lambda out: out.last_hidden_state,
     }[form]
@@ -565,9 +578,100 @@ def test_outputs_of_every_form(form: str) -> None:
     assert torch.equal(x, torch.ones(3, 5, 4))
 
 
-def added(x: torch.Tensor, size: int, relative: str = "norm", layout: Any = None, read: Any = None) -> torch.Tensor:
-    from lightning_interp.sites import LayoutResolver
+class Pyramid(pl.LightningModule):
+    """An encoder that hands on its input beside its features, as those for segmentation do; a head that reads these."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = Passing()
+        self.head = nn.Linear(4, 2)
+        nn.init.eye_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        _, features = self.encoder(batch[0])
+        logits = self.head(features)
+        self.hits = (logits.argmax(-1) == batch[1]).float().mean()
+        return nn.functional.cross_entropy(logits, batch[1])
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return 0 * self.loss(batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.loss(batch), batch_size=len(batch[0]))
+        self.log("val_acc", self.hits, batch_size=len(batch[0]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.0)
+
+
+class Passing(nn.Module):
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [x + 0, 10 * x]
+
+
+def pyramid_reading(tmp_path: Path, **kwargs: Any) -> tuple[NoiseRobustness, list[str]]:
+    y = torch.arange(40) % 2
+    x = nn.functional.one_hot(y, 4).float()
+    data = DataLoader(TensorDataset(x, y), 8)
+    start = {name: {"val_acc": 0.5, "val_loss": 0.7}[name] for name in kwargs["monitors"]}
+    callback = NoiseRobustness(**{"sites": "encoder", "start": start, "draw_figures": False, "log": "full", **kwargs})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(tmp_path, [callback], max_epochs=1).fit(Pyramid(), data, data)
+    return callback, [str(one.message) for one in caught if "NoiseRobustness" in str(one.message)]
+
+
+def test_noise_on_what_has_no_part_in_the_monitors_is_told_and_not_scored(tmp_path: Path) -> None:
+    both = {"val_loss": "loss", "val_acc": "score"}
+    for monitors in (both, {"val_acc": "score"}):
+        callback, told = pyramid_reading(tmp_path, monitors=monitors, output=0)
+        assert any("however large, changes none of" in one and "`output=`" in one for one in told), told
+        assert not any(key.startswith(("robustness", "retention", "half_scale")) for key in callback.reading)
+        assert callback.reading["under_noise/encoder/val_acc"] == callback.reading["clean/val_acc"]
+    callback, told = pyramid_reading(tmp_path, monitors=both, output=1)
+    assert callback.reading["robustness/encoder/val_loss"] < 1
+    assert not any("however large" in one for one in told)
+
+
+def test_a_model_that_stands_every_scale_is_wholly_robust(tmp_path: Path) -> None:
+    callback, told = pyramid_reading(tmp_path, monitors={"val_acc": "score"}, output=1, scales=(0.001, 0.01))
+    assert callback.reading["robustness/encoder/val_acc"] == pytest.approx(1.0, abs=1e-12)
+    assert not any("however large" in one for one in told), told
+
+
+def test_noise_on_one_of_several_tensors_needs_to_be_told_which() -> None:
+    site = Odd("tuple")
+    x = torch.ones(3, 5, 4)
+    noise = SiteNoise(site, {"model": ""})
+    noise.attach()
+    several = r"2 tensors that could be its representations, output\[1\]: .*, output\[2\]: .*say which with `output=`"
+    with pytest.raises(ValueError, match=several), noise.adding("model", 0.5, BatchNoise(torch.arange(3))):
+        site(x)
+    noise.detach()
+    noise = SiteNoise(site, {"model": ""}, output=lambda out: out[1] * 1)
+    noise.attach()
+    with pytest.raises(CaptureError, match="not in what site 'model' returned"):  # noqa: SIM117
+        with noise.adding("model", 0.5, BatchNoise(torch.arange(3))):
+            site(x)
+
+
+@pytest.mark.parametrize("sorted_by_length", [True, False])
+def test_noise_on_a_packed_sequence_is_that_of_its_rows(sorted_by_length: bool) -> None:
+    lengths = torch.tensor([5, 3, 2] if sorted_by_length else [2, 5, 3])
+    x = torch.randn(3, 5, 4)
+    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=sorted_by_length)
+    noise = BatchNoise(torch.arange(3), seed=1)
+    found = noise.gaussian("s", 0, packed, 0.5, "norm")
+    assert isinstance(found, PackedSequence)
+    rows, _ = pad_packed_sequence(found, batch_first=True)
+    real = torch.arange(5) < lengths[:, None]
+    expected = BatchNoise(torch.arange(3), LayoutResolver("BTD"), seed=1).gaussian("s", 0, x, 0.5, "norm")
+    assert torch.allclose(rows[real], expected[real])
+    assert bool((rows[~real] == 0).all())
+
+
+def added(x: torch.Tensor, size: int, relative: str = "norm", layout: Any = None, read: Any = None) -> torch.Tensor:
     noise = BatchNoise(torch.arange(size), LayoutResolver(layout), read)
     return noise.gaussian("s", 0, x, 0.5, relative) - x
 
@@ -577,7 +681,9 @@ def test_noise_is_the_same_in_every_layout() -> None:
     expected = added(x, 4)
     assert torch.allclose(added(x.transpose(0, 1), 4).transpose(0, 1), expected)
     image = x.transpose(1, 2).reshape(4, 8, 2, 3)
-    assert torch.allclose(added(image, 4).flatten(2).transpose(1, 2), expected)
+    assert torch.allclose(added(image, 4, layout="BCHW").flatten(2).transpose(1, 2), expected)
+    assert torch.allclose(added(image.movedim(1, -1), 4, layout="BHWC").flatten(1, 2), expected)
+    assert torch.allclose(added(x.transpose(1, 2), 4, layout="BCT").transpose(1, 2), expected)
     assert torch.allclose(added(x[:, 0], 4), expected[:, 0])
     ratio = expected.square().mean(-1) / x.square().mean(-1)
     assert float(ratio.mean()) == pytest.approx(0.25, rel=0.2)
