@@ -109,6 +109,8 @@ class BatchReader:
             elif name not in BUILT_IN_LABELS:
                 self.sources[name] = name
         self.needs_tokens = any(name not in self.sources for name in names)
+        self.arrays = [name for name, one in self.sources.items() if not (isinstance(one, str | int) or callable(one))]
+        """Label sets that are an entry for each sample of the data set."""
         self.tokens = tokens
         self.mask = mask
         self.padding_idx = padding_idx
@@ -204,15 +206,18 @@ class BatchReader:
                     "dimension must be the batch."
                 )
             return value.clone()  # a step may write into the batch's own tensors
+        if positions is None:
+            raise ValueError(
+                f"`labels[{name!r}]` is an array with an entry for each sample of the data set, and which samples a "
+                "batch has is not known. Put the label into the batch, and name its key."
+            )
         table = torch.as_tensor(source)
         if num_samples is not None and len(table) != num_samples:
             raise ValueError(
                 f"`labels[{name!r}]` is an array of length {len(table)}, but the validation data set has {num_samples} "
                 "samples: give one entry per sample."
             )
-        if positions is None:
-            raise ValueError(f"`labels[{name!r}]` is an array, and the place of samples in the data set is not known.")
-        if int(positions.max()) >= len(table):
+        if len(positions) and int(positions.max()) >= len(table):
             raise ValueError(
                 f"`labels[{name!r}]` is an array of length {len(table)}, but sample {int(positions.max())} was read."
             )

@@ -249,6 +249,10 @@ class AcquisitionByClass(AcquisitionAnalysis):
             self._recorder.stop()
         self._sums, self._omitted, self._batch_labels = {}, {}, None
 
+    def given_by_place(self) -> list[str]:
+        """The labels, where they are an array."""
+        return ["labels"] if self._reader is not None and self._reader.arrays else []
+
     def before_batch(self, batch: Any, selection: Selection) -> None:
         """Read targets and labels, and capture logits."""
         assert self._recorder is not None

@@ -52,7 +52,10 @@ class ValidationAnalysis(pl.Callback):
 
     Args:
         every_n_validations: Read only every n-th validation run.
-        max_examples: Samples to read over all ranks, the same at every reading; bounds memory. ``None`` for all.
+        max_examples: Samples to read over all ranks, as the batches have them; bounds memory. Spread evenly over the
+            data set, and the same at every reading, where the loader tells which samples it gives
+            (:class:`~lightning_interp.positions.SamplePositions`); of a stream, of a loader class of one's own and of
+            items that are batches the first ones. ``None`` for all.
         dataloader_idx: Which validation loader to read. Keys of another than 0 end in ``/dataloader_idx_<n>``.
         prefix: Put before every key.
         log: ``"summary"`` logs what a person watches; ``"full"`` logs everything. History and ``readings.csv`` hold
@@ -67,7 +70,8 @@ class ValidationAnalysis(pl.Callback):
             run is not read where one more reading, as long as the last, would go beyond it. The first is always read.
 
     Raises:
-        ValueError: If an argument is out of range; at the start of the fit if two callbacks would log the same key.
+        ValueError: If an argument is out of range; at the start of the fit if two callbacks would log the same key, or
+            if labels are given as an array and the loader does not tell which samples it gives.
 
     """
 
@@ -122,6 +126,7 @@ class ValidationAnalysis(pl.Callback):
         self._name = type(self).__name__
         self._warned_of_omissions = False
         self._warned_of_undefined = False
+        self._warned_of_claim = False
         self._elsewhere: frozenset[str] = frozenset()
         self.positions = SamplePositions([])
         """Counts through the batches of the reading."""
@@ -187,6 +192,14 @@ class ValidationAnalysis(pl.Callback):
     @abstractmethod
     def finish(self) -> Mapping[str, Tensor | float]:
         """Merge ranks and return all measures by key. Called on all ranks, or on none."""
+
+    def read_from(self) -> str:
+        """What batches come from, for messages."""
+        return f"validation loader {self.dataloader_idx}"
+
+    def given_by_place(self) -> list[str]:
+        """Arguments that hold an entry for each sample of the data set, so that they need to know which is which."""
+        return []
 
     def shared(self) -> Mapping[str, Tensor | float]:
         """Numbers of the last reading, beside its measures, that all ranks with the same data must have alike."""
@@ -262,6 +275,9 @@ class ValidationAnalysis(pl.Callback):
         """Check what gates watch; only now does Lightning know of schedulers."""
         if self is _analyses(trainer)[0]:
             check_gates(trainer, pl_module)
+        if self.given_by_place() and trainer.val_dataloaders is not None:
+            self.positions = self._find_loader(trainer)
+            self.check_positions()
 
     def _attach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.release()
@@ -302,6 +318,7 @@ class ValidationAnalysis(pl.Callback):
             if (self._validations - 1) % self.every_n_validations or not self._affordable():
                 return
         self.positions, self.group = self._find_loader(trainer), _data_group(trainer)
+        self.check_positions()
         self._active = True
         self._guarded(self.begin)
         self._seconds += time.perf_counter() - started
@@ -382,6 +399,7 @@ class ValidationAnalysis(pl.Callback):
         """
         values: dict[str, Tensor | float] = {}
         works: list[Callable[[], None]] = [
+            self._check_number,
             lambda: values.update(self.finish()),
             lambda: _check_replicas({**values, **self.shared()}, trainer),
         ]
@@ -451,7 +469,7 @@ class ValidationAnalysis(pl.Callback):
     # ------------------------------------------------- inside
 
     def _find_loader(self, trainer: pl.Trainer) -> SamplePositions:
-        loaders = _flattened(trainer.val_dataloaders)
+        loaders = _val_loaders(trainer)
         if self.dataloader_idx >= len(loaders):
             raise ValueError(
                 f"`dataloader_idx={self.dataloader_idx}` of {self._name}, but there are {len(loaders)} validation "
@@ -459,26 +477,67 @@ class ValidationAnalysis(pl.Callback):
             )
         batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
         split = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {"rank": 0, "num_replicas": 1}
-        positions = SamplePositions(
+        return SamplePositions(
             loaders[self.dataloader_idx],
             rank=split["rank"],
             world=split["num_replicas"],
             max_examples=self.max_examples,
             num_batches=batches[self.dataloader_idx] if self.dataloader_idx < len(batches) else None,
         )
-        if not positions.exact and not self._warned:
-            self._warned = True
-            why = (
-                "shuffles" if positions.shuffled else "has a sampler that does not tell which samples each process gets"
+
+    def check_positions(self) -> None:
+        """Say once, where the place of samples in the data set is not known, what follows from it.
+
+        Raises:
+            ValueError: If labels are given as an array, which needs these places.
+
+        """
+        positions = self.positions
+        if positions.exact:
+            return
+        loader = f"{self.read_from()} does not tell which samples of the data set it gives ({positions.why})"
+        arrays = self.given_by_place()
+        if arrays:
+            raise ValueError(
+                f"`{arrays[0]}` is an array with an entry for each sample of the data set, and {loader}. Put the label "
+                "into the batch, and name its key; or give a plain DataLoader, without a sampler of your own, whose "
+                "items are the samples."
             )
-            pl.utilities.rank_zero_warn(
-                f"{self._name}: validation loader {self.dataloader_idx} {why}, so a reading is not exactly the one "
-                "that a single process would give in order."
-            )
-        return positions
+        if self._warned:
+            return
+        self._warned = True
+        follows = ["They are numbered as they come."]
+        if positions.shuffled:
+            follows.append("It shuffles, so each reading is of other samples, or of the same ones in another order.")
+        if positions.world > 1:
+            follows.append("A reading is not exactly the one that a single process would give.")
+        if self.max_examples is not None and not positions.spread:
+            follows.append(f"`max_examples={self.max_examples}` takes the first ones.")
+        pl.utilities.rank_zero_warn(f"{self._name}: {loader}. {' '.join(follows)}")
+
+    def _check_number(self) -> None:
+        """Say once where a sampler claimed more samples than it gave, so that too few of them were read.
+
+        Raises:
+            ValueError: If none was.
+
+        """
+        if not self.positions.short:
+            return
+        claim = (
+            f"{self._name}: `max_examples={self.max_examples}` are spread over the samples that {self.read_from()} "
+            f"claims ({self.positions.why}), but it gave {self.positions.seen}, {self.positions.kept} read. Let "
+            "`__len__` of the sampler tell how many it gives, or use `max_examples=None`."
+        )
+        if not self.positions.kept:
+            raise ValueError(claim)
+        if not self._warned_of_claim:
+            self._warned_of_claim = True
+            pl.utilities.rank_zero_warn(claim)
 
     def _before(self, batch: Any) -> None:
         selection = self.positions.select(batch_size(batch))
+        self.check_positions()
         if len(selection):
             self.before_batch(batch, selection)
             self._selection = selection
@@ -652,6 +711,17 @@ def _range_of(values: Tensor) -> Steps[tuple[Tensor, Tensor]]:
     low: Tensor = yield Minimum(values)
     high: Tensor = yield Maximum(values)
     return low, high
+
+
+def _val_loaders(trainer: pl.Trainer) -> list[Any]:
+    """The validation loaders as `dataloader_idx` numbers them."""
+    loops: Any = trainer
+    loop = loops.fit_loop.epoch_loop.val_loop if trainer.state.fn == "fit" else loops.validate_loop
+    combined = getattr(loop, "_combined_loader", None)
+    # In any other mode a batch is made of one batch of each loader, and what that holds is not theirs to tell.
+    if getattr(combined, "_mode", "sequential") != "sequential":
+        return [combined]
+    return _flattened(trainer.val_dataloaders)
 
 
 def _flattened(loaders: Any) -> list[Any]:

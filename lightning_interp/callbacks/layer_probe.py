@@ -166,6 +166,11 @@ class LayerProbe(RepresentationMetrics):
         self.forward = forward
         self.seed = seed
         self._set = None if data is None else _Shared(data)
+        if data is not None:
+            # At once, not when the set is read: its order does not depend on the Trainer.
+            self.positions = SamplePositions(data)
+            if self.given_by_place():
+                super().check_positions()
         self._model: nn.Module | None = None
         self._live: weakref.ref[Any] | None = None
         self._kept: list[KeptBatch] = []
@@ -176,8 +181,6 @@ class LayerProbe(RepresentationMetrics):
     def _reset(self) -> None:
         super()._reset()
         self._baseline: dict[str, float] = {}
-        # The order of validation samples is of no consequence to a probe set, so there is nothing to warn of.
-        self._warned = getattr(self, "_set", None) is not None
 
     # ------------------------------------------------- keys
 
@@ -218,6 +221,19 @@ class LayerProbe(RepresentationMetrics):
         """Forget the reading."""
         super().abort()
         self._kept = []
+
+    def read_from(self) -> str:
+        """The validation loader or the probe set."""
+        return super().read_from() if self._set is None else "`data`"
+
+    def given_by_place(self) -> list[str]:
+        """Labels and targets that are arrays."""
+        return [f"{'labels' if name in self.probe.labels else 'targets'}[{name!r}]" for name in self._reader.arrays]
+
+    def check_positions(self) -> None:
+        """The order of validation samples is of no consequence to a probe set, which has its own."""
+        if self._set is None:
+            super().check_positions()
 
     def before_batch(self, batch: Any, selection: Selection) -> None:
         """Get ready for a validation batch, unless there is a probe set."""
@@ -304,6 +320,7 @@ class LayerProbe(RepresentationMetrics):
         """This rank's batches; the last is one of another rank, and does not count, where there are too few."""
         assert self._set is not None
         self.positions = SamplePositions(self._set.value, max_examples=self.max_examples)
+        super().check_positions()
         world = world_size(self.group)
         rank = rank_in(self.group)
         first = next(model.parameters(), None)
@@ -317,6 +334,7 @@ class LayerProbe(RepresentationMetrics):
         number, spare = 0, None
         for batch in self._set.value:
             selection = self.positions.select(batch_size(batch))
+            super().check_positions()
             if not len(selection):
                 continue
             # All ranks run as many batches: where a forward pass communicates, they would wait for each other.

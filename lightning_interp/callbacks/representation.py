@@ -244,6 +244,10 @@ class RepresentationMetrics(ValidationAnalysis):
             self._recorder.stop()
         self._metrics, self._omitted, self._read, self._collecting = {}, {}, {}, {}
 
+    def given_by_place(self) -> list[str]:
+        """Label sets that are arrays."""
+        return [f"labels[{name!r}]" for name in self._reader.arrays]
+
     def before_batch(self, batch: Any, selection: Selection) -> None:
         """Read tokens and labels, and capture what the sites put out."""
         assert self._recorder is not None

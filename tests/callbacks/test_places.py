@@ -1,0 +1,169 @@
+"""Samples whose place in the data set is known, and what is refused or said where it is not."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import CombinedLoader
+from torch.utils.data import DataLoader, IterableDataset, Sampler, SubsetRandomSampler
+
+from lightning_interp import (
+    AcquisitionByClass,
+    LayerProbe,
+    RepresentationGeometry,
+    RepresentationStructure,
+    ValidationAnalysis,
+    analyze,
+)
+from tests.toy import Sequences, Tagger, loader, trainer
+
+NUMBER = 40
+ARRAY = torch.arange(NUMBER) % 4
+
+
+class Backwards(Sampler):
+    def __len__(self) -> int:
+        return NUMBER
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(NUMBER - 1, -1, -1))
+
+
+class Stream(IterableDataset):
+    def __iter__(self) -> Iterator[Any]:
+        data = Sequences(NUMBER, seed=1)
+        return (data[index] for index in range(NUMBER))
+
+
+class Loader(DataLoader):
+    pass
+
+
+def drop(items: list[Any]) -> Any:
+    return torch.utils.data.default_collate(items[:-2])
+
+
+UNKNOWN = {
+    "sampler": lambda: loader(NUMBER, seed=1, sampler=Backwards()),
+    "subset": lambda: loader(NUMBER, seed=1, sampler=SubsetRandomSampler(range(NUMBER))),
+    "stream": lambda: DataLoader(Stream(), batch_size=8),
+    "class": lambda: Loader(Sequences(NUMBER, seed=1), batch_size=8),
+    "collate": lambda: loader(NUMBER, seed=1, collate_fn=drop),
+}
+ARRAYS = {
+    "structure": (lambda: RepresentationStructure("encoder", {"own": ARRAY, "token": None}), "labels['own']"),
+    "acquisition": (lambda: AcquisitionByClass("head", "tags", labels=ARRAY, names=4, mask="attention_mask"), "labels"),
+    "probe": (lambda: LayerProbe("encoder", targets={"own": ARRAY.float()}, types=None), "targets['own']"),
+}
+
+
+@pytest.mark.parametrize("sanity", [0, 2])
+@pytest.mark.parametrize("make", UNKNOWN.values(), ids=list(UNKNOWN))
+@pytest.mark.parametrize("callback", ARRAYS)
+def test_labels_given_as_an_array_are_refused_before_training(
+    tmp_path: Path, callback: str, make: Any, sanity: int
+) -> None:
+    made, argument = ARRAYS[callback]
+    validation = make()
+    run = trainer(tmp_path, [made()], num_sanity_val_steps=sanity)
+    with pytest.raises(ValueError, match="array with an entry for each sample") as error:
+        run.fit(Tagger(), loader(), validation)
+    assert str(error.value).startswith(f"`{argument}`")
+    # A collate function is seen through when the first batch comes.
+    assert run.global_step == 0 or (not sanity and validation.collate_fn is drop)
+
+
+@pytest.mark.parametrize("make", UNKNOWN.values(), ids=list(UNKNOWN))
+def test_a_finished_model_is_read_by_the_same_rules(make: Any) -> None:
+    callback = RepresentationStructure("encoder", {"own": ARRAY, "token": None})
+    with pytest.raises(ValueError, match=r"labels\['own'\]"):
+        analyze(Tagger(), make(), callback)
+    with pytest.warns(UserWarning, match="does not tell which samples"):
+        analyze(Tagger(), make(), RepresentationStructure("encoder"))
+
+
+def test_arrays_belong_to_the_probe_set_where_there_is_one(tmp_path: Path) -> None:
+    def probe(data: Any) -> LayerProbe:
+        return LayerProbe("encoder", {"own": ARRAY}, types=None, baseline=False, data=data, forward=forward)
+
+    def forward(model: torch.nn.Module, batch: Any) -> Any:
+        return model(batch["input_ids"])
+
+    with pytest.raises(ValueError, match=r"`labels\['own'\]`.* and `data` does not tell"):
+        probe(loader(NUMBER, sampler=Backwards()))
+    run = trainer(tmp_path, [probe(loader(NUMBER))], max_epochs=1)
+    run.fit(Tagger(), loader(), loader(seed=1, sampler=Backwards()))
+    assert run.callbacks[0].history.readings
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("sampler", ["its sampler is a Backwards"]),
+        ("subset", ["its SubsetRandomSampler shuffles", "another order"]),
+        ("stream", ["stream, Stream", "takes the first ones"]),
+        ("class", ["it is a Loader", "takes the first ones"]),
+        ("collate", ["batch 0 has 6 samples where its sampler named 8"]),
+    ],
+)
+def test_what_is_not_known_is_said_once_and_in_words(tmp_path: Path, name: str, says: list[str]) -> None:
+    callback = RepresentationGeometry("encoder", draw_figures=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(tmp_path, [callback], max_epochs=2).fit(Tagger(lr=0.0), loader(), UNKNOWN[name]())
+    told = [str(one.message) for one in caught if "does not tell which samples" in str(one.message)]
+    assert len(told) == 1
+    assert all(one in told[0] for one in says)
+    assert ("shuffles" in told[0]) == (name == "subset")
+
+
+def test_loaders_that_make_one_batch_together_tell_nothing(tmp_path: Path) -> None:
+    class Both(Tagger):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            super().validation_step(batch["b"], batch_idx)
+
+    def both() -> CombinedLoader:
+        return CombinedLoader({"a": loader(24, seed=1), "b": loader(NUMBER, seed=2)}, "max_size_cycle")
+
+    where = {"tokens": lambda batch: batch["b"]["input_ids"], "mask": lambda batch: batch["b"]["attention_mask"]}
+    with pytest.raises(ValueError, match="CombinedLoader"):
+        trainer(tmp_path, [RepresentationStructure("encoder", {"own": ARRAY}, **where)]).fit(Both(), loader(), both())
+    callback = RepresentationGeometry("encoder", max_examples=None, log="full", draw_figures=False, **where)
+    with pytest.warns(UserWarning, match=r"it is a CombinedLoader"):
+        trainer(tmp_path, [callback], max_epochs=1).fit(Both(), loader(), both())
+    assert callback.reading["rows/encoder"] == Sequences(NUMBER, seed=2).mask.sum()
+
+
+def test_a_plain_loader_is_silent_and_takes_arrays(tmp_path: Path) -> None:
+    callbacks: list[pl.Callback] = [ARRAYS[name][0]() for name in ARRAYS]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(tmp_path, callbacks, max_epochs=1).fit(Tagger(), loader(), loader(NUMBER, seed=1))
+    assert not [one for one in caught if "does not tell" in str(one.message)]
+    assert all(isinstance(one, ValidationAnalysis) and one.history.readings for one in callbacks)
+
+
+class Overstates(Sampler):
+    def __len__(self) -> int:
+        return 4000
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(NUMBER))
+
+
+@pytest.mark.parametrize(("most", "error"), [(3, True), (200, False)])
+def test_a_sampler_that_claims_more_than_it_gives_is_named(tmp_path: Path, most: int, error: bool) -> None:
+    callback = RepresentationGeometry("encoder", max_examples=most, draw_figures=False)
+    run = trainer(tmp_path, [callback], max_epochs=1, num_sanity_val_steps=0)
+    if error:
+        with pytest.raises(ValueError, match=r"its sampler is a Overstates\), but it gave 40, 0 read"):
+            run.fit(Tagger(), loader(), loader(NUMBER, seed=1, sampler=Overstates()))
+    else:
+        with pytest.warns(UserWarning, match=r"it gave 40, 2 read"):
+            run.fit(Tagger(), loader(), loader(NUMBER, seed=1, sampler=Overstates()))
