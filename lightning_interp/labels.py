@@ -35,17 +35,25 @@ class ReadBatch:
     """Positions whose representation is read, bool (B, T): the context without the skipped ones."""
     custom: Mapping[str, Tensor]
     """Label sets that the batch or the user gave."""
+    samples: int | None = None
+    """Number of samples, where each has several rows; a label set has an entry for each of one or the other."""
 
     def take(self, rows: Tensor | None) -> ReadBatch:
-        """The same of some samples only; ``None`` for all."""
+        """The same of some rows only; ``None`` for all."""
         if rows is None:
             return self
+        times = 1 if self.samples is None else self.size // self.samples
+        whole = rows[::times] // times
 
         def some(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[rows.to(tensor.device)]
 
-        custom = {name: value[rows.to(value.device)] for name, value in self.custom.items()}
-        return ReadBatch(len(rows), some(self.tokens), some(self.context), some(self.read), custom)
+        custom = {
+            name: value[(rows if len(value) == self.size else whole).to(value.device)]
+            for name, value in self.custom.items()
+        }
+        samples = None if self.samples is None else len(whole)
+        return ReadBatch(len(rows), some(self.tokens), some(self.context), some(self.read), custom, samples)
 
     def labels(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Labels by name; n-grams and next tokens are formed over the context."""
@@ -118,7 +126,12 @@ class BatchReader:
         self.skip_positions = skip_positions
 
     def read(
-        self, batch: Any, positions: Tensor | None = None, tokens: Key | None = None, num_samples: int | None = None
+        self,
+        batch: Any,
+        positions: Tensor | None = None,
+        tokens: Key | None = None,
+        num_samples: int | None = None,
+        samples: int | None = None,
     ) -> ReadBatch:
         """Read one batch.
 
@@ -127,6 +140,7 @@ class BatchReader:
             positions: Place of each sample of the batch in the data set, (B,), on the CPU; arrays of labels need it.
             tokens: Another place of the token ids than the reader's own; its mask is what is not padding there.
             num_samples: Length of the data set, to check arrays of labels against.
+            samples: Number of samples of the batch, where token ids may have several rows for each.
 
         """
         ids = self._tokens(batch, tokens)
@@ -141,10 +155,11 @@ class BatchReader:
         elif self.mask is not None or _has_key(batch, _MASK_KEYS[0]):
             context = read = self._mask(batch).bool()
         custom = {
-            name: self._custom(name, source, batch, size, positions, num_samples)
+            name: self._custom(name, source, batch, size, positions, num_samples, samples)
             for name, source in self.sources.items()
         }
-        return ReadBatch(size, ids, context, read, custom)
+        several = samples is not None and size != samples
+        return ReadBatch(size, ids, context, read, custom, samples if several else None)
 
     def _tokens(self, batch: Any, tokens: Key | None) -> Tensor | None:
         where = tokens if tokens is not None else self.tokens
@@ -195,12 +210,19 @@ class BatchReader:
         return mask
 
     def _custom(
-        self, name: str, source: LabelSource, batch: Any, size: int, positions: Tensor | None, num_samples: int | None
+        self,
+        name: str,
+        source: LabelSource,
+        batch: Any,
+        size: int,
+        positions: Tensor | None,
+        num_samples: int | None,
+        samples: int | None = None,
     ) -> Tensor:
         if isinstance(source, str | int) or callable(source):
             found = look_up(batch, source, f"labels[{name!r}]")
             value = torch.as_tensor(found) if not isinstance(found, Tensor) else found
-            if value.ndim == 0 or value.shape[0] != size:
+            if value.ndim == 0 or value.shape[0] not in (size, samples):
                 raise ValueError(
                     f"Label set {name!r} gave shape {tuple(value.shape)} for a batch of {size} samples; its first "
                     "dimension must be the batch."

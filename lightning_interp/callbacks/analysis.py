@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lightning_interp._fresh import FreshMetrics
+from lightning_interp._same_data import DataChecksum, Samples
 from lightning_interp.callbacks.gate_checks import check_gates
 from lightning_interp.compat import check_trainer, pl
 from lightning_interp.distributed import Maximum, Minimum, PeerError, Steps, agree, run, world_size
@@ -128,6 +129,11 @@ class ValidationAnalysis(pl.Callback):
         self._warned_of_undefined = False
         self._warned_of_claim = False
         self._elsewhere: frozenset[str] = frozenset()
+        self.changed: str | None = None
+        """How the samples of this reading differ from those of the one before: ``"others"``, ``"order"`` where they are
+        the same under other numbers, ``None`` where they do not or that is not watched."""
+        self._checksum = DataChecksum()
+        self._read_samples: Samples | None = None
         self.positions = SamplePositions([])
         """Counts through the batches of the reading."""
         self.group: Any = None
@@ -157,6 +163,8 @@ class ValidationAnalysis(pl.Callback):
         self._resumed = time.monotonic()
         self._rehearsed = False
         self._warned = False
+        self._samples: Samples | None = None
+        self._warned_of_change = False
 
     # ------------------------------------------------- what a subclass fills in
 
@@ -192,6 +200,24 @@ class ValidationAnalysis(pl.Callback):
     @abstractmethod
     def finish(self) -> Mapping[str, Tensor | float]:
         """Merge ranks and return all measures by key. Called on all ranks, or on none."""
+
+    def kept_for_samples(self) -> str:
+        """What is kept from one reading to the next that belongs to the samples read, and what becomes of it.
+
+        Words for a message, in which the samples turned out to be others. With ``""``, the default, samples are not
+        watched.
+        """
+        return ""
+
+    by_place = False
+    """Whether what is kept belongs to each sample, so that the same ones in another order are others."""
+
+    def watched(self, selection: Selection) -> Selection:
+        """Those of the selected samples of a batch to which it belongs."""
+        return selection
+
+    def start_anew(self) -> None:
+        """A reading of a fit succeeded that was of other samples: forget what belongs to those before."""
 
     def read_from(self) -> str:
         """What batches come from, for messages."""
@@ -320,6 +346,7 @@ class ValidationAnalysis(pl.Callback):
         self.positions, self.group = self._find_loader(trainer), _data_group(trainer)
         self.check_positions()
         self._active = True
+        self._checksum, self.changed = DataChecksum(), None
         self._guarded(self.begin)
         self._seconds += time.perf_counter() - started
 
@@ -376,6 +403,10 @@ class ValidationAnalysis(pl.Callback):
         if self._rehearsing:
             self.abort()
             return
+        if trainer.state.fn == "fit":
+            if self.changed is not None:
+                self.start_anew()
+            self._samples = self._read_samples
         found = {key: float(value) for key, value in values.items()}
         self._seconds += time.perf_counter() - started
         found[f"seconds/{self._name}"] = self._last_seconds = run(_largest(self._seconds))
@@ -387,7 +418,8 @@ class ValidationAnalysis(pl.Callback):
         wanted = {*expected, *self._omissions()}
         self._log(pl_module, {key: value for key, value in self.reading.items() if key in wanted})
         conditional = self.conditional_keys(pl_module)
-        self._tell_undefined([key for key in expected if key not in self.reading and key not in conditional])
+        if self.changed is None:  # else it is told what is undefined
+            self._tell_undefined([key for key in expected if key not in self.reading and key not in conditional])
         if self.failed:
             self._log(pl_module, {self.full_key(f"failed/{self._name}"): float(self.failed)})
 
@@ -400,6 +432,7 @@ class ValidationAnalysis(pl.Callback):
         values: dict[str, Tensor | float] = {}
         works: list[Callable[[], None]] = [
             self._check_number,
+            self._check_samples,
             lambda: values.update(self.finish()),
             lambda: _check_replicas({**values, **self.shared()}, trainer),
         ]
@@ -453,6 +486,7 @@ class ValidationAnalysis(pl.Callback):
             "history": self.history.state_dict(),
             "validations": self._validations,
             "failed": self.failed,
+            "samples": None if self._samples is None else self._samples._asdict(),
             "spent": self._spent,
             "last_seconds": self._last_seconds,
             "elapsed": self._elapsed + time.monotonic() - self._resumed,
@@ -463,6 +497,8 @@ class ValidationAnalysis(pl.Callback):
         self.history.load_state_dict(state_dict["history"])
         self._validations = state_dict["validations"]
         self.failed = state_dict["failed"]
+        samples = state_dict.get("samples")  # checkpoints of before have none
+        self._samples = None if samples is None else Samples(**samples)
         self._spent, self._last_seconds = state_dict["spent"], state_dict["last_seconds"]
         self._elapsed, self._resumed = state_dict["elapsed"], time.monotonic()
 
@@ -535,10 +571,35 @@ class ValidationAnalysis(pl.Callback):
             self._warned_of_claim = True
             pl.utilities.rank_zero_warn(claim)
 
+    def _check_samples(self) -> None:
+        """Compare the samples of this reading with those of the one before, and say once where they are others."""
+        kept = self.kept_for_samples()
+        # The sanity check sees a part of the data.
+        if not kept or self._rehearsing:
+            return
+        found, before = run(self._checksum.steps(), self.group), self._samples
+        self._read_samples = found
+        if before is None or found == before:
+            return
+        same = (found.number, found.contents) == (before.number, before.contents)
+        if same and not self.by_place:
+            return
+        self.changed = "order" if same else "others"
+        if not self._warned_of_change:
+            self._warned_of_change = True
+            what = "the same samples in another order than" if same else "other samples than"
+            pl.utilities.rank_zero_warn(
+                f"{self._name}: {self.read_from()} gave {what} at the reading before ({found.number} now, "
+                f"{before.number} then), and {kept}. Let validation data be the same each time: no shuffling, no "
+                "random crops or masks, no stream that goes on. This is said once."
+            )
+
     def _before(self, batch: Any) -> None:
         selection = self.positions.select(batch_size(batch))
         self.check_positions()
         if len(selection):
+            if self.kept_for_samples():
+                self._checksum.add(batch, self.watched(selection))
             self.before_batch(batch, selection)
             self._selection = selection
 

@@ -181,6 +181,7 @@ class LayerProbe(RepresentationMetrics):
     def _reset(self) -> None:
         super()._reset()
         self._baseline: dict[str, float] = {}
+        self._unsteady = False
 
     # ------------------------------------------------- keys
 
@@ -230,6 +231,16 @@ class LayerProbe(RepresentationMetrics):
         """Labels and targets that are arrays."""
         return [f"{'labels' if name in self.probe.labels else 'targets'}[{name!r}]" for name in self._reader.arrays]
 
+    def kept_for_samples(self) -> str:
+        """The values with random weights, unless they are of a probe set."""
+        if self.baseline is False or self._set is not None:
+            return ""
+        return "probe_baseline is of those, so it is read anew, at the next reading where not at this one"
+
+    def start_anew(self) -> None:
+        """Keep batches at the next reading too, since its samples may be others again."""
+        self._unsteady = True
+
     def check_positions(self) -> None:
         """The order of validation samples is of no consequence to a probe set, which has its own."""
         if self._set is None:
@@ -239,7 +250,7 @@ class LayerProbe(RepresentationMetrics):
         """Get ready for a validation batch, unless there is a probe set."""
         if self._set is not None:
             return
-        if self._baseline_due():
+        if self._baseline_due() or self._unsteady:
             index = len(self._kept) if self._batch_idx is None else self._batch_idx
             self._kept.append(KeptBatch(independent(batch), index, self.dataloader_idx, selection))
         super().before_batch(batch, selection)
@@ -256,6 +267,10 @@ class LayerProbe(RepresentationMetrics):
             run(_together(self._read_set), self.group)
         values: dict[str, Tensor | float] = dict(super().finish())
         if self.baseline is not False:
+            if self.changed is not None and not due:
+                # On other samples random weights have other values; without batches these are read at the next reading.
+                self._baseline, due = {}, self._unsteady
+            self._unsteady = self._unsteady and self._rehearsing
             found = self._read_baseline(kept) if due else self._baseline
             if self._fitting and not self._rehearsing:
                 self._baseline = found
@@ -264,7 +279,11 @@ class LayerProbe(RepresentationMetrics):
                 values[f"probe_baseline/{key}"] = value
                 score = self._score(site, name)
                 values[f"probe_above_baseline/{key}"] = float(values[score]) - value
-        return values | self._layers(values)
+        layers = self._layers(values)
+        if self.baseline is not False and not found:
+            # It weights by what is above the baseline.
+            layers = {key: value for key, value in layers.items() if not key.startswith("centre_of_gravity/")}
+        return values | layers
 
     def _score(self, site: str, name: str) -> str:
         return site_key(f"{self.probe.score(name)}/{name}", site)

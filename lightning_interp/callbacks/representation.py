@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_interp._loggers import how_to_embed
+from lightning_interp._rows import rows_a_sample, together
 from lightning_interp.callbacks._grids import site_grid
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.compat import pl
@@ -255,7 +256,10 @@ class RepresentationMetrics(ValidationAnalysis):
         for site in self._names:
             where = self._tokens_by_site.get(site)
             if where not in self._read:
-                self._read[where] = self._reader.read(batch, places, where, self.positions.num_samples)
+                samples = len(selection.batch)
+                read = self._reader.read(batch, places, where, self.positions.num_samples, samples)
+                rows_a_sample(batch, read.size, samples)
+                self._read[where] = read
         self._recorder.start()
 
     def after_batch(self, batch: Any, selection: Selection) -> None:
@@ -270,11 +274,16 @@ class RepresentationMetrics(ValidationAnalysis):
     def _update(self, site: str, calls: list[Tensor], read: ReadBatch, selection: Selection) -> None:
         # Rows of unequal length (the fast path of nn.TransformerEncoder) are padded to the length of the mask.
         parts = [self._layouts(site, out, read.size, read.read if out.is_nested else None)[0] for out in calls]
-        z = selection.of(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
-        read = read.take(selection.rows)
+        times = read.size // len(selection.batch)
+        rows = selection.repeated(times)
+        z = rows.of(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
+        read = read.take(rows.rows)
         shown = self._shown_label(read, z.shape[1], len(parts)) if self._collecting else None
         wanted = [*self._reader.names, *([shown] if shown and shown not in self._reader.names else [])]
         mask, labels = _aligned(site, z, read, read.labels(wanted), calls=len(parts))
+        if times > 1:
+            labels = {name: _of_samples(times, value, z) for name, value in labels.items()}
+            mask, z = together(times, mask), together(times, z)
         self._dims[site] = z.shape[-1]
         positions = selection.positions.to(z.device)
         if self._collecting:
@@ -371,6 +380,14 @@ def _aligned(
     # A site that fired several times: its calls stand one after the other.
     spread = {name: torch.cat([value] * calls, dim=1) if value.ndim > 1 else value for name, value in labels.items()}
     return read.read.to(z.device).repeat(1, calls), spread
+
+
+def _of_samples(times: int, labels: Tensor, z: Tensor) -> Tensor:
+    """Labels in the shape of samples, whose rows stand one after the other along the positions."""
+    if len(labels) != len(z):
+        return labels  # one a sample already
+    spread = labels[:, None].expand(-1, z.shape[1]) if labels.ndim == 1 else labels
+    return together(times, spread)
 
 
 def _parameters(metric: Metric) -> frozenset[str]:
