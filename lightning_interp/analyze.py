@@ -70,6 +70,7 @@ def analyze(
             for reader in readers:
                 reader.resolve(model)
                 reader.positions = SamplePositions(dataloader, max_examples=reader.max_examples)
+                reader.try_collate(dataloader, reader.positions)
                 reader.check_positions()
                 reader.begin()
             for index, batch in enumerate(dataloader):

@@ -16,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from lightning_interp._collate_order import why_order_is_unknown
 from lightning_interp._fresh import FreshMetrics
 from lightning_interp._same_data import DataChecksum, Samples
 from lightning_interp.callbacks.gate_checks import check_gates
@@ -132,6 +133,7 @@ class ValidationAnalysis(pl.Callback):
         self.changed: str | None = None
         """How the samples of this reading differ from those of the one before: ``"others"``, ``"order"`` where they are
         the same under other numbers, ``None`` where they do not or that is not watched."""
+        self._collate: tuple[int, str | None] | None = None
         self._checksum = DataChecksum()
         self._read_samples: Samples | None = None
         self.positions = SamplePositions([])
@@ -307,6 +309,7 @@ class ValidationAnalysis(pl.Callback):
 
     def _attach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.release()
+        self._collate = None
         self._name = _unique_name(self, trainer)
         if "dataloader_iter" in inspect.signature(pl_module.validation_step).parameters:
             raise ValueError(
@@ -513,13 +516,25 @@ class ValidationAnalysis(pl.Callback):
             )
         batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
         split = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {"rank": 0, "num_replicas": 1}
-        return SamplePositions(
+        positions = SamplePositions(
             loaders[self.dataloader_idx],
             rank=split["rank"],
             world=split["num_replicas"],
             max_examples=self.max_examples,
             num_batches=batches[self.dataloader_idx] if self.dataloader_idx < len(batches) else None,
         )
+        self.try_collate(loaders[self.dataloader_idx], positions)
+        return positions
+
+    def try_collate(self, loader: Any, positions: SamplePositions) -> None:
+        """Where labels go by place, see once whether a collate function of one's own keeps the order of samples."""
+        if not positions.exact or not self.given_by_place():
+            return
+        collate = getattr(loader, "collate_fn", None)
+        which = id(getattr(collate, "__func__", collate))
+        if self._collate is None or self._collate[0] != which:
+            self._collate = which, why_order_is_unknown(loader)
+        positions.why = self._collate[1]
 
     def check_positions(self) -> None:
         """Say once, where the place of samples in the data set is not known, what follows from it.

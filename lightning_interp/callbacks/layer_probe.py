@@ -170,6 +170,7 @@ class LayerProbe(RepresentationMetrics):
             # At once, not when the set is read: its order does not depend on the Trainer.
             self.positions = SamplePositions(data)
             if self.given_by_place():
+                self.try_collate(data, self.positions)
                 super().check_positions()
         self._model: nn.Module | None = None
         self._live: weakref.ref[Any] | None = None

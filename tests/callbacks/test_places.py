@@ -49,6 +49,14 @@ def drop(items: list[Any]) -> Any:
     return torch.utils.data.default_collate(items[:-2])
 
 
+def by_length(items: list[Any]) -> Any:
+    return torch.utils.data.default_collate(sorted(items, key=lambda item: -int(item["attention_mask"].sum())))
+
+
+def same(items: list[Any]) -> Any:
+    return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+
 UNKNOWN = {
     "sampler": lambda: loader(NUMBER, seed=1, sampler=Backwards()),
     "subset": lambda: loader(NUMBER, seed=1, sampler=SubsetRandomSampler(range(NUMBER))),
@@ -75,8 +83,7 @@ def test_labels_given_as_an_array_are_refused_before_training(
     with pytest.raises(ValueError, match="array with an entry for each sample") as error:
         run.fit(Tagger(), loader(), validation)
     assert str(error.value).startswith(f"`{argument}`")
-    # A collate function is seen through when the first batch comes.
-    assert run.global_step == 0 or (not sanity and validation.collate_fn is drop)
+    assert run.global_step == 0
 
 
 @pytest.mark.parametrize("make", UNKNOWN.values(), ids=list(UNKNOWN))
@@ -86,6 +93,22 @@ def test_a_finished_model_is_read_by_the_same_rules(make: Any) -> None:
         analyze(Tagger(), make(), callback)
     with pytest.warns(UserWarning, match="does not tell which samples"):
         analyze(Tagger(), make(), RepresentationStructure("encoder"))
+
+
+def test_a_collate_function_that_sorts_is_seen_where_labels_go_by_place(tmp_path: Path) -> None:
+    def structure() -> RepresentationStructure:
+        return RepresentationStructure("encoder", {"own": ARRAY, "token": None}, draw_figures=False)
+
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="its collate_fn does not keep the order of samples"):
+        analyze(Tagger(), loader(NUMBER, seed=1, collate_fn=by_length), structure())
+    assert torch.equal(state, torch.get_rng_state())
+    with pytest.raises(ValueError, match="its collate_fn does not keep the order of samples"):
+        trainer(tmp_path, [structure()]).fit(Tagger(), loader(), loader(NUMBER, seed=1, collate_fn=by_length))
+    with pytest.raises(ValueError, match="cannot be tried: KeyError"):
+        analyze(Tagger(), loader(NUMBER, seed=1, collate_fn=lambda items: items[0]["none"]), structure())
+    kept = analyze(Tagger(), loader(NUMBER, seed=1, collate_fn=same), structure())
+    assert kept == analyze(Tagger(), loader(NUMBER, seed=1), structure())
 
 
 def test_arrays_belong_to_the_probe_set_where_there_is_one(tmp_path: Path) -> None:

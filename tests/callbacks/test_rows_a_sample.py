@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_interp import RepresentationMetrics, RepresentationStructure
 from lightning_interp.functional.ngrams import built_in_labels
+from lightning_interp.positions import Selection
+from lightning_interp.predictions import Predictions
 from tests.toy import trainer
 
 QUESTIONS, CHOICES, LENGTH = 16, 3, 4
@@ -163,3 +165,10 @@ def test_rows_whose_samples_cannot_be_told_are_refused(tmp_path: Path) -> None:
     callback = RepresentationStructure("shown", ["token"], tokens=blocks, padding_idx=-1)
     with pytest.raises(ValueError, match=r"`tokens` has 8 rows for a batch of 4 samples.*cannot be told"):
         trainer(tmp_path, [callback], max_epochs=1).fit(Two(), data, data)
+
+
+def test_predictions_of_rows_are_refused_in_words() -> None:
+    targets = torch.zeros(12, LENGTH, dtype=torch.long)
+    places = torch.arange(4)
+    with pytest.raises(ValueError, match=r"targets \(12, 4\) have 12 rows for a batch of 4 samples"):
+        Predictions("head").rows(torch.zeros(12, LENGTH, 5), targets, targets == 0, Selection(places, None, places))
