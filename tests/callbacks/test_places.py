@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.utilities import CombinedLoader
-from torch.utils.data import DataLoader, IterableDataset, Sampler, SubsetRandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, SubsetRandomSampler
 
 from lightning_interp import (
     AcquisitionByClass,
@@ -190,3 +192,47 @@ def test_a_sampler_that_claims_more_than_it_gives_is_named(tmp_path: Path, most:
     else:
         with pytest.warns(UserWarning, match=r"it gave 40, 2 read"):
             run.fit(Tagger(), loader(), loader(NUMBER, seed=1, sampler=Overstates()))
+
+
+# ------------------------------------------------- items that are batches, on ranks
+
+
+class Packs(Dataset):
+    """Seven items, each a batch of 3 to 9 sentences."""
+
+    def __init__(self) -> None:
+        self.data = Sequences(42, seed=1)
+
+    def __len__(self) -> int:
+        return 7
+
+    def __getitem__(self, index: int) -> Any:
+        start = sum(range(3, 3 + index))
+        items = [self.data[row] for row in range(start, start + 3 + index)]
+        return torch.utils.data.default_collate(items)
+
+
+def packed(most: int | None, one: bool) -> tuple[dict[str, float], list[str]]:
+    callback = RepresentationGeometry({"enc": "encoder"}, max_examples=most, log="full", draw_figures=False)
+    how: dict[str, Any] = {"batch_size": 1, "collate_fn": first} if one else {"batch_size": None}
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = trainer(folder, [callback], max_epochs=1, **({"strategy": "ddp", "devices": ranks} if ranks > 1 else {}))
+        run.fit(Tagger(lr=0.0), loader(12), DataLoader(Packs(), **how))
+    return callback.reading, [str(one.message) for one in caught if "does not tell" in str(one.message)]
+
+
+def first(items: list[Any]) -> Any:
+    return items[0]
+
+
+@pytest.mark.parametrize("one", [False, True])
+def test_items_that_are_batches_are_read_whole_on_any_number_of_ranks(two_ranks: Any, one: bool) -> None:
+    alone, told = packed(None, one)
+    assert len(told) == 1
+    assert alone["rows/enc"] == Sequences(42, seed=1).mask.sum()
+    (reading, said), (other, _) = two_ranks.run(packed, None, one)
+    assert len(said) == 1
+    assert reading["rows/enc"] == other["rows/enc"] == alone["rows/enc"]
+    assert reading["rankme/enc"] == pytest.approx(alone["rankme/enc"], rel=1e-6)
