@@ -513,5 +513,7 @@ def _check_data(data: Any) -> None:
         )
     if SamplePositions(data).shuffled:
         raise ValueError("`data` shuffles; a probe set is the same at every reading: give its loader shuffle=False.")
-    if isinstance(getattr(data, "sampler", None), DistributedSampler):
+    # A loader that is given its batches has an idle sampler of its own.
+    samplers = (getattr(one, "sampler", None) for one in (data, getattr(data, "batch_sampler", None)))
+    if any(isinstance(sampler, DistributedSampler) for sampler in samplers):
         raise ValueError("`data` has a DistributedSampler; its batches are dealt out to ranks here: leave it off.")
