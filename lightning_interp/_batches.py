@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lightning_interp._containers import items
 
-__all__ = ["BatchSize", "Key", "batch_size", "describe_batch", "has", "look_up", "parts_of"]
+__all__ = ["BatchSize", "Key", "batch_size", "describe_batch", "has", "look_up", "parts_of", "tensors_of"]
 
 Key = str | int | Callable[[Any], Any]
 BatchSize = int | str | Callable[[Any], Any]
@@ -121,6 +121,22 @@ def parts_of(batch: Any) -> list[tuple[str, Any]]:
         if any(isinstance(part, Tensor) for part in own.values()):
             return [(f".{key}", part) for key, part in own.items()]
     return []
+
+
+def tensors_of(batch: Any) -> list[Tensor]:
+    """Every tensor of a batch, however deep.
+
+    Example:
+        >>> import torch
+        >>> [one.shape[0] for one in tensors_of({"x": torch.zeros(3), "more": [torch.zeros(2), "text"]})]
+        [3, 2]
+
+    """
+    if isinstance(batch, PackedSequence):
+        return [batch.data]
+    if isinstance(batch, Tensor):
+        return [batch]
+    return [tensor for _, part in parts_of(batch) for tensor in tensors_of(part)]
 
 
 def describe_batch(batch: Any) -> str:

@@ -70,6 +70,8 @@ def analyze(
                 reader.resolve(model)
                 reader.run_batch = run
                 reader.positions = SamplePositions(dataloader, max_examples=reader.max_examples)
+                reader.try_collate(dataloader, reader.positions)
+                reader.check_positions()
                 reader.begin()
             for index, batch in enumerate(dataloader):
                 _run_batch(model, pl.utilities.move_data_to_device(batch, device), index, run, readers)
@@ -86,6 +88,7 @@ def _run_batch(model: nn.Module, batch: Any, index: int, run: Forward, readers: 
     selected = []
     for reader in readers:
         selection = reader.positions.select(reader.count(batch))
+        reader.check_positions()
         selected.append(selection)
         if len(selection):
             reader.before_batch(batch, selection)

@@ -38,17 +38,8 @@ class ReadBatch:
     maybe_tokens: Mapping[str, int] = field(default_factory=dict)
     """Parts of the batch that may be token ids, where none are known and nothing says which positions are real, each
     with its number of positions."""
-
-    def take(self, rows: Tensor | None) -> ReadBatch:
-        """The same of some samples only; ``None`` for all."""
-        if rows is None:
-            return self
-
-        def some(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[rows.to(tensor.device)]
-
-        custom = {name: value[rows.to(value.device)] for name, value in self.custom.items()}
-        return ReadBatch(len(rows), some(self.tokens), some(self.context), some(self.read), custom, self.maybe_tokens)
+    samples: int | None = None
+    """Number of samples, where each has several rows; a label set has an entry for each of one or the other."""
 
     def has(self, name: str) -> bool:
         """Whether there are labels of this name."""
@@ -119,6 +110,8 @@ class BatchReader:
                 self.sources[name] = source
             elif name not in BUILT_IN_LABELS:
                 self.sources[name] = name
+        self.arrays = [name for name, one in self.sources.items() if not (isinstance(one, str | int) or callable(one))]
+        """Label sets that are an entry for each sample of the data set."""
         self.tokens = tokens
         self.mask = mask
         self.padding_idx = padding_idx
@@ -128,11 +121,14 @@ class BatchReader:
 
     def count(self, batch: Any) -> int:
         """The number of samples in a batch."""
-        if self.batch_size is None and self.tokens is not None:
-            ids = self._tokens(batch, None)
-            assert ids is not None
-            return ids.shape[0]
-        return batch_size(batch, self.batch_size)
+        try:
+            return batch_size(batch, self.batch_size)
+        except ValueError:
+            if self.batch_size is not None or self.tokens is None:
+                raise
+        ids = self._tokens(batch, None)
+        assert ids is not None
+        return ids.shape[0]
 
     def read(
         self,
@@ -140,6 +136,7 @@ class BatchReader:
         positions: Tensor | None = None,
         tokens: Key | None = None,
         num_samples: int | None = None,
+        samples: int | None = None,
         given: bool = False,
     ) -> ReadBatch:
         """Read one batch.
@@ -149,11 +146,12 @@ class BatchReader:
             positions: Place of each sample of the batch in the data set, (B,), on the CPU; arrays of labels need it.
             tokens: Another place of the token ids than the reader's own; its mask is what is not padding there.
             num_samples: Length of the data set, to check arrays of labels against.
+            samples: Number of samples of the batch, where token ids may have several rows for each.
             given: Whether a site's own reader may give labels, so that they need not be in the batch.
 
         """
         ids = self._tokens(batch, tokens)
-        size = ids.shape[0] if ids is not None and self.batch_size is None else batch_size(batch, self.batch_size)
+        size = ids.shape[0] if ids is not None else batch_size(batch, self.batch_size)
         context = read = None
         maybe_tokens: dict[str, int] = {}
         if ids is not None:
@@ -171,11 +169,12 @@ class BatchReader:
             parts = [(step, part) for step, part in parts_of(batch) if step not in labels]
             maybe_tokens = {step: part.shape[1] for step, part in parts if _like_tokens(part)}
         custom = {
-            name: self._custom(name, source, batch, size, positions, num_samples)
+            name: self._custom(name, source, batch, size, positions, num_samples, samples)
             for name, source in self.sources.items()
             if not given or source != name or has(batch, name)
         }
-        return ReadBatch(size, ids, context, read, custom, maybe_tokens)
+        several = samples is not None and size != samples
+        return ReadBatch(size, ids, context, read, custom, maybe_tokens, samples if several else None)
 
     def _tokens(self, batch: Any, tokens: Key | None) -> Tensor | None:
         where = tokens if tokens is not None else self.tokens
@@ -240,26 +239,36 @@ class BatchReader:
         return mask
 
     def _custom(
-        self, name: str, source: LabelSource, batch: Any, size: int, positions: Tensor | None, num_samples: int | None
+        self,
+        name: str,
+        source: LabelSource,
+        batch: Any,
+        size: int,
+        positions: Tensor | None,
+        num_samples: int | None,
+        samples: int | None = None,
     ) -> Tensor:
         if isinstance(source, str | int) or callable(source):
             found = look_up(batch, source, f"labels[{name!r}]")
             value = torch.as_tensor(found) if not isinstance(found, Tensor) else found
-            if value.ndim == 0 or value.shape[0] != size:
+            if value.ndim == 0 or value.shape[0] not in (size, samples):
                 raise ValueError(
                     f"Label set {name!r} gave shape {tuple(value.shape)} for a batch of {size} samples; its first "
                     "dimension must be the batch."
                 )
             return value.clone()  # a step may write into the batch's own tensors
+        if positions is None:
+            raise ValueError(
+                f"`labels[{name!r}]` is an array with an entry for each sample of the data set, and which samples a "
+                "batch has is not known. Put the label into the batch, and name its key."
+            )
         table = torch.as_tensor(source)
         if num_samples is not None and len(table) != num_samples:
             raise ValueError(
                 f"`labels[{name!r}]` is an array of length {len(table)}, but the validation data set has {num_samples} "
                 "samples: give one entry per sample."
             )
-        if positions is None:
-            raise ValueError(f"`labels[{name!r}]` is an array, and the place of samples in the data set is not known.")
-        if int(positions.max()) >= len(table):
+        if len(positions) and int(positions.max()) >= len(table):
             raise ValueError(
                 f"`labels[{name!r}]` is an array of length {len(table)}, but sample {int(positions.max())} was read."
             )

@@ -224,6 +224,11 @@ class Predictions:
                 f"logits {tuple(logits.shape)} do not fit targets {tuple(targets.shape)}: expected one vector of "
                 "logits for each target, with classes last (or `class_dim=1`)."
             )
+        if len(right) != len(selection.batch):
+            raise ValueError(
+                f"targets {tuple(targets.shape)} have {len(right)} rows for a batch of {len(selection.batch)} samples: "
+                "give one row a sample."
+            )
         if self.shift:
             if single or right.shape[1] <= self.shift:
                 raise ValueError(f"`shift` is {self.shift}, but the targets have shape {tuple(targets.shape)}.")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp._layout import Layout, LayoutResolver, check_sites
+from lightning_interp._rows import rows_a_sample, together
 from lightning_interp._site_output import described
 from lightning_interp.labels import ReadBatch
 from lightning_interp.positions import Selection
@@ -181,9 +182,11 @@ class SiteReader:
 
         """
         own = self._readers.get(site)
+        times = 1
         if own is not None:
-            parts = [_rows_of(own(output, batch), read.size, site) for output in outputs]
+            parts = [_rows_of(own(output, batch), read.samples or read.size, site) for output in outputs]
         else:
+            times = 1 if read.samples is None else rows_a_sample(batch, read.size, read.samples)
             width = None if read.read is None else read.read.shape[1]
             ragged = [read.read if _is_ragged(output) else None for output in outputs]
             try:
@@ -199,6 +202,7 @@ class SiteReader:
         layout = self.layouts.layouts.get(site)
         rows = _aligned(site, parts, read, own is not None, layout)
         rows = replace(rows, labels=_labels(site, rows, read, labels, optional, len(parts)))
+        rows = _of_samples(rows, times) if times > 1 else rows
         if site not in self.told:
             self.told[site] = HowRead(
                 layout="read" if own is not None else self._layout_of(site, outputs[-1]),
@@ -285,6 +289,18 @@ def _labels(
                 f"{tuple(value.shape)}: use labels with one entry per sample there."
             )
     return labels
+
+
+def _of_samples(rows: SiteRows, times: int) -> SiteRows:
+    """Several rows a sample, one after the other along the positions."""
+    z = rows.representations
+    labels = {}
+    for name, value in rows.labels.items():
+        if len(value) == len(z):
+            # One for each row of a sample.
+            value = together(times, value[:, None].expand(-1, z.shape[1]) if value.ndim == 1 else value)
+        labels[name] = value
+    return SiteRows(together(times, z), together(times, rows.mask), labels, rows.positions)
 
 
 def _refuse_unknown_padding(site: str, length: int, read: ReadBatch) -> None:

@@ -76,15 +76,6 @@ def test_labels_are_those_before_a_step_writes_into_them() -> None:
     assert found.custom["tags"].tolist() == [[5, 6], [7, 8]]
 
 
-def test_some_samples_only() -> None:
-    found = BatchReader({"token": None, "topic": lambda batch: torch.tensor([8, 9])}, padding_idx=0).read(IDS)
-    some = found.take(torch.tensor([1]))
-    assert some.size == 1
-    assert some.custom["topic"].tolist() == [9]
-    assert torch.equal(some.tokens, found.tokens[1:])
-    assert found.take(None) is found
-
-
 def test_size_and_description_of_a_batch() -> None:
     assert batch_size({"a": torch.tensor(1.0), "b": torch.zeros(4, 2)}) == 4
     assert describe_batch((IDS, "x")) == "a tuple with 0: int64 (2, 5), 1: a str"

@@ -27,6 +27,8 @@ class AcquisitionAnalysis(ValidationAnalysis):
     def _reset(self) -> None:
         super()._reset()
         self._step: int | None = None
+        self._since: int | None = None
+        """The step of the first reading on the present samples, where those before were of others."""
 
     # ------------------------------------------------- what a subclass fills in
 
@@ -52,14 +54,15 @@ class AcquisitionAnalysis(ValidationAnalysis):
         """What was acquired first, by the readings so far: see :func:`lightning_interp.functional.acquisition_order`.
 
         A thing is acquired where its accuracy came to the share of its final level above chance and stayed there, the
-        final level being that of the last reading. To be asked when the fit is over.
+        final level being that of the last reading. To be asked when the fit is over. Readings of other samples than the
+        last one's are left out.
 
         Args:
             share: Of the final level above chance.
 
         """
         chance = self.chance_levels()
-        curves = {name: self._curve(key) for name, key in self.accuracy_keys().items()}
+        curves = {name: self._comparable(*self._curve(key)) for name, key in self.accuracy_keys().items()}
         return acquisition_order(curves, share, {name: chance.get(name, 0.0) for name in curves})
 
     def summary(self, share: float = 0.9) -> str:
@@ -80,6 +83,12 @@ class AcquisitionAnalysis(ValidationAnalysis):
         return "\n".join(lines)
 
     # ------------------------------------------------- inside
+
+    def _comparable(self, steps: list[int], values: list[float]) -> tuple[list[int], list[float]]:
+        """The part of a curve that is of the present samples."""
+        since = self._since if self.changed is None or self._step is None else self._step
+        pairs = [(step, value) for step, value in zip(steps, values, strict=True) if since is None or step >= since]
+        return [step for step, _ in pairs], [value for _, value in pairs]
 
     def _curve(self, key: str, now: float | None = None) -> tuple[list[int], list[float]]:
         """Steps and values of a key over the fit, with the value that is being read where there is one."""

@@ -53,7 +53,8 @@ class AcquisitionByClass(AcquisitionAnalysis):
     level, with the readings it lies between, and :meth:`summary` the same as text. Conditional keys are undefined
     outside a fit and for a class that was never predicted rightly. A class counts as forgotten where Fisher's exact
     test against its best reading (:func:`forgetting_p`) is below ``alpha`` divided by the number of classes times the
-    number of earlier readings.
+    number of earlier readings. Where a reading is of other samples than the one before, which is said once, levels are
+    compared from it on only.
 
     A masked language model's two accuracies, and a causal one's::
 
@@ -249,6 +250,20 @@ class AcquisitionByClass(AcquisitionAnalysis):
             self._recorder.stop()
         self._sums, self._omitted, self._batch_labels = {}, {}, None
 
+    def kept_for_samples(self) -> str:
+        """Accuracies that later ones are compared with."""
+        return (
+            "accuracies are compared on the same ones, so class_acquired, class_forgotten and order() start anew here"
+        )
+
+    def start_anew(self) -> None:
+        """Compare with later readings only."""
+        self._since = self._step
+
+    def given_by_place(self) -> list[str]:
+        """The labels, where they are an array."""
+        return ["labels"] if self._reader is not None and self._reader.arrays else []
+
     def before_batch(self, batch: Any, selection: Selection) -> None:
         """Read targets and labels, and capture logits."""
         assert self._recorder is not None
@@ -345,7 +360,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
         """Since when the class is known, and whether it is forgotten."""
         if not count:
             return math.nan, math.nan
-        steps, levels = self._curve(f"class_accuracy/{site}/{name}", right / count)
+        steps, levels = self._comparable(*self._curve(f"class_accuracy/{site}/{name}", right / count))
         acquired = acquisition_step(steps, levels, self.share, self.chance, max(levels), stays=False).high
         earlier = levels[:-1]
         if not earlier:
@@ -376,13 +391,14 @@ class AcquisitionByClass(AcquisitionAnalysis):
     # ------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Readings, and the band of every target id."""
-        return {**super().state_dict(), "bands": dict(self._bands)}
+        """Readings, the band of every target id, and since when samples are the present ones."""
+        return {**super().state_dict(), "bands": dict(self._bands), "since": self._since}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""
         super().load_state_dict(state_dict)
         self._bands = dict(state_dict["bands"])
+        self._since = state_dict.get("since")
 
 
 def _predictions(site: str | Predictions | Mapping[str, Predictions], own: Mapping[str, Any]) -> dict[str, Predictions]:

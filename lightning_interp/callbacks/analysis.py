@@ -17,8 +17,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lightning_interp._batches import BatchSize, batch_size
+from lightning_interp._collate_order import why_order_is_unknown
 from lightning_interp._forward import Forward
 from lightning_interp._fresh import FreshMetrics
+from lightning_interp._same_data import DataChecksum, Samples
 from lightning_interp.callbacks.gate_checks import check_gates
 from lightning_interp.compat import check_trainer, pl
 from lightning_interp.distributed import Maximum, Minimum, PeerError, Steps, agree, run, world_size
@@ -53,7 +55,10 @@ class ValidationAnalysis(pl.Callback):
 
     Args:
         every_n_validations: Read only every n-th validation run.
-        max_examples: Samples to read over all ranks, the same at every reading; bounds memory. ``None`` for all.
+        max_examples: Samples to read over all ranks, as the batches have them; bounds memory. Spread evenly over the
+            data set, and the same at every reading, where the loader tells which samples it gives
+            (:class:`~lightning_interp.positions.SamplePositions`); of a stream, of a loader class of one's own and of
+            items that are batches the first ones. ``None`` for all.
         batch_size: How many samples a batch has: a number, the key, index or attribute of a part of the batch that is
             the number or is as long, or a callable on the batch. By default it is told from the batch, where all its
             parts agree.
@@ -71,7 +76,8 @@ class ValidationAnalysis(pl.Callback):
             run is not read where one more reading, as long as the last, would go beyond it. The first is always read.
 
     Raises:
-        ValueError: If an argument is out of range; at the start of the fit if two callbacks would log the same key.
+        ValueError: If an argument is out of range; at the start of the fit if two callbacks would log the same key, or
+            if labels are given as an array and the loader does not tell which samples it gives.
 
     """
 
@@ -130,7 +136,14 @@ class ValidationAnalysis(pl.Callback):
         self._name = type(self).__name__
         self._warned_of_omissions = False
         self._warned_of_undefined = False
+        self._warned_of_claim = False
         self._elsewhere: frozenset[str] = frozenset()
+        self.changed: str | None = None
+        """How the samples of this reading differ from those of the one before: ``"others"``, ``"order"`` where they are
+        the same under other numbers, ``None`` where they do not or that is not watched."""
+        self._collate: tuple[int, str | None] | None = None
+        self._checksum = DataChecksum()
+        self._read_samples: Samples | None = None
         self.positions = SamplePositions([])
         """Counts through the batches of the reading."""
         self.group: Any = None
@@ -162,6 +175,8 @@ class ValidationAnalysis(pl.Callback):
         self._resumed = time.monotonic()
         self._rehearsed = False
         self._warned = False
+        self._samples: Samples | None = None
+        self._warned_of_change = False
 
     # ------------------------------------------------- what a subclass fills in
 
@@ -201,6 +216,32 @@ class ValidationAnalysis(pl.Callback):
     @abstractmethod
     def finish(self) -> Mapping[str, Tensor | float]:
         """Merge ranks and return all measures by key. Called on all ranks, or on none."""
+
+    def kept_for_samples(self) -> str:
+        """What is kept from one reading to the next that belongs to the samples read, and what becomes of it.
+
+        Words for a message, in which the samples turned out to be others. With ``""``, the default, samples are not
+        watched.
+        """
+        return ""
+
+    by_place = False
+    """Whether what is kept belongs to each sample, so that the same ones in another order are others."""
+
+    def watched(self, selection: Selection) -> Selection:
+        """Those of the selected samples of a batch to which it belongs."""
+        return selection
+
+    def start_anew(self) -> None:
+        """A reading of a fit succeeded that was of other samples: forget what belongs to those before."""
+
+    def read_from(self) -> str:
+        """What batches come from, for messages."""
+        return f"validation loader {self.dataloader_idx}"
+
+    def given_by_place(self) -> list[str]:
+        """Arguments that hold an entry for each sample of the data set, so that they need to know which is which."""
+        return []
 
     def shared(self) -> Mapping[str, Tensor | float]:
         """Numbers of the last reading, beside its measures, that all ranks with the same data must have alike."""
@@ -276,9 +317,13 @@ class ValidationAnalysis(pl.Callback):
         """Check what gates watch; only now does Lightning know of schedulers."""
         if self is _analyses(trainer)[0]:
             check_gates(trainer, pl_module)
+        if self.given_by_place() and trainer.val_dataloaders is not None:
+            self.positions = self._find_loader(trainer)
+            self.check_positions()
 
     def _attach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.release()
+        self._collate = None
         self._name = _unique_name(self, trainer)
         if "dataloader_iter" in inspect.signature(pl_module.validation_step).parameters:
             raise ValueError(
@@ -316,7 +361,9 @@ class ValidationAnalysis(pl.Callback):
             if (self._validations - 1) % self.every_n_validations or not self._affordable():
                 return
         self.positions, self.group = self._find_loader(trainer), _data_group(trainer)
+        self.check_positions()
         self._active = True
+        self._checksum, self.changed = DataChecksum(), None
         self._guarded(self.begin)
         self._seconds += time.perf_counter() - started
 
@@ -373,6 +420,10 @@ class ValidationAnalysis(pl.Callback):
         if self._rehearsing:
             self.abort()
             return
+        if trainer.state.fn == "fit":
+            if self.changed is not None:
+                self.start_anew()
+            self._samples = self._read_samples
         found = {key: float(value) for key, value in values.items()}
         self._seconds += time.perf_counter() - started
         found[f"seconds/{self._name}"] = self._last_seconds = run(_largest(self._seconds))
@@ -384,7 +435,8 @@ class ValidationAnalysis(pl.Callback):
         wanted = {*expected, *self._omissions()}
         self._log(pl_module, {key: value for key, value in self.reading.items() if key in wanted})
         conditional = self.conditional_keys(pl_module)
-        self._tell_undefined([key for key in expected if key not in self.reading and key not in conditional])
+        if self.changed is None:  # else it is told what is undefined
+            self._tell_undefined([key for key in expected if key not in self.reading and key not in conditional])
         if self.failed:
             self._log(pl_module, {self.full_key(f"failed/{self._name}"): float(self.failed)})
 
@@ -396,6 +448,8 @@ class ValidationAnalysis(pl.Callback):
         """
         values: dict[str, Tensor | float] = {}
         works: list[Callable[[], None]] = [
+            self._check_number,
+            self._check_samples,
             lambda: values.update(self.finish()),
             lambda: _check_replicas({**values, **self.shared()}, trainer),
         ]
@@ -449,6 +503,7 @@ class ValidationAnalysis(pl.Callback):
             "history": self.history.state_dict(),
             "validations": self._validations,
             "failed": self.failed,
+            "samples": None if self._samples is None else self._samples._asdict(),
             "spent": self._spent,
             "last_seconds": self._last_seconds,
             "elapsed": self._elapsed + time.monotonic() - self._resumed,
@@ -459,13 +514,15 @@ class ValidationAnalysis(pl.Callback):
         self.history.load_state_dict(state_dict["history"])
         self._validations = state_dict["validations"]
         self.failed = state_dict["failed"]
+        samples = state_dict.get("samples")  # checkpoints of before have none
+        self._samples = None if samples is None else Samples(**samples)
         self._spent, self._last_seconds = state_dict["spent"], state_dict["last_seconds"]
         self._elapsed, self._resumed = state_dict["elapsed"], time.monotonic()
 
     # ------------------------------------------------- inside
 
     def _find_loader(self, trainer: pl.Trainer) -> SamplePositions:
-        loaders = _flattened(trainer.val_dataloaders)
+        loaders = _val_loaders(trainer)
         if self.dataloader_idx >= len(loaders):
             raise ValueError(
                 f"`dataloader_idx={self.dataloader_idx}` of {self._name}, but there are {len(loaders)} validation "
@@ -480,20 +537,98 @@ class ValidationAnalysis(pl.Callback):
             max_examples=self.max_examples,
             num_batches=batches[self.dataloader_idx] if self.dataloader_idx < len(batches) else None,
         )
-        if not positions.exact and not self._warned:
-            self._warned = True
-            why = (
-                "shuffles" if positions.shuffled else "has a sampler that does not tell which samples each process gets"
-            )
-            pl.utilities.rank_zero_warn(
-                f"{self._name}: validation loader {self.dataloader_idx} {why}, so a reading is not exactly the one "
-                "that a single process would give in order."
-            )
+        self.try_collate(loaders[self.dataloader_idx], positions)
         return positions
+
+    def try_collate(self, loader: Any, positions: SamplePositions) -> None:
+        """Where labels go by place, see once whether a collate function of one's own keeps the order of samples."""
+        if not positions.exact or not self.given_by_place():
+            return
+        collate = getattr(loader, "collate_fn", None)
+        which = id(getattr(collate, "__func__", collate))
+        if self._collate is None or self._collate[0] != which:
+            self._collate = which, why_order_is_unknown(loader)
+        positions.why = self._collate[1]
+
+    def check_positions(self) -> None:
+        """Say once, where the place of samples in the data set is not known, what follows from it.
+
+        Raises:
+            ValueError: If labels are given as an array, which needs these places.
+
+        """
+        positions = self.positions
+        if positions.exact:
+            return
+        loader = f"{self.read_from()} does not tell which samples of the data set it gives ({positions.why})"
+        arrays = self.given_by_place()
+        if arrays:
+            raise ValueError(
+                f"`{arrays[0]}` is an array with an entry for each sample of the data set, and {loader}. Put the label "
+                "into the batch, and name its key; or give a plain DataLoader, without a sampler of your own, whose "
+                "items are the samples."
+            )
+        if self._warned:
+            return
+        self._warned = True
+        follows = ["They are numbered as they come."]
+        if positions.shuffled:
+            follows.append("It shuffles, so each reading is of other samples, or of the same ones in another order.")
+        if positions.world > 1:
+            follows.append("A reading is not exactly the one that a single process would give.")
+        if self.max_examples is not None and not positions.spread:
+            follows.append(f"`max_examples={self.max_examples}` takes the first ones.")
+        pl.utilities.rank_zero_warn(f"{self._name}: {loader}. {' '.join(follows)}")
+
+    def _check_number(self) -> None:
+        """Say once where a sampler claimed more samples than it gave, so that too few of them were read.
+
+        Raises:
+            ValueError: If none was.
+
+        """
+        if not self.positions.short:
+            return
+        claim = (
+            f"{self._name}: `max_examples={self.max_examples}` are spread over the samples that {self.read_from()} "
+            f"claims ({self.positions.why}), but it gave {self.positions.seen}, {self.positions.kept} read. Let "
+            "`__len__` of the sampler tell how many it gives, or use `max_examples=None`."
+        )
+        if not self.positions.kept:
+            raise ValueError(claim)
+        if not self._warned_of_claim:
+            self._warned_of_claim = True
+            pl.utilities.rank_zero_warn(claim)
+
+    def _check_samples(self) -> None:
+        """Compare the samples of this reading with those of the one before, and say once where they are others."""
+        kept = self.kept_for_samples()
+        # The sanity check sees a part of the data.
+        if not kept or self._rehearsing:
+            return
+        found, before = run(self._checksum.steps(), self.group), self._samples
+        self._read_samples = found
+        if before is None or found == before:
+            return
+        same = (found.number, found.contents) == (before.number, before.contents)
+        if same and not self.by_place:
+            return
+        self.changed = "order" if same else "others"
+        if not self._warned_of_change:
+            self._warned_of_change = True
+            what = "the same samples in another order than" if same else "other samples than"
+            pl.utilities.rank_zero_warn(
+                f"{self._name}: {self.read_from()} gave {what} at the reading before ({found.number} now, "
+                f"{before.number} then), and {kept}. Let validation data be the same each time: no shuffling, no "
+                "random crops or masks, no stream that goes on. This is said once."
+            )
 
     def _before(self, batch: Any) -> None:
         selection = self.positions.select(self.count(batch))
+        self.check_positions()
         if len(selection):
+            if self.kept_for_samples():
+                self._checksum.add(batch, self.watched(selection))
             self.before_batch(batch, selection)
             self._selection = selection
 
@@ -666,6 +801,17 @@ def _range_of(values: Tensor) -> Steps[tuple[Tensor, Tensor]]:
     low: Tensor = yield Minimum(values)
     high: Tensor = yield Maximum(values)
     return low, high
+
+
+def _val_loaders(trainer: pl.Trainer) -> list[Any]:
+    """The validation loaders as `dataloader_idx` numbers them."""
+    loops: Any = trainer
+    loop = loops.fit_loop.epoch_loop.val_loop if trainer.state.fn == "fit" else loops.validate_loop
+    combined = getattr(loop, "_combined_loader", None)
+    # In any other mode a batch is made of one batch of each loader, and what that holds is not theirs to tell.
+    if getattr(combined, "_mode", "sequential") != "sequential":
+        return [combined]
+    return _flattened(trainer.val_dataloaders)
 
 
 def _flattened(loaders: Any) -> list[Any]:

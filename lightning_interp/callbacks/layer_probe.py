@@ -166,6 +166,12 @@ class LayerProbe(RepresentationMetrics):
         self.forward = forward
         self.seed = seed
         self._set = None if data is None else _Shared(data)
+        if data is not None:
+            # At once, not when the set is read: its order does not depend on the Trainer.
+            self.positions = SamplePositions(data)
+            if self.given_by_place():
+                self.try_collate(data, self.positions)
+                super().check_positions()
         self._model: nn.Module | None = None
         self._live: weakref.ref[Any] | None = None
         self._kept: list[KeptBatch] = []
@@ -176,8 +182,7 @@ class LayerProbe(RepresentationMetrics):
     def _reset(self) -> None:
         super()._reset()
         self._baseline: dict[str, float] = {}
-        # The order of validation samples is of no consequence to a probe set, so there is nothing to warn of.
-        self._warned = getattr(self, "_set", None) is not None
+        self._unsteady = False
 
     # ------------------------------------------------- keys
 
@@ -219,11 +224,34 @@ class LayerProbe(RepresentationMetrics):
         super().abort()
         self._kept = []
 
+    def read_from(self) -> str:
+        """The validation loader or the probe set."""
+        return super().read_from() if self._set is None else "`data`"
+
+    def given_by_place(self) -> list[str]:
+        """Labels and targets that are arrays."""
+        return [f"{'labels' if name in self.probe.labels else 'targets'}[{name!r}]" for name in self._reader.arrays]
+
+    def kept_for_samples(self) -> str:
+        """The values with random weights, unless they are of a probe set."""
+        if self.baseline is False or self._set is not None:
+            return ""
+        return "probe_baseline is of those, so it is read anew, at the next reading where not at this one"
+
+    def start_anew(self) -> None:
+        """Keep batches at the next reading too, since its samples may be others again."""
+        self._unsteady = True
+
+    def check_positions(self) -> None:
+        """The order of validation samples is of no consequence to a probe set, which has its own."""
+        if self._set is None:
+            super().check_positions()
+
     def before_batch(self, batch: Any, selection: Selection) -> None:
         """Get ready for a validation batch, unless there is a probe set."""
         if self._set is not None:
             return
-        if self._baseline_due():
+        if self._baseline_due() or self._unsteady:
             index = len(self._kept) if self._batch_idx is None else self._batch_idx
             self._kept.append(KeptBatch(independent(batch), index, self.dataloader_idx, selection))
         super().before_batch(batch, selection)
@@ -240,6 +268,10 @@ class LayerProbe(RepresentationMetrics):
             run(_together(self._read_set), self.group)
         values: dict[str, Tensor | float] = dict(super().finish())
         if self.baseline is not False:
+            if self.changed is not None and not due:
+                # On other samples random weights have other values; without batches these are read at the next reading.
+                self._baseline, due = {}, self._unsteady
+            self._unsteady = self._unsteady and self._rehearsing
             found = self._read_baseline(kept) if due else self._baseline
             if self._fitting and not self._rehearsing:
                 self._baseline = found
@@ -248,7 +280,11 @@ class LayerProbe(RepresentationMetrics):
                 values[f"probe_baseline/{key}"] = value
                 score = self._score(site, name)
                 values[f"probe_above_baseline/{key}"] = float(values[score]) - value
-        return values | self._layers(values)
+        layers = self._layers(values)
+        if self.baseline is not False and not found:
+            # It weights by what is above the baseline.
+            layers = {key: value for key, value in layers.items() if not key.startswith("centre_of_gravity/")}
+        return values | layers
 
     def _score(self, site: str, name: str) -> str:
         return site_key(f"{self.probe.score(name)}/{name}", site)
@@ -304,6 +340,7 @@ class LayerProbe(RepresentationMetrics):
         """This rank's batches; the last is one of another rank, and does not count, where there are too few."""
         assert self._set is not None
         self.positions = SamplePositions(self._set.value, max_examples=self.max_examples)
+        super().check_positions()
         world = world_size(self.group)
         rank = rank_in(self.group)
         first = next(model.parameters(), None)
@@ -317,6 +354,7 @@ class LayerProbe(RepresentationMetrics):
         number, spare = 0, None
         for batch in self._set.value:
             selection = self.positions.select(batch_size(batch))
+            super().check_positions()
             if not len(selection):
                 continue
             # All ranks run as many batches: where a forward pass communicates, they would wait for each other.
@@ -475,5 +513,7 @@ def _check_data(data: Any) -> None:
         )
     if SamplePositions(data).shuffled:
         raise ValueError("`data` shuffles; a probe set is the same at every reading: give its loader shuffle=False.")
-    if isinstance(getattr(data, "sampler", None), DistributedSampler):
+    # A loader that is given its batches has an idle sampler of its own.
+    samplers = (getattr(one, "sampler", None) for one in (data, getattr(data, "batch_sampler", None)))
+    if any(isinstance(sampler, DistributedSampler) for sampler in samplers):
         raise ValueError("`data` has a DistributedSampler; its batches are dealt out to ranks here: leave it off.")

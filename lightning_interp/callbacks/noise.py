@@ -92,9 +92,11 @@ class NoiseRobustness(ValidationAnalysis):
 
     Conditional keys are undefined, and not logged, while v(0) is not better than v_start beyond its own noise (the 95 %
     interval over up to eight groups of batches); ``half_scale`` also where more than half survives the largest scale.
-    So an untrained model has no robustness that a gate could choose. Plain gates monitor ``under_noise``. They are
-    undefined, too, where no monitor changes by a bit even under noise 1,000 times the largest scale: what the noise is
-    added to has no part in the monitors, which is said once.
+    So an untrained model has no robustness that a gate could choose. Plain gates monitor ``under_noise``. With
+    ``start="initial"`` they are undefined from the first reading on that is of other samples than the one before, since
+    v_start cannot be read on them; that is said once. They are undefined, too, where no monitor changes by a bit even
+    under noise 1,000 times the largest scale: what the noise is added to has no part in the monitors, which is said
+    once.
 
     Args:
         sites: Where noise is added: dotted module names, globs, or ``{"alias": "dotted.name"}``. An embedding layer for
@@ -252,6 +254,7 @@ class NoiseRobustness(ValidationAnalysis):
         self._widths: dict[str, float] = {}
         self._gaps: dict[str, float] = {}
         self._told = self._told_numb = False
+        self._lost = False
         if isinstance(self.start, Mapping):
             self._started = {name: [float(value)] for name, value in self.start.items()}
 
@@ -314,6 +317,25 @@ class NoiseRobustness(ValidationAnalysis):
         return [] if self.drift is None else short_names(self.drift, model, self._downstream, "<downstream site>")
 
     # ------------------------------------------------- reading
+
+    def kept_for_samples(self) -> str:
+        """The monitors' values before training, which are of certain samples."""
+        if self.start != "initial" or not self.monitors:
+            return ""
+        return (
+            "the monitors' values before training cannot be read again on them, so robustness, retention and "
+            "half_scale are not logged from here on. Give `start={monitor: level of chance}`, which needs no such value"
+        )
+
+    def watched(self, selection: Selection) -> Selection:
+        """The samples that count, of the batches that are kept."""
+        if not self._full():
+            return self._counted(selection)
+        return Selection(selection.positions[:0], torch.zeros(0, dtype=torch.int64), selection.batch)
+
+    def start_anew(self) -> None:
+        """Forget the values before training."""
+        self._started, self._widths, self._gaps, self._lost = {}, {}, {}, True
 
     def resolve(self, model: nn.Module) -> None:
         """Attach hooks at the sites."""
@@ -384,7 +406,8 @@ class NoiseRobustness(ValidationAnalysis):
 
     def _counted(self, selection: Selection) -> Selection:
         """The samples below the limit, so that those that count do not depend on the size of batches."""
-        if self.limit_examples is None or not self.positions.exact:
+        in_order = self.positions.exact or (self.positions.world == 1 and not self.positions.shuffled)
+        if self.limit_examples is None or not in_order:
             return selection
         below = selection.positions < self.limit_examples
         rows = torch.arange(len(selection.batch)) if selection.rows is None else selection.rows
@@ -507,7 +530,8 @@ class NoiseRobustness(ValidationAnalysis):
             return {}
         places = kept.selection.batch if self.positions.exact else None
         wheres = {site: self._tokens_by_site.get(site) for site in (*self._names, *self._downstream)}
-        found = {where: self._reader.read(kept.batch, places, where) for where in set(wheres.values())}
+        samples = len(kept.selection.batch)
+        found = {where: self._reader.read(kept.batch, places, where, None, samples) for where in set(wheres.values())}
         return {site: found[where] for site, where in wheres.items()}
 
     def _taken(self, kept: KeptBatch, reads: Mapping[str, ReadBatch]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -558,6 +582,7 @@ class NoiseRobustness(ValidationAnalysis):
         return any(
             not abs(self._gaps.get(monitor, 0.0)) > _CLEAR * self._widths.get(monitor, math.inf)
             for monitor in self._learnable()
+            if not self._lost
         )
 
     def _compare(
@@ -586,7 +611,7 @@ class NoiseRobustness(ValidationAnalysis):
     def _start_of(self, monitor: str, clean: float, groups: Sequence[float], direction: float) -> float | None:
         """The value before training, if the monitor is better than that beyond its own noise."""
         started = self._started.get(monitor)
-        if not started:
+        if not started or self.changed is not None:
             return None
         if groups:
             self._widths[monitor] = differs(groups, started[1:] or started)
@@ -614,7 +639,7 @@ class NoiseRobustness(ValidationAnalysis):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the weights from before the first step until they are needed."""
         super().on_train_start(trainer, pl_module)
-        if self.start != "initial" or not self.monitors or self._started or self._initial is not None:
+        if self.start != "initial" or not self.monitors or self._started or self._initial is not None or self._lost:
             return
         if trainer.global_step == 0:
             self._initial = WeightsCopy(pl_module)
@@ -664,6 +689,7 @@ class NoiseRobustness(ValidationAnalysis):
             "started": {name: list(values) for name, values in self._started.items()},
             "widths": dict(self._widths),
             "gaps": dict(self._gaps),
+            "lost": self._lost,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -672,6 +698,7 @@ class NoiseRobustness(ValidationAnalysis):
         if not isinstance(self.start, Mapping):
             self._started = {name: list(values) for name, values in state_dict["started"].items()}
         self._widths, self._gaps = dict(state_dict["widths"]), dict(state_dict["gaps"])
+        self._lost = bool(state_dict.get("lost", False))
 
     # ------------------------------------------------- pictures
 

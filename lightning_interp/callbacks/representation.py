@@ -268,6 +268,10 @@ class RepresentationMetrics(ValidationAnalysis):
             self._recorder.stop()
         self._metrics, self._omitted, self._read, self._collecting = {}, {}, {}, {}
 
+    def given_by_place(self) -> list[str]:
+        """Label sets that are arrays."""
+        return [f"labels[{name!r}]" for name in self._reader.arrays]
+
     def before_batch(self, batch: Any, selection: Selection) -> None:
         """Read tokens and labels, and capture what the sites put out."""
         assert self._recorder is not None
@@ -276,7 +280,9 @@ class RepresentationMetrics(ValidationAnalysis):
             where = self._tokens_by_site.get(site)
             if where not in self._read:
                 own = bool(self._site_reader.own)
-                self._read[where] = self._reader.read(batch, places, where, self.positions.num_samples, own)
+                self._read[where] = self._reader.read(
+                    batch, places, where, self.positions.num_samples, len(selection.batch), own
+                )
         self._recorder.start()
 
     def after_batch(self, batch: Any, selection: Selection) -> None:

@@ -68,6 +68,8 @@ class RepresentationDrift(RepresentationMetrics):
     ========================================  =======  =============================================================
 
     The two ``cka`` are undefined, and not logged, at the first reading; ``cka/<site>/previous`` also outside of a fit.
+    Positions can be compared only where samples are the same: a reading of others, or of the same in another order, is
+    the first of a new row of readings, which is said once.
     Silhouette and purity are undefined where there are too few classes or rows.
 
     Pictures: curves, heat maps over sites, and for each site a map of its representations in two dimensions at several
@@ -178,6 +180,19 @@ class RepresentationDrift(RepresentationMetrics):
 
     # ------------------------------------------------- reading
 
+    by_place = True
+
+    def kept_for_samples(self) -> str:
+        """Samples that later readings are compared with."""
+        return (
+            "CKA compares the same positions, so it is not logged at this reading; it and the maps start anew from it"
+        )
+
+    def start_anew(self) -> None:
+        """Forget earlier readings."""
+        self._kept, self._maps = KeptReadings(self.keep_readings), KeptReadings(_MAPS)
+        self._shown, self._planes = {}, {}
+
     def abort(self) -> None:
         """Forget the reading."""
         super().abort()
@@ -199,7 +214,7 @@ class RepresentationDrift(RepresentationMetrics):
             return values
 
     def _likeness(self, site: str, rows: SampledRows) -> dict[str, float]:
-        earlier = [one.get(site) for one in self._kept.values]
+        earlier = [one.get(site) for one in self._kept.values] if self.changed is None else []
         compare = _Comparison(rows.key, rows.z)
         likeness = {"first": compare(earlier[0]) if earlier else math.nan}
         # Outside of a fit the last reading is the model's own, not one before.

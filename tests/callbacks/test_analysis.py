@@ -273,7 +273,7 @@ def test_shuffled_validation_is_told_once(tmp_path: Path) -> None:
     run = trainer(tmp_path, [structure()], max_epochs=3)
     with pytest.warns(UserWarning, match="shuffles") as caught:
         run.fit(Tagger(), loader(), loader(seed=1, shuffle=True))
-    assert sum("so a reading is not exactly" in str(one.message) for one in caught) == 1
+    assert sum("does not tell which samples" in str(one.message) for one in caught) == 1
 
 
 # ------------------------------------------------- state

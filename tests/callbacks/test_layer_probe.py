@@ -16,7 +16,15 @@ from matplotlib.figure import Figure
 from pytorch_lightning.callbacks import ModelCheckpoint
 from scipy.stats import norm
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    RandomSampler,
+    Sampler,
+    SubsetRandomSampler,
+)
 
 import lightning_interp.callbacks.layer_probe as module
 from lightning_interp import LayerProbe, RepresentationStructure, analyze
@@ -145,6 +153,10 @@ def without_time(reading: dict[str, float]) -> dict[str, float]:
 
 def as_tagger(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return model(batch["input_ids"])
+
+
+def batched(sampler: Sampler) -> DataLoader:
+    return DataLoader(Sequences(40), batch_sampler=BatchSampler(sampler, 8, False))
 
 
 @pytest.mark.parametrize("batch_size", [8, 9])
@@ -309,6 +321,9 @@ def test_bad_arguments(tmp_path: Path) -> None:
         ({"data": iter([])}, "iterated again"),
         ({"data": loader(shuffle=True)}, "`data` shuffles"),
         ({"data": loader(sampler=DistributedSampler(Sequences(40), 2, 0))}, "DistributedSampler"),
+        ({"data": batched(DistributedSampler(Sequences(40), 2, 0))}, "DistributedSampler"),
+        ({"data": batched(RandomSampler(Sequences(40)))}, "shuffles"),
+        ({"data": loader(sampler=SubsetRandomSampler(range(40)))}, "shuffles"),
         ({"data": loader(), "dataloader_idx": 1}, "no meaning with `data`"),
     ):
         with pytest.raises(ValueError, match=message):
