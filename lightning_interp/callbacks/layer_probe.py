@@ -234,7 +234,18 @@ class LayerProbe(RepresentationMetrics):
         if self._baseline_due():
             index = len(self._kept) if self._batch_idx is None else self._batch_idx
             self._kept.append(KeptBatch(independent(batch), index, self.dataloader_idx, selection))
-        super().before_batch(batch, selection)
+        self._read_batch(batch, selection)
+
+    def _read_batch(self, batch: Any, selection: Selection) -> None:
+        try:
+            super().before_batch(batch, selection)
+        except ValueError as error:
+            if self.probe.types != "token" or "token ids" not in str(error):
+                raise
+            raise ValueError(
+                f"{error} They are read since `types='token'` says which word stands at a position; where there are no "
+                "words, as in images, give `types=None`."
+            ) from error
 
     def after_batch(self, batch: Any, selection: Selection) -> None:
         """Take in a validation batch, unless there is a probe set."""
@@ -289,7 +300,7 @@ class LayerProbe(RepresentationMetrics):
             seeded(self.seed)
             for batch, selection, counted in self._dealt(model):
                 if counted:
-                    super().before_batch(batch, selection)
+                    self._read_batch(batch, selection)
                 try:
                     forward(model, batch)
                 except (TypeError, NotImplementedError) as error:
@@ -389,14 +400,14 @@ class LayerProbe(RepresentationMetrics):
                 replay = StepReplay(trainer, model, [], ModuleState(model).copy(), self.seed)
                 life = replay.life()
                 for one in kept:
-                    super().before_batch(one.batch, one.selection)
+                    self._read_batch(one.batch, one.selection)
                     replay.run(life, one)
                     super().after_batch(one.batch, one.selection)
             else:
                 step = default_forward(model)
                 model.eval()
                 for one in kept:
-                    super().before_batch(one.batch, one.selection)
+                    self._read_batch(one.batch, one.selection)
                     seeded(self.seed + one.index)
                     step(model, one.batch, one.index) if self.forward is None else self.forward(model, one.batch)
                     super().after_batch(one.batch, one.selection)

@@ -215,6 +215,8 @@ def test_a_model_without_words(tmp_path: Path) -> None:
     assert found["probe_accuracy/hidden/class"] > 0.9
     assert found["probe_baseline/hidden/class"] > 0.9
     assert not any(key.startswith(("selectivity", "best_layer")) for key in found)
+    with pytest.raises(ValueError, match=r"shows no token ids by itself.*in images, give `types=None`"):
+        analyze(model, batches, LayerProbe({"hidden": "1"}, labels={"class": 1}))
 
 
 def test_beside_another_callback_on_the_same_site(tmp_path: Path) -> None:
