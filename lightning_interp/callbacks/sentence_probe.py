@@ -27,6 +27,7 @@ from lightning_interp.sites import Call, Layout, LayoutResolver, SiteRecorder, r
 from lightning_interp.tasks.batching import length_batches, pad_right
 from lightning_interp.tasks.differential import refuse_sharded
 from lightning_interp.tasks.encoding import Tokenizer, padding_id
+from lightning_interp.tasks.id_range import check_ids, told_ids
 from lightning_interp.tasks.likelihood import evaluated, model_device, takes_mask
 from lightning_interp.tasks.loading import find_language_model, find_tokenizer
 
@@ -240,6 +241,7 @@ class SentenceProbe(ValidationAnalysis):
         tokenizer = find_tokenizer(self.tokenizer, model)
         self._padding = padding_id(tokenizer)
         self._units = encode_units(tokenizer, self.sentences, self.special_tokens, self.bos_token_id)
+        check_ids(self._module, (one.ids for one in self._units))
         lengths = [len(one.ids) for one in self._units]
         self._batches = _told_apart(length_batches(lengths, self.batch_tokens), lengths)
         self._names = resolve_sites(model, self.sites)
@@ -326,11 +328,12 @@ class SentenceProbe(ValidationAnalysis):
 
     def _run(self, ids: Tensor, mask: Tensor) -> Any:
         assert self._module is not None
-        if self.forward is not None:
-            return self.forward(self._module, ids, mask)
-        if takes_mask(self._module):
-            return self._module(input_ids=ids, attention_mask=mask)
-        return self._module(ids)
+        with told_ids(self._module, ids):
+            if self.forward is not None:
+                return self.forward(self._module, ids, mask)
+            if takes_mask(self._module):
+                return self._module(input_ids=ids, attention_mask=mask)
+            return self._module(ids)
 
     def _pooled(self, site: str, z: Tensor, batch: Sequence[int]) -> Tensor:
         units = [self._units[one] for one in batch]

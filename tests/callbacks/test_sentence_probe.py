@@ -214,7 +214,11 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sentences": [["a b", "c"]]}, "a word with a space"),
+        ({"sentences": [["a ", "c"]]}, "a word that begins or ends with a space"),
+        (
+            {"tokenizer": lambda text: [53 for _ in text.split()]},
+            "ids up to 53, but the largest embedding of ToyLM has 12 rows: they do not go together",
+        ),
         ({"sentences": [["a", ""]]}, "an empty sentence or word"),
         ({"tokenizer": lambda text: [1, 2]}, "2 ids for the 3 words"),
         ({"model": "no"}, "has no such module"),
