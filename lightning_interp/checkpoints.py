@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import gc
 import os
 import pickle
 import re
-import zipfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from lightning_interp._checkpoint_files import fitted_names, held_in, tensors_in
 from lightning_interp._forward import Forward
 from lightning_interp.analyze import analyze
 from lightning_interp.callbacks.analysis import ValidationAnalysis
@@ -88,7 +90,11 @@ def analyze_checkpoints(
             ``Path`` of the file.
         module: Instead of ``load``, for checkpoints of Lightning: the class, which is built from the hyperparameters
             in the checkpoint, on the CPU; or an instance, which takes each checkpoint's weights where it is, and has
-            its own again in the end. Files are read with ``weights_only=True``.
+            its own again in the end. Names that compiling, sharding or DDP put into a state dict, on either side
+            (``_orig_mod.``), do not matter. Files are read with ``weights_only=True``; an instance takes the weights of
+            one that holds other objects too, which are not looked at. It also takes a folder of shards that
+            ``torch.distributed.checkpoint`` wrote, whose ``.metadata`` is unpickled: read such folders of people you
+            trust.
         steps: The step of each checkpoint, by the entry or its last name, or a function of the entry. Otherwise it is
             ``global_step`` of a Lightning checkpoint, else the number in the last name (``step=1000``, ``step1000``,
             ``checkpoint-1000``).
@@ -101,7 +107,8 @@ def analyze_checkpoints(
 
     Raises:
         ValueError: If there is no checkpoint, one whose step cannot be told, or two of one step; if not exactly one of
-            ``load`` and ``module`` is given; if the loader shuffles or can be passed through only once.
+            ``load`` and ``module`` is given; if the loader shuffles or can be passed through only once; if a file is
+            cut off, or only a class was given for one that holds objects or for a folder.
         TypeError: If ``load`` returns no ``nn.Module``.
 
     Errors while a checkpoint is loaded or read carry a note that names it.
@@ -223,15 +230,15 @@ def _looked_up(entry: Checkpoint, steps: Steps) -> int:
 def _told(entry: Checkpoint) -> tuple[int, int]:
     """Step and epoch by what the checkpoint holds, else the step by its name."""
     path, why = Path(entry), "it is not a file of torch.save"
-    if path.is_file() and zipfile.is_zipfile(path):
+    if path.exists():
         try:
             # Mapped, not read: the weights and the optimizer's state stay on the disk.
-            held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (pickle.UnpicklingError, RuntimeError) as error:
-            why = f"it cannot be read with weights_only=True ({str(error).splitlines()[0]})"
+            held = held_in(path)
+        except (OSError, ValueError) as error:
+            why = str(error)
         else:
-            if isinstance(held, Mapping) and "global_step" in held:
-                return int(held["global_step"]), int(held.get("epoch", UNKNOWN_EPOCH))
+            if isinstance(held, Mapping) and isinstance(held.get("global_step"), int):
+                return held["global_step"], int(held.get("epoch", UNKNOWN_EPOCH))
             why = "it holds no `global_step`"
     numbers = {int(number) for number in _STEP.findall(path.name)}
     if len(numbers) == 1:
@@ -259,14 +266,41 @@ def _builder(load: Build | None, module: type[pl.LightningModule] | pl.Lightning
             lent.load_state_dict(own)
     elif isinstance(module, type) and issubclass(module, pl.LightningModule):
         kind = module
-        yield lambda entry: kind.load_from_checkpoint(entry, map_location="cpu", weights_only=True)
+        yield lambda entry: _built(kind, entry)
     else:
         raise TypeError(f"`module` must be a LightningModule, its class or an instance, got {module!r}.")
 
 
 def _filled(module: pl.LightningModule, entry: Checkpoint) -> pl.LightningModule:
-    held = torch.load(entry, map_location="cpu", weights_only=True, mmap=True)
-    if not isinstance(held, Mapping) or "state_dict" not in held:
-        raise ValueError("It holds no `state_dict`, as a checkpoint of Lightning does: build the model by `load`.")
-    module.load_state_dict(held["state_dict"], strict=module.strict_loading)
+    wanted = module.state_dict().keys()
+    module.load_state_dict(fitted_names(wanted, tensors_in(entry, wanted)), strict=module.strict_loading)
     return module
+
+
+def _built(kind: type[pl.LightningModule], entry: Checkpoint) -> pl.LightningModule:
+    if Path(entry).is_dir():
+        raise ValueError(f"it is a folder, which an instance can take, `module={kind.__name__}(…)`, and no class.")
+    held_in(entry)  # says what is wrong with the file itself
+
+    def load(**kwargs: Any) -> pl.LightningModule:
+        # A Namespace holds what is in it, and does nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return kind.load_from_checkpoint(Path(entry), map_location="cpu", weights_only=True, **kwargs)
+
+    try:
+        return load()
+    except pickle.UnpicklingError as error:
+        objects = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(entry))
+        raise ValueError(
+            f"its hyperparameters, or callbacks' states, hold objects of {objects}, which weights_only=True does not "
+            f"read. Give an instance, `module={kind.__name__}(…)`, which takes the weights alone; or, for files that "
+            f"you trust, load=lambda path: {kind.__name__}.load_from_checkpoint(path, weights_only=False)."
+        ) from error
+    except RuntimeError as error:
+        if "state_dict" not in str(error):
+            raise
+        # Its names may be those of another wrapper.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found keys that are")
+            built = load(strict=False)
+        return _filled(built, entry)

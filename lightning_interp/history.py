@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning_interp._text_files import opened_text
+
 __all__ = ["SETTING", "CsvLog", "History", "Reading", "merge_rows", "read_rows", "read_settings", "with_settings"]
 
 SETTING = "setting/"
@@ -147,13 +149,15 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, float]]:
         ValueError: If the file has no column ``step``, a line without it, or a cell that is no number.
 
     """
-    with Path(path).open(newline="") as file:
+    with opened_text(path, newline="") as file:
         reader = csv.DictReader(file)
         if "step" not in (reader.fieldnames or []):
             raise ValueError(f"{str(path)!r} has no column 'step'; it has {list(reader.fieldnames or [])}.")
         try:
             rows = [{k: float(cell) for k, cell in row.items() if cell and not k.startswith(SETTING)} for row in reader]
-        except (TypeError, ValueError, AttributeError) as error:
+        except UnicodeDecodeError:
+            raise
+        except (TypeError, ValueError, AttributeError, csv.Error) as error:
             raise ValueError(f"{str(path)!r}, line {reader.line_num}: {error}.") from error
     if any("step" not in row for row in rows):
         raise ValueError(f"{str(path)!r} has a line without a step.")
@@ -171,7 +175,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, str]:
         {'seed': '3', 'estimator': 'soft'}
 
     """
-    with Path(path).open(newline="") as file:
+    with opened_text(path, newline="") as file:
         last: dict[str, str] = next(iter(deque(csv.DictReader(file), maxlen=1)), {})
     return {key.removeprefix(SETTING): cell for key, cell in last.items() if key and key.startswith(SETTING) and cell}
 
@@ -202,16 +206,16 @@ class CsvLog:
         columns = list(dict.fromkeys([*self._columns, *(key for row in rows for key in row)]))
         columns.sort(key=lambda column: column.startswith(SETTING))
         if self._columns and columns == self._columns and self.path.exists():
-            with self.path.open("a", newline="") as file:
+            with self.path.open("a", encoding="utf-8", newline="") as file:
                 self._put(csv.DictWriter(file, columns, restval=""), rows)
         else:
             before: list[dict[str, str]] = []
             if self._columns and self.path.exists():
-                with self.path.open(newline="") as file:
+                with self.path.open(encoding="utf-8", newline="") as file:
                     before = list(csv.DictReader(file))
             self.path.parent.mkdir(parents=True, exist_ok=True)
             draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-            with draft.open("w", newline="") as file:
+            with draft.open("w", encoding="utf-8", newline="") as file:
                 writer = csv.DictWriter(file, columns, restval="")
                 writer.writeheader()
                 writer.writerows(before)

@@ -27,13 +27,6 @@ class Selection:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def repeated(self, times: int) -> Selection:
-        """The same samples where each has so many rows, one after the other; places stay those of samples."""
-        if times == 1 or self.rows is None:
-            return self
-        rows = (self.rows[:, None] * times + torch.arange(times)).flatten()
-        return Selection(self.positions, rows, self.batch)
-
     def of(self, tensor: Tensor) -> Tensor:
         """The selected samples of a tensor whose first dimension is the batch."""
         return tensor if self.rows is None else tensor[self.rows.to(tensor.device)]

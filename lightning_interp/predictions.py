@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from lightning_interp.compat import pl
 from lightning_interp.functional._numerics import as_float
 from lightning_interp.labels import Key, describe_batch, look_up
 from lightning_interp.positions import Selection
 from lightning_interp.sites import Call, SiteRecorder, resolve_sites, short_names
 
-__all__ = ["PredictedRows", "PredictionRecorder", "Predictions"]
+__all__ = ["PredictedRows", "PredictionRecorder", "Predictions", "Scores"]
+
+Scores = Literal["logits", "probabilities"]
 
 _TARGET_KEYS = ("labels", "label", "targets", "target")
+# Probabilities in bfloat16 sum to 1 up to 2⁻⁸.
+_SUM = 4e-3
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class PredictedRows:
     """The predictions of the selected samples of a batch, sample by sample: R = samples × positions rows."""
 
     logits: Tensor
-    """(R, C), as the model gave them."""
+    """(R, C), as the model gave them; (R, 2), the first of them 0, where it gave one a target; logarithms of
+    probabilities."""
     targets: Tensor
     """The right class, int64 (R,); 0 in rows that do not count."""
     counted: Tensor
@@ -39,6 +45,9 @@ class PredictedRows:
     """Rows left out since their logits are not finite: int64 ()."""
     unknown: Tensor
     """Rows left out since no logit belongs to their target: int64 (). Not 0 is a mistake in the arguments."""
+    scored: Tensor
+    """What :meth:`Predictions.check_scores` takes, to be summed over batches and ranks: rows with a target, those of
+    them whose scores are no probabilities, and those with one score: int64 (3,)."""
     shape: tuple[int, ...]
     """Shape of the targets as the batch had them, of the selected samples: (B,) or (B, T)."""
 
@@ -79,7 +88,8 @@ class Predictions:
             callable; ``""`` where it returns them.
         target: Where the targets are in the batch, integers (B,) or (B, T): a key, an index or a callable on the
             batch. By default ``labels``, ``label``, ``targets`` or ``target`` of a dict, and the second entry of a
-            tuple.
+            tuple. Where there is one logit for each, (B, 1), (B,) or (B, T, 1), they are 0 or 1, also as floats or
+            booleans, and the logits of the two classes are 0 and that one.
         ignore_index: Targets that are none, as for ``cross_entropy``; one or several.
         shift: How many positions ahead a prediction looks: 1 for a causal language model whose targets are the
             input's own ids, 0 where logits and targets stand side by side. Logits at t are held against the target at
@@ -88,6 +98,9 @@ class Predictions:
             position that it is made at and the one it is made for are real. By default ``attention_mask`` where
             ``target`` is ``"input_ids"``, and else nothing but ``ignore_index`` says what is padding.
         class_dim: The dimension of the logits that runs over classes: −1, or 1 as ``cross_entropy`` has it.
+        scores: What is read: ``"logits"``, of which log-probabilities are a kind, or ``"probabilities"``, as of a model
+            that ends in a softmax or, with one for each target, a sigmoid. By default logits, unless all of a reading
+            look like probabilities: then :meth:`check_scores` says so.
         call: For a site that fires several times in a forward pass, ``"only"`` (an error) or ``"last"``.
 
     Raises:
@@ -114,6 +127,7 @@ class Predictions:
         shift: int = 0,
         mask: Key | None = None,
         class_dim: int = -1,
+        scores: Scores | None = None,
         call: Call = "only",
     ) -> None:
         if (site is None) == (output is None):
@@ -124,6 +138,8 @@ class Predictions:
             raise ValueError(f"`shift` must be at least 0, got {shift}.")
         if class_dim not in (-1, 1):
             raise ValueError(f"`class_dim` must be -1 or 1, got {class_dim}.")
+        if scores not in (None, "logits", "probabilities"):
+            raise ValueError(f"`scores` must be 'logits' or 'probabilities', got {scores!r}.")
         if call not in ("only", "last"):
             raise ValueError(f"`call` must be 'only' or 'last', got {call!r}.")
         self.site = site
@@ -133,7 +149,9 @@ class Predictions:
         self.shift = shift
         self.mask = mask
         self.class_dim = class_dim
+        self.scores: Scores | None = scores
         self.call: Call = call
+        self._told = False
 
     def __repr__(self) -> str:
         where = f"site={self.site!r}" if self.site is not None else f"output={self.output!r}"
@@ -154,17 +172,20 @@ class Predictions:
     def targets(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Targets of a batch and which of them count, before shifting: int64 and bool, (B,) or (B, T).
 
+        Floating-point targets, which :meth:`rows` may take for 0 and 1, are given as they are.
+
         Raises:
-            ValueError: If the batch lacks them, they are no integers, or target and mask do not fit.
+            ValueError: If the batch lacks them, they are no numbers, or target and mask do not fit.
 
         """
         found = self._target(batch)
-        if not isinstance(found, Tensor) or found.is_floating_point() or found.ndim == 0:
+        if not isinstance(found, Tensor) or found.is_complex() or found.ndim == 0:
             what = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
             raise ValueError(
                 f"`target` must lead to integers (B,) or (B, T), not to {what}; the batch is {describe_batch(batch)}."
             )
-        targets = found.long().flatten(1) if found.ndim > 2 else found.long()
+        targets = found if found.is_floating_point() else found.long()
+        targets = targets.flatten(1) if targets.ndim > 2 else targets
         counted = torch.ones_like(targets, dtype=torch.bool)
         for ignored in self.ignore_index:
             counted = counted & (targets != ignored)
@@ -216,32 +237,46 @@ class Predictions:
             selection = Selection(everything, None, everything)
         if self.class_dim == 1 and logits.ndim > 2:
             logits = logits.movedim(1, -1)
-        flat = logits.flatten(1, -2) if logits.ndim > 2 else logits[:, None]
         single = targets.ndim == 1
         right, counts = (one[:, None] if single else one for one in (targets, counted))
-        if logits.ndim < 2 or flat.shape[:2] != right.shape:
-            raise ValueError(
-                f"logits {tuple(logits.shape)} do not fit targets {tuple(targets.shape)}: expected one vector of "
-                "logits for each target, with classes last (or `class_dim=1`)."
-            )
+        flat = _flat(logits[:, None] if single and logits.ndim == 1 else logits)
+        if flat.shape[:2] != right.shape:
+            raise ValueError(_misfit(logits, targets, right.shape))
         if len(right) != len(selection.batch):
             raise ValueError(
                 f"targets {tuple(targets.shape)} have {len(right)} rows for a batch of {len(selection.batch)} samples: "
                 "give one row a sample."
             )
+        if right.is_floating_point():
+            if flat.shape[-1] > 1:
+                raise ValueError(
+                    f"targets are {targets.dtype} {tuple(targets.shape)}, and logits {tuple(logits.shape)} of "
+                    f"{flat.shape[-1]} classes need integers: `target` may be a callable that gives them. Floating-"
+                    "point targets are read with one logit for each."
+                )
+            right = torch.where(right == 1, 1, torch.where(right == 0, 0, -1))
         if self.shift:
             if single or right.shape[1] <= self.shift:
                 raise ValueError(f"`shift` is {self.shift}, but the targets have shape {tuple(targets.shape)}.")
             flat, right, counts = flat[:, : -self.shift], right[:, self.shift :], counts[:, self.shift :]
         flat, right, counts = selection.of(flat), selection.of(right), selection.of(counts)
-        number, length, classes = flat.shape
-        rows = flat.reshape(-1, classes).detach()
+        number, length, given = flat.shape
+        scores = flat.reshape(-1, given).detach()
+        rows = _two_classes(scores, self.scores) if given == 1 else scores
+        if self.scores == "probabilities" and given > 1:
+            rows = as_float(scores).clamp(min=0).log()
+        classes = rows.shape[-1]
         wanted, counts = right.flatten().to(rows.device), counts.flatten().to(rows.device)
         known = (wanted >= 0) & (wanted < classes)
         log_norm = as_float(rows).logsumexp(-1)
         finite = log_norm.isfinite()
         place = torch.arange(self.shift, self.shift + length, device=rows.device)
         kept = counts & known & finite
+        whole = as_float(scores)
+        likely = whole.amin(-1) >= 0
+        likely &= whole[:, 0] <= 1 if given == 1 else (whole.sum(-1) - 1).abs() <= _SUM
+        # Not only rows that are kept: the logarithm of a negative number is no number.
+        told = counts & known & ~whole.isnan().any(-1)
         return PredictedRows(
             logits=rows,
             targets=wanted.masked_fill(~kept, 0),
@@ -251,8 +286,43 @@ class Predictions:
             columns=place.expand(number, length).flatten(),
             nonfinite=(counts & known & ~finite).sum(),
             unknown=(counts & ~known).sum(),
+            scored=torch.stack([told.sum(), (told & ~likely).sum(), told.sum() * int(given == 1)]),
             shape=(number,) if single else (number, targets.shape[1]),
         )
+
+    def check_scores(self, name: str, scored: Sequence[int]) -> None:
+        """Whether a reading's scores are what ``scores`` says; where that says nothing, no guess is silent.
+
+        One score for each target may lie between 0 and 1 and be a logit all the same: a warning then asks, once. Rows
+        of several that are all without a negative one and sum to 1 are no logits.
+
+        Args:
+            name: What messages call them.
+            scored: The sums of :attr:`PredictedRows.scored`, over all ranks.
+
+        Raises:
+            ValueError: If probabilities were read and logits expected, or the other way round.
+
+        """
+        number, unlike, single = scored
+        if not number or self.scores == "logits":
+            return
+        what = "lie between 0 and 1" if single else "have no negative one and sum to 1"
+        remedy = "say `scores='probabilities'`, or `scores='logits'` if they are logits all the same"
+        if self.scores == "probabilities":
+            if unlike:
+                rule = "must lie between 0 and 1" if single else "must have no negative one and sum to 1"
+                raise ValueError(
+                    f"`scores='probabilities'`, and those of {name!r} {rule}, but {unlike} of {number} rows do not."
+                )
+        elif not unlike and not single:
+            raise ValueError(f"all {number} rows of scores at {name!r} {what}: they are probabilities: {remedy}.")
+        elif not unlike and not self._told:
+            self._told = True
+            pl.utilities.rank_zero_warn(
+                f"all {number} scores at {name!r} {what}. They are read as logits, of which few models give only such: "
+                f"if the model ends in a sigmoid, {remedy}."
+            )
 
     def _logits(self, output: Any) -> Tensor:
         found = output
@@ -266,6 +336,33 @@ class Predictions:
             where = f"site {self.site!r}" if self.site is not None else f"`output={self.output!r}`"
             raise ValueError(f"{where} gives no logits: it is {describe_batch(found)}.")
         return found
+
+
+def _flat(logits: Tensor) -> Tensor:
+    """Logits by sample, position and class, (B, T, C)."""
+    return logits.flatten(1, -2) if logits.ndim > 2 else logits[:, None]
+
+
+def _two_classes(scores: Tensor, kind: Scores | None) -> Tensor:
+    """The logits of two classes, (R, 2), from one score, (R, 1)."""
+    if kind != "probabilities":
+        return torch.cat([torch.zeros_like(scores), scores], -1)
+    chance = as_float(scores)
+    return torch.cat([torch.log1p(-chance), chance.log()], -1)
+
+
+def _misfit(logits: Tensor, targets: Tensor, wanted: Sequence[int]) -> str:
+    """Why logits and targets do not fit, and what would."""
+    text = f"logits {tuple(logits.shape)} do not fit targets {tuple(targets.shape)}: "
+    if logits.ndim > 2 and tuple(_flat(logits.movedim(1, -1)).shape[:2]) == tuple(wanted):
+        return f"{text}classes stand in dimension 1, as `cross_entropy` has them; say `class_dim=1`."
+    if logits.numel() == targets.numel() and logits.ndim > 1:
+        return (
+            f"{text}they are as many. Several labels a sample at once (multi-label) are not read here: read one of "
+            "them by `output=` and `target=`. One-hot targets become classes by `target=lambda batch: …argmax(-1)`; "
+            "one logit for each position needs a last dimension of 1."
+        )
+    return f"{text}expected one vector of logits for each target, with classes last (or `class_dim=1`)."
 
 
 class PredictionRecorder:

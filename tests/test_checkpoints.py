@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
+import functools
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from lightning_interp import RepresentationGeometry, RepresentationStructure, ValidationAnalysis
+from lightning_interp import RepresentationGeometry, RepresentationStructure, ValidationAnalysis, analyze
 from lightning_interp.checkpoints import CheckpointHistory, analyze_checkpoints
 from lightning_interp.history import read_rows
 from tests.toy import Tagger, loader, trainer
@@ -106,9 +109,16 @@ def test_a_step_that_cannot_be_told_is_an_error(name: str) -> None:
         analyze_checkpoints(["step5", name], loader(), readers(), lambda name: Tagger(), progress=False)
 
 
-def test_a_file_that_weights_only_refuses_has_its_step_by_name_or_an_error(tmp_path: Path) -> None:
+def test_a_step_is_in_the_file_or_in_its_name_or_an_error(tmp_path: Path) -> None:
+    # Objects beside the step are not looked at, and do not hide it.
     torch.save({"global_step": 3, "odd": Tagger}, tmp_path / "last.ckpt")
-    with pytest.raises(ValueError, match=r"last.ckpt' cannot be told: it cannot be read with weights_only"):
+    found = analyze_checkpoints(tmp_path, loader(), readers()[1], lambda name: Tagger(), progress=False)
+    assert found.steps == [3]
+    torch.save({"global_step": Tagger}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last.ckpt' cannot be told: it holds no `global_step`"):
+        analyze_checkpoints(tmp_path, loader(), readers(), lambda name: Tagger(), progress=False)
+    (tmp_path / "last.ckpt").write_bytes(b"no zip file")
+    with pytest.raises(ValueError, match=r"last.ckpt' cannot be told: .*is not a file of torch.save, or is cut off"):
         analyze_checkpoints(tmp_path, loader(), readers(), lambda name: Tagger(), progress=False)
     torch.save({"weights": torch.zeros(1)}, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match=r"last.ckpt' cannot be told: it holds no `global_step`"):
@@ -172,3 +182,163 @@ def test_errors(tmp_path: Path) -> None:
         read(["step5"], steps={"other": 3})
     with pytest.raises(ValueError, match="gives -1 for 'step5'"):
         read(["step5"], steps=lambda name: -1)
+
+
+# ------------------------------------------------- names and objects of other people
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Linear(3, 4)  # a name that a wrapper has too
+        self.out = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.tanh(self.module(x)))
+
+
+class Wrapped(pl.LightningModule):
+    def __init__(self, wrap: str = "none", extra: object = None) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        torch.manual_seed(0)
+        self.net: nn.Module = Net()
+        if wrap == "compiled":
+            self.net = torch.compile(self.net, backend="eager")  # type: ignore[assignment]
+        elif wrap == "inner":
+            self.net.out = torch.compile(self.net.out, backend="eager")  # type: ignore[assignment]
+        elif wrap == "parallel":
+            self.net = nn.DataParallel(self.net)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+    def validation_step(self, x: torch.Tensor, batch_idx: int) -> None:
+        self(x)
+
+
+BATCHES = [torch.randn(8, 3, generator=torch.Generator().manual_seed(1))]
+
+
+def saved(path: Path, model: nn.Module, step: int = 3, prefix: str = "", **more: object) -> Path:
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter.mul_(1.5 + number)
+    weights = {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save(
+        {"state_dict": weights, "global_step": step, "epoch": 0, "pytorch-lightning_version": "2.6.0", **more}, path
+    )
+    return path
+
+
+def geometry() -> RepresentationGeometry:
+    return RepresentationGeometry("net", draw_figures=False)
+
+
+@pytest.mark.parametrize("given", ["none", "compiled", "inner", "parallel"])
+@pytest.mark.parametrize("wanted", ["none", "compiled", "inner", "parallel"])
+@pytest.mark.parametrize("prefix", ["", "_fsdp_wrapped_module.", "_orig_mod."])
+def test_names_of_wrappers_do_not_matter_in_either_direction(
+    given: str, wanted: str, prefix: str, tmp_path: Path
+) -> None:
+    trained = Wrapped(given)
+    saved(tmp_path / "a.ckpt", trained, prefix=prefix, hyper_parameters={"wrap": wanted})
+    expected = analyze(trained, BATCHES, geometry())
+    for module in (Wrapped(wanted), Wrapped):
+        found = analyze_checkpoints([tmp_path / "a.ckpt"], BATCHES, geometry(), module=module, progress=False)
+        assert found.readings[0].values == pytest.approx(expected)
+
+
+def test_names_that_fit_nothing_are_still_an_error(tmp_path: Path) -> None:
+    saved(tmp_path / "a.ckpt", Wrapped(), prefix="other.")
+    for module in (Wrapped(), Wrapped):
+        with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "net.module.weight"'):
+            analyze_checkpoints([tmp_path / "a.ckpt"], BATCHES, geometry(), module=module, progress=False)
+
+
+class Odd:
+    """An object of the user's; one that was unpickled would have left a mark."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        self.inner = {"deep": [1, 2]}
+
+    def __setstate__(self, state: object) -> None:
+        type(self).made += 1
+
+    def __reduce_ex__(self, protocol: object) -> object:
+        return (Odd._again, (1,), {"a": 1}, iter([1, 2]), iter([("k", 1)]))
+
+    @staticmethod
+    def _again(number: int) -> Odd:
+        Odd.made += number
+        return Odd()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [argparse.Namespace(lr=1), Odd(), {"deep": [Odd(), {1, 2}, Path("x")]}, Odd, functools.partial(print, 1)],
+    ids=["namespace", "object", "deep", "class", "partial"],
+)
+def test_objects_beside_the_weights_are_not_looked_at(extra: object, tmp_path: Path) -> None:
+    trained, before = Wrapped(), Odd.made
+    saved(tmp_path / "a.ckpt", trained, step=7, hyper_parameters={"extra": extra}, callbacks={"x": extra})
+    found = analyze_checkpoints(tmp_path, BATCHES, geometry(), module=Wrapped(), progress=False)
+    assert found.steps == [7]
+    assert found.readings[0].values == pytest.approx(analyze(trained, BATCHES, geometry()))
+    assert Odd.made == before
+    if isinstance(extra, argparse.Namespace):
+        assert analyze_checkpoints(tmp_path, BATCHES, geometry(), module=Wrapped, progress=False).steps == [7]
+        return
+    message = r"hold objects of .*Give an instance, `module=Wrapped\(…\)`.*weights_only=False"
+    with pytest.raises(ValueError, match=message):
+        analyze_checkpoints(tmp_path, BATCHES, geometry(), module=Wrapped, progress=False)
+    assert Odd.made == before
+
+
+def test_objects_among_the_weights_are_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"net.out.weight": Odd()}, "global_step": 3}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"its state dict has objects at \['net.out.weight'\]"):
+        analyze_checkpoints(tmp_path, BATCHES, geometry(), module=Wrapped(), progress=False)
+
+
+def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    path = saved(tmp_path / "step=3.ckpt", Wrapped())
+    whole = path.read_bytes()
+    for size in (0, 10, len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:size])
+        for module in (Wrapped(), Wrapped):
+            with pytest.raises(ValueError, match=r"step=3.ckpt is not a file of torch.save, or is cut off") as caught:
+                analyze_checkpoints(tmp_path, BATCHES, geometry(), module=module, progress=False)
+            assert "of step 3" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "state_dict."])
+def test_a_folder_of_shards_is_read_without_processes(prefix: str, tmp_path: Path) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    trained = Wrapped("compiled")
+    with torch.no_grad():
+        trained.net.out.weight.fill_(0.25)
+    folder = tmp_path / "epoch=0.ckpt"
+    state = {f"{prefix}{name}": tensor for name, tensor in trained.state_dict().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Where weights stand under a name, others stand beside them.
+        others = {"optimizer_0.state.net.out.weight": torch.ones(2, 4)} if prefix else {}
+        dcp.save({**state, **others}, checkpoint_id=folder, no_dist=True)
+    torch.save({"global_step": 12, "epoch": 1, "hyper_parameters": {"extra": Odd()}}, folder / "meta.pt")
+    found = analyze_checkpoints(tmp_path, BATCHES, geometry(), module=Wrapped(), progress=False)
+    assert [(one.step, one.epoch) for one in found.readings] == [(12, 1)]
+    assert found.readings[0].values == pytest.approx(analyze(trained, BATCHES, geometry()))
+    with pytest.raises(ValueError, match=r"it is a folder, which an instance can take, `module=Wrapped\(…\)`"):
+        analyze_checkpoints(tmp_path, BATCHES, geometry(), module=Wrapped, progress=False)
+
+
+def test_another_folder_is_refused_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "epoch=0-step=4.ckpt"
+    (folder / "checkpoint").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"a folder with \['checkpoint'\], and not one of torch.distributed") as caught:
+        analyze_checkpoints(tmp_path, BATCHES, geometry(), module=Wrapped(), progress=False)
+    assert "epoch=0-step=4.ckpt" in caught.value.__notes__[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -158,6 +159,87 @@ def test_models_of_transformers() -> None:
     recorder.detach()
 
 
+# ------------------------------------------------- one logit, and probabilities
+
+
+@pytest.mark.parametrize("kind", [torch.long, torch.bool, torch.float32, torch.float64, torch.int32])
+@pytest.mark.parametrize(
+    ("logits", "targets"),
+    [((5,), (5,)), ((5, 1), (5,)), ((5, 1), (5, 1)), ((5, 3, 1), (5, 3)), ((5, 3, 1), (5, 3, 1))],
+)
+def test_one_logit_is_that_of_the_second_of_two_classes(logits: Any, targets: Any, kind: torch.dtype) -> None:
+    scores, right = drawn(*logits), drawn(*targets, seed=1) > 0
+    found = rows(Predictions("head"), scores, (None, right.to(kind)))
+    assert bool(found.counted.all())
+    assert int(found.unknown) == 0
+    loss = nn.functional.binary_cross_entropy_with_logits(scores.flatten(), right.flatten().float(), reduction="none")
+    torch.testing.assert_close(-found.log_probs(), loss)
+    assert torch.equal(found.hits(), (scores.flatten() > 0) == right.flatten())
+    # The same of a sigmoid, once it is said.
+    chances = rows(Predictions("head", scores="probabilities"), scores.sigmoid(), (None, right.to(kind)))
+    torch.testing.assert_close(-chances.log_probs(), loss)
+
+
+def test_a_map_of_one_logit_with_classes_second() -> None:
+    scores, right = drawn(2, 1, 4, 5), (drawn(2, 1, 4, 5, seed=1) > 0).float()
+    found = rows(Predictions("head", class_dim=1), scores, (None, right))
+    loss = nn.functional.binary_cross_entropy_with_logits(scores.flatten(), right.flatten(), reduction="none")
+    torch.testing.assert_close(-found.log_probs(), loss)
+
+
+def test_floats_that_are_neither_0_nor_1_are_no_class_but_may_be_ignored() -> None:
+    targets = torch.tensor([0.0, 1.0, 0.3, -1.0, -100.0, NAN])
+    found = rows(Predictions("head"), torch.zeros(6), (None, targets))
+    assert found.counted.tolist() == [True, True, False, False, False, False]
+    assert int(found.unknown) == 3
+    assert int(rows(Predictions("head", ignore_index=[-1, -100]), torch.zeros(6), (None, targets)).unknown) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_probabilities_are_read_as_what_they_are_or_asked_about(dtype: torch.dtype) -> None:
+    logits, targets = 3 * drawn(50, 7), torch.arange(50) % 7
+    expected = logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
+    chances = logits.softmax(-1).to(dtype)
+    said = Predictions("head", scores="probabilities")
+    found = rows(said, chances, (None, targets))
+    torch.testing.assert_close(found.log_probs(), expected.to(found.log_norm.dtype), atol=0.02, rtol=0.01)
+    said.check_scores("head", found.scored.tolist())
+    unsaid = rows(Predictions("head"), chances, (None, targets))
+    with pytest.raises(ValueError, match="all 50 rows of scores at 'head' have no negative one and sum to 1: they are"):
+        Predictions("head").check_scores("head", unsaid.scored.tolist())
+    Predictions("head", scores="logits").check_scores("head", unsaid.scored.tolist())
+    # Log-probabilities are logits, whatever the model calls them.
+    for one in (logits, logits.log_softmax(-1)):
+        plain = rows(Predictions("head"), one, (None, targets))
+        torch.testing.assert_close(plain.log_probs(), expected)
+        Predictions("head").check_scores("head", plain.scored.tolist())
+        with pytest.raises(ValueError, match=r"must have no negative one and sum to 1, but \d+ of 50 rows do not"):
+            said.check_scores("head", rows(said, one, (None, targets)).scored.tolist())
+
+
+def test_a_probability_of_0_is_one() -> None:
+    one = Predictions("head", scores="probabilities")
+    found = rows(one, torch.tensor([[1.0, 0.0], [0.0, 1.0]]), (None, torch.tensor([0, 0])))
+    assert found.counted.all()
+    assert found.log_probs().tolist() == [0.0, -torch.inf]
+    one.check_scores("head", found.scored.tolist())
+
+
+def test_single_scores_between_0_and_1_are_asked_about_once() -> None:
+    one, targets = Predictions("head"), torch.tensor([0, 1])
+    found = rows(one, torch.tensor([0.2, 0.9]), (None, targets)).scored.tolist()
+    with pytest.warns(UserWarning, match="all 2 scores at 'head' lie between 0 and 1.*`scores='probabilities'`"):
+        one.check_scores("head", found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one.check_scores("head", found)
+        one.check_scores("head", rows(one, torch.tensor([-0.2, 0.9]), (None, targets)).scored.tolist())
+        one.check_scores("head", [0, 0, 0])
+    said = Predictions("head", scores="probabilities")
+    with pytest.raises(ValueError, match="must lie between 0 and 1, but 1 of 2 rows do not"):
+        said.check_scores("head", rows(said, torch.tensor([1.2, 0.9]), (None, targets)).scored.tolist())
+
+
 # ------------------------------------------------- recording
 
 
@@ -222,9 +304,20 @@ def test_a_site_that_runs_twice_or_never() -> None:
         (lambda: Predictions("a", call="all"), "`call` must be 'only' or 'last', got 'all'"),
         (lambda: Predictions("a").targets({"x": torch.zeros(2)}), "shows no targets by itself: it is a dict with 'x'"),
         (lambda: Predictions("a").targets((torch.zeros(2),)), "shows no targets by itself"),
+        (lambda: Predictions("a").targets((0, torch.zeros(2) * 1j)), r"not to torch.complex64 \(2,\)"),
+        (lambda: Predictions("a").targets((0, torch.zeros(()))), r"not to torch.float32 \(\)"),
+        (lambda: Predictions("a", scores="odds"), "`scores` must be 'logits' or 'probabilities', got 'odds'"),
         (
-            lambda: Predictions("a").targets((0, torch.zeros(2))),
-            r"not to torch.float32 \(2,\)",
+            lambda: rows(Predictions("a"), torch.zeros(2, 3), (0, torch.zeros(2))),
+            r"targets are torch.float32 \(2,\), and logits \(2, 3\) of 3 classes need integers",
+        ),
+        (
+            lambda: rows(Predictions("a"), torch.zeros(2, 3), (0, torch.ones(2, 3))),
+            r"logits \(2, 3\) do not fit targets \(2, 3\): they are as many.*\(multi-label\) are not read",
+        ),
+        (
+            lambda: rows(Predictions("a"), torch.zeros(2, 3, 4, 5), (0, torch.zeros(2, 4, 5).long())),
+            "classes stand in dimension 1, as `cross_entropy` has them; say `class_dim=1`",
         ),
         (lambda: Predictions("a", target="y").targets({"x": 0}), "`target` points to 'y', which is not in the batch"),
         (
@@ -235,7 +328,7 @@ def test_a_site_that_runs_twice_or_never() -> None:
             lambda: rows(Predictions("a"), torch.zeros(2, 5, 3), (0, torch.zeros(2, 4).long())),
             r"logits \(2, 5, 3\) do not fit targets \(2, 4\)",
         ),
-        (lambda: rows(Predictions("a"), torch.zeros(2), (0, torch.zeros(2).long())), "do not fit targets"),
+        (lambda: rows(Predictions("a"), torch.zeros(3), (0, torch.zeros(2).long())), "do not fit targets"),
         (lambda: rows(Predictions("a"), {"x": 1}, (0, torch.zeros(2).long())), "site 'a' gives no logits"),
         (
             lambda: rows(Predictions("a", shift=1), torch.zeros(2, 3), (0, torch.zeros(2).long())),

@@ -16,6 +16,7 @@ from lightning_interp.positions import Selection
 from lightning_interp.tasks.batching import Share
 from lightning_interp.tasks.differential import refuse_sharded
 from lightning_interp.tasks.encoding import Tokenizer, padding_id
+from lightning_interp.tasks.id_range import check_ids
 from lightning_interp.tasks.likelihood import Forward, evaluated
 from lightning_interp.tasks.loading import find_language_model, find_tokenizer
 from lightning_interp.tasks.masked import MaskedToken, check_takes_mask, masked_log_probs
@@ -110,9 +111,11 @@ class SentenceAnalysis(AcquisitionAnalysis):
         self._pad = padding_id(tokenizer)
         if self.kind == "causal":
             self._encoded = self.encode(tokenizer)
+            check_ids(lm, self._encoded)
         else:
             check_takes_mask(lm, self.forward)
             self._masked, self._number = self.mask_tokens(tokenizer)
+            check_ids(lm, (one.ids for one in self._masked))
         self._lm = lm
 
     def release(self) -> None:

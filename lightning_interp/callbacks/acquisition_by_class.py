@@ -17,7 +17,7 @@ from lightning_interp.functional.frequency_bands import frequency_bands
 from lightning_interp.labels import BatchReader, Key, LabelSource
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.positions import Selection
-from lightning_interp.predictions import PredictedRows, PredictionRecorder, Predictions
+from lightning_interp.predictions import PredictedRows, PredictionRecorder, Predictions, Scores
 from lightning_interp.run_settings import Settings
 
 __all__ = ["AcquisitionByClass"]
@@ -71,8 +71,8 @@ class AcquisitionByClass(AcquisitionAnalysis):
         site: Dotted name of the module whose output are logits (a classifier, a language model); ``""`` for the model
             itself. Or a :class:`~lightning_interp.predictions.Predictions`, or several by the name that stands in keys
             for the site: other targets of one site, several sites, or what ``validation_step`` returns.
-        target: Where the targets are; for it and ``ignore_index``, ``shift``, ``mask`` and ``class_dim`` see
-            :class:`~lightning_interp.predictions.Predictions`, which has its own.
+        target: Where the targets are; for it and ``ignore_index``, ``shift``, ``mask``, ``class_dim`` and ``scores``
+            see :class:`~lightning_interp.predictions.Predictions`, which has its own.
         labels: Where the class of each target is: a batch key, an index, a callable on the batch, or an array with an
             entry for each sample; integers (B,) or as the targets (B, T). Below 0 stands for no class. Without
             ``labels`` and ``bands`` the class is the target itself.
@@ -86,6 +86,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
         shift: How many positions ahead a prediction looks: 1 for a causal language model.
         mask: Where the padding mask of the targets is.
         class_dim: The dimension of the logits that runs over their classes.
+        scores: ``"logits"`` or ``"probabilities"``; by default logits, and no guess where they look like probabilities.
         share: Of the level at which a class counts as acquired.
         chance: The level of chance: ``share`` is of what is above it.
         alpha: Level of the test for forgetting.
@@ -118,6 +119,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
         shift: int = 0,
         mask: Key | None = None,
         class_dim: int = -1,
+        scores: Scores | None = None,
         share: float = 0.9,
         chance: float = 0.0,
         alpha: float = 0.05,
@@ -125,7 +127,8 @@ class AcquisitionByClass(AcquisitionAnalysis):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        own = {"target": target, "ignore_index": ignore_index, "shift": shift, "mask": mask, "class_dim": class_dim}
+        own: dict[str, Any] = {"target": target, "ignore_index": ignore_index, "shift": shift, "mask": mask}
+        own |= {"class_dim": class_dim, "scores": scores}
         self._given = _predictions(site, own)
         for name, value in (("share", share), ("alpha", alpha)):
             if not 0 < value <= 1:
@@ -161,7 +164,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
         self._sums: dict[str, Tensor] = {}
         """By name, for each class or target id: right ones, log-probabilities, how many."""
         self._omitted: dict[str, Tensor] = {}
-        """By name: rows with logits that are not finite, with a target, a label that is unknown."""
+        """By name: rows with logits that are not finite, with a target, a label that is unknown; then ``scored``."""
 
     @property
     def state_key(self) -> str:
@@ -298,7 +301,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
             before = scores.new_zeros(size, 3)
         # Not in place: a state made under inference mode could not be written to outside it.
         self._sums[name] = before.index_add(0, labels.masked_fill(~counted, 0), scores)
-        omitted = torch.stack([rows.nonfinite, rows.unknown, unknown.sum()])
+        omitted = torch.stack([rows.nonfinite, rows.unknown, unknown.sum(), *rows.scored])
         self._omitted[name] = self._omitted.get(name, torch.zeros_like(omitted)) + omitted
 
     def finish(self) -> Mapping[str, Tensor | float]:
@@ -310,7 +313,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
 
     def _steps(self) -> Steps[dict[str, float]]:
         values: dict[str, float] = {}
-        for name in self._predictions:
+        for name, predictions in self._predictions.items():
             sums = self._sums.get(name)
             # A rank that had no sample of its own does not know how many target ids there are.
             size: Tensor = yield Maximum(torch.tensor(0 if sums is None else len(sums)))
@@ -319,14 +322,15 @@ class AcquisitionByClass(AcquisitionAnalysis):
             if sums is None:
                 sums = torch.zeros(int(size), 3, dtype=torch.float64)
             merged: Tensor = yield Sum(sums.cpu())
-            own = self._omitted.get(name, torch.zeros(3, dtype=torch.long))
+            own = self._omitted.get(name, torch.zeros(6, dtype=torch.long))
             omitted: Tensor = yield Sum(own.cpu())
-            nonfinite, no_logit, no_name = omitted.tolist()
+            nonfinite, no_logit, no_name, *scored = omitted.tolist()
             if no_logit:
                 raise ValueError(
                     f"{no_logit} targets at {name!r} have no logit: see `target`, and `ignore_index` for those that "
-                    "are none."
+                    "are none. Where there is one logit for each, targets are 0 or 1."
                 )
+            predictions.check_scores(name, scored)
             if no_name:
                 raise ValueError(f"{no_name} labels at {name!r} are beyond those that `names` has: {self.class_names}.")
             values |= self._by_class(name, merged)
@@ -403,7 +407,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
 
 def _predictions(site: str | Predictions | Mapping[str, Predictions], own: Mapping[str, Any]) -> dict[str, Predictions]:
     """By name; ``""`` where it is the site's own."""
-    defaults = {"target": None, "ignore_index": -100, "shift": 0, "mask": None, "class_dim": -1}
+    defaults = {"target": None, "ignore_index": -100, "shift": 0, "mask": None, "class_dim": -1, "scores": None}
     if isinstance(site, str):
         return {"": Predictions(site, **own)}
     given = sorted(name for name, value in own.items() if value != defaults[name])

@@ -24,7 +24,7 @@ from lightning_interp.functional.calibration import multiclass_brier
 from lightning_interp.labels import Key, batch_size
 from lightning_interp.metrics.calibration import ConfidenceMetric
 from lightning_interp.positions import Selection
-from lightning_interp.predictions import PredictedRows, PredictionRecorder, Predictions
+from lightning_interp.predictions import PredictedRows, PredictionRecorder, Predictions, Scores
 from lightning_interp.sites import Call, SiteRecorder, resolve_sites, short_names
 
 __all__ = ["ConfidenceCalibration", "SpokenConfidence"]
@@ -70,15 +70,18 @@ class ConfidenceCalibration(ValidationAnalysis):
 
     Args:
         sites: Where logits are: modules whose output they are, named as everywhere; of a mapping or a ``ModelOutput``,
-            ``logits`` are taken. Each gives (B, C) or (B, T, C).
+            ``logits`` are taken. Each gives (B, C) or (B, T, C); or (B, 1), (B,) or (B, T, 1), where two classes have
+            one logit and targets are 0 or 1, also as floats. The Brier score is over both then.
         output: Instead, where they are in what ``validation_step`` returns: a key, an index or a callable; ``""`` where
             it returns them.
         target: Where targets are in the batch; see :class:`~lightning_interp.predictions.Predictions`, as for
-            ``ignore_index``, ``mask`` and ``class_dim``.
+            ``ignore_index``, ``mask``, ``class_dim`` and ``scores``.
         ignore_index: Targets that are none.
         shift: 1 (or true) for a causal language model, whose logits at t are about the target at t + 1.
         mask: Where the padding mask of the targets is.
         class_dim: The dimension of logits that runs over classes, −1 or 1.
+        scores: ``"logits"`` (or log-probabilities) or ``"probabilities"``. By default logits; where they look like
+            probabilities, an error, and for one a target a warning, asks which.
         call: For a site that fires several times in a forward pass, ``"only"`` (an error) or ``"last"``.
         confidence: Instead of all of these but ``sites``: called with the batch and the output of the one site, or what
             ``validation_step`` returned, it gives the confidences, 0 to 1, and whether each is right, 1 or 0, and −1
@@ -114,6 +117,7 @@ class ConfidenceCalibration(ValidationAnalysis):
         shift: int = 0,
         mask: Key | None = None,
         class_dim: int = -1,
+        scores: Scores | None = None,
         call: Call = "only",
         confidence: SpokenConfidence | None = None,
         name: str | None = None,
@@ -132,7 +136,7 @@ class ConfidenceCalibration(ValidationAnalysis):
         if confidence is not None:
             if not callable(confidence):
                 raise ValueError(f"`confidence` must be callable, got {confidence!r}.")
-            given = {"output": output, "target": target, "mask": mask, "shift": shift or None}
+            given = {"output": output, "target": target, "mask": mask, "shift": shift or None, "scores": scores}
             unused = [argument for argument, value in given.items() if value is not None]
             if unused:
                 raise ValueError(f"`{unused[0]}` says how to read logits, but `confidence` reads all by itself.")
@@ -151,6 +155,7 @@ class ConfidenceCalibration(ValidationAnalysis):
             "shift": int(shift),
             "mask": mask,
             "class_dim": class_dim,
+            "scores": scores,
             "call": call,
         }
         self.output = output
@@ -161,6 +166,7 @@ class ConfidenceCalibration(ValidationAnalysis):
         self._output_recorder: SiteRecorder | None = None
         self._metrics: dict[str, ConfidenceMetric] = {}
         self._unknown: dict[str, Tensor] = {}
+        self._scored: dict[str, Tensor] = {}
         self._reset()
 
     def _predictions(self, site: str | None) -> Predictions:
@@ -238,7 +244,7 @@ class ConfidenceCalibration(ValidationAnalysis):
         for recorder in (self._recorder, self._output_recorder):
             if recorder is not None:
                 recorder.stop()
-        self._metrics, self._unknown, self._found = {}, {}, {}
+        self._metrics, self._unknown, self._scored, self._found = {}, {}, {}, {}
 
     def before_batch(self, batch: Any, selection: Selection) -> None:
         """Read targets, and capture what the sites put out."""
@@ -273,6 +279,7 @@ class ConfidenceCalibration(ValidationAnalysis):
             rows.nonfinite,
         )
         self._unknown[name] = self._unknown.get(name, 0) + rows.unknown
+        self._scored[name] = self._scored.get(name, 0) + rows.scored
 
     def _take_spoken(self, name: str, given: Any, size: int, selection: Selection) -> None:
         if not isinstance(given, tuple | list) or len(given) != 2:
@@ -314,15 +321,19 @@ class ConfidenceCalibration(ValidationAnalysis):
             return values
 
     def _check_targets(self) -> Steps[None]:
-        """Targets that are no class would make every measure one of something else."""
-        mine = [int(self._unknown.get(name, 0)) for name in self._metrics]
+        """Targets that are no class, and scores that are no logits, would make every measure one of something else."""
+        assert self._recorder is not None
+        none = torch.zeros(3, dtype=torch.long)
+        mine = [[int(self._unknown.get(name, 0)), *self._scored.get(name, none).tolist()] for name in self._metrics]
         merged: Tensor = yield Sum(torch.tensor(mine))
-        for name, number in zip(self._metrics, merged.tolist(), strict=True):
+        for name, (number, *scored) in zip(self._metrics, merged.tolist(), strict=True):
             if number:
                 raise ValueError(
                     f"{number} targets of {name!r} are no class of its logits: check `target`, and `ignore_index` "
-                    f"({self._reading['ignore_index']}) or `mask` for those that do not count."
+                    f"({self._reading['ignore_index']}) or `mask` for those that do not count. Where there is one "
+                    "logit for each, targets are 0 or 1."
                 )
+            self._recorder.predictions[name].check_scores(name, scored)
 
     # ------------------------------------------------- life in a Trainer
 

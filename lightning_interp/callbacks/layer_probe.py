@@ -26,8 +26,9 @@ from lightning_interp.labels import LabelSource, batch_size, describe_batch
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.metrics.linear_probe import STRENGTHS, LinearProbe
 from lightning_interp.positions import SamplePositions, Selection
-from lightning_interp.probing.random_weights import Fresh, random_weights
+from lightning_interp.probing.random_weights import Fresh, RandomBaseline
 from lightning_interp.replay import KeptBatch, StepReplay, independent
+from lightning_interp.run_settings import Settings
 
 __all__ = ["LayerProbe"]
 
@@ -89,9 +90,10 @@ class LayerProbe(RepresentationMetrics):
             ``None`` where there are no words, as for images: samples are held out, and there is no control task.
         folds, alphas, min_count, max_classes, control, codelength, max_rows: See
             :class:`~lightning_interp.metrics.LinearProbe`.
-        baseline: Read the model with random weights too, as its own classes draw them
+        baseline: ``True`` to read the model with random weights too, as its own classes draw them
             (:func:`~lightning_interp.probing.random_weights.random_weights`); or a function that makes the model anew
-            or gives its state dict; ``False`` for no baseline.
+            or gives its state dict, ``lambda: MyModel(width=64)``; ``False`` for no baseline. By default as ``True``,
+            but where it fails a warning says why, and the probe reads without.
         data: A probe set in place of the validation run: a ``DataLoader`` that does not shuffle, or any other iterable
             of batches that can be iterated again. It is run at the end of each validation that is read; whole batches
             are dealt out to ranks, none of them twice, though all ranks load all of them.
@@ -129,7 +131,7 @@ class LayerProbe(RepresentationMetrics):
         min_count: int = 5,
         max_classes: int = 1000,
         control: bool = True,
-        baseline: bool | Fresh = True,
+        baseline: bool | Fresh | None = None,
         codelength: bool = False,
         max_rows: int = 20_000,
         data: Iterable[Any] | None = None,
@@ -163,6 +165,7 @@ class LayerProbe(RepresentationMetrics):
         self.names = (*probe.labels, *probe.targets)
         """What is read."""
         self.baseline = baseline
+        self._random = RandomBaseline(baseline)
         self.forward = forward
         self.seed = seed
         self._set = None if data is None else _Shared(data)
@@ -183,6 +186,11 @@ class LayerProbe(RepresentationMetrics):
         super()._reset()
         self._baseline: dict[str, float] = {}
         self._unsteady = False
+        self._random.forget()
+
+    def settings(self) -> Settings:
+        """How readings are taken: arguments, and what became of the baseline."""
+        return {**super().settings(), **self._random.settings()}
 
     # ------------------------------------------------- keys
 
@@ -191,7 +199,7 @@ class LayerProbe(RepresentationMetrics):
         keys = super().measures(model)
         sites = self.site_names(model)
         for name in self.names:
-            if self.baseline is not False:
+            if self._random.wanted:
                 for site in sites:
                     keys[f"probe_above_baseline/{site}/{name}"] = SUMMARY
                     keys[f"probe_baseline/{site}/{name}"] = FULL
@@ -254,7 +262,18 @@ class LayerProbe(RepresentationMetrics):
         if self._baseline_due() or self._unsteady:
             index = len(self._kept) if self._batch_idx is None else self._batch_idx
             self._kept.append(KeptBatch(independent(batch), index, self.dataloader_idx, selection))
-        super().before_batch(batch, selection)
+        self._read_batch(batch, selection)
+
+    def _read_batch(self, batch: Any, selection: Selection) -> None:
+        try:
+            super().before_batch(batch, selection)
+        except ValueError as error:
+            if self.probe.types != "token" or "token ids" not in str(error):
+                raise
+            raise ValueError(
+                f"{error} They are read since `types='token'` says which word stands at a position; where there are no "
+                "words, as in images, give `types=None`."
+            ) from error
 
     def after_batch(self, batch: Any, selection: Selection) -> None:
         """Take in a validation batch, unless there is a probe set."""
@@ -267,12 +286,13 @@ class LayerProbe(RepresentationMetrics):
         if self._set is not None:
             run(_together(self._read_set), self.group)
         values: dict[str, Tensor | float] = dict(super().finish())
-        if self.baseline is not False:
+        found: dict[str, float] = {}
+        if self._random.wanted:
             if self.changed is not None and not due:
                 # On other samples random weights have other values; without batches these are read at the next reading.
                 self._baseline, due = {}, self._unsteady
             self._unsteady = self._unsteady and self._rehearsing
-            found = self._read_baseline(kept) if due else self._baseline
+            found = self._tried_baseline(kept) if due else self._baseline
             if self._fitting and not self._rehearsing:
                 self._baseline = found
             for key, value in found.items():
@@ -281,7 +301,7 @@ class LayerProbe(RepresentationMetrics):
                 score = self._score(site, name)
                 values[f"probe_above_baseline/{key}"] = float(values[score]) - value
         layers = self._layers(values)
-        if self.baseline is not False and not found:
+        if self._random.wanted and not found:
             # It weights by what is above the baseline.
             layers = {key: value for key, value in layers.items() if not key.startswith("centre_of_gravity/")}
         return values | layers
@@ -317,7 +337,7 @@ class LayerProbe(RepresentationMetrics):
             seeded(self.seed)
             for batch, selection, counted in self._dealt(model):
                 if counted:
-                    super().before_batch(batch, selection)
+                    self._read_batch(batch, selection)
                 try:
                     forward(model, batch)
                 except (TypeError, NotImplementedError) as error:
@@ -382,7 +402,16 @@ class LayerProbe(RepresentationMetrics):
     # ------------------------------------------------- the baseline
 
     def _baseline_due(self) -> bool:
-        return self.baseline is not False and not (self._fitting and self._baseline)
+        return self._random.wanted and not (self._fitting and self._baseline)
+
+    def _tried_baseline(self, kept: Sequence[KeptBatch]) -> dict[str, float]:
+        """The baseline; nothing where it failed on any rank and was not asked for."""
+        try:
+            return self._read_baseline(kept)
+        except Exception as error:
+            super().abort()
+            self._random.give_up(error, type(self).__name__)
+            return {}
 
     def _read_baseline(self, kept: Sequence[KeptBatch]) -> dict[str, float]:
         """Accuracy and R² with random weights, by site and name."""
@@ -400,10 +429,9 @@ class LayerProbe(RepresentationMetrics):
         """Run the batches of this reading through the model with random weights."""
         model = self._model
         assert model is not None
-        fresh = self.baseline if callable(self.baseline) else None
         trainer = None if self._live is None else self._live()
         # Buffers are drawn anew too: on a copy.
-        with self._apart(), random_weights(model, self.seed, fresh):
+        with self._apart(), self._random.installed(model, self.seed, type(self).__name__):
             if self._set is not None:
                 self._read_set()
             elif trainer is not None and self.forward is None:
@@ -411,14 +439,14 @@ class LayerProbe(RepresentationMetrics):
                 replay = StepReplay(trainer, model, [], ModuleState(model).copy(), self.seed)
                 life = replay.life()
                 for one in kept:
-                    super().before_batch(one.batch, one.selection)
+                    self._read_batch(one.batch, one.selection)
                     replay.run(life, one)
                     super().after_batch(one.batch, one.selection)
             else:
                 step = default_forward(model)
                 model.eval()
                 for one in kept:
-                    super().before_batch(one.batch, one.selection)
+                    self._read_batch(one.batch, one.selection)
                     seeded(self.seed + one.index)
                     step(model, one.batch, one.index) if self.forward is None else self.forward(model, one.batch)
                     super().after_batch(one.batch, one.selection)
@@ -445,12 +473,13 @@ class LayerProbe(RepresentationMetrics):
 
     def state_dict(self) -> dict[str, Any]:
         """Readings, and the values with random weights."""
-        return {**super().state_dict(), "baseline": dict(self._baseline)}
+        return {**super().state_dict(), "baseline": dict(self._baseline), "random": self._random.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""
         super().load_state_dict(state_dict)
         self._baseline = dict(state_dict["baseline"])
+        self._random.load_state_dict(state_dict["random"])
 
     # ------------------------------------------------- pictures
 

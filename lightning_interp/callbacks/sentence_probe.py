@@ -16,17 +16,18 @@ from torch import Tensor, nn
 from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.callbacks.representation import site_key
 from lightning_interp.compat import pl
-from lightning_interp.distributed import Gather, Maximum, Steps, rank_in, run, world_size
+from lightning_interp.distributed import Gather, Maximum, PeerError, Steps, rank_in, run, world_size
 from lightning_interp.isolation import kept_random_state, seeded
 from lightning_interp.metrics.base import FULL
 from lightning_interp.positions import Selection
-from lightning_interp.probing.random_weights import Fresh, random_weights
+from lightning_interp.probing.random_weights import Fresh, RandomBaseline
 from lightning_interp.probing.words import Pooling, Text, Units, encode_units, pooled
 from lightning_interp.run_settings import Settings
 from lightning_interp.sites import Call, Layout, LayoutResolver, OutputKey, SiteRecorder, resolve_sites, short_names
 from lightning_interp.tasks.batching import length_batches, pad_right
 from lightning_interp.tasks.differential import refuse_sharded
 from lightning_interp.tasks.encoding import Tokenizer, padding_id
+from lightning_interp.tasks.id_range import check_ids, told_ids
 from lightning_interp.tasks.likelihood import evaluated, model_device, takes_mask
 from lightning_interp.tasks.loading import find_language_model, find_tokenizer
 
@@ -83,6 +84,7 @@ class SentenceProbe(ValidationAnalysis):
         pooling: Which tokens' vectors stand for a unit: its ``"last"`` or ``"first"`` token's, or their ``"mean"``.
         baseline: Whether the same is read once with random weights
             (:func:`~lightning_interp.probing.random_weights.random_weights`), or a function that makes the model anew.
+            By default it is, but where it fails a warning says why, and the probe reads without.
         special_tokens: See :func:`~lightning_interp.probing.words.encode_units`.
         bos_token_id: The start token; the tokenizer's own by default.
         seed: Of the random weights and whatever the probe draws.
@@ -114,7 +116,7 @@ class SentenceProbe(ValidationAnalysis):
         model: str = "",
         forward: Any = None,
         pooling: Pooling = "last",
-        baseline: bool | Fresh = True,
+        baseline: bool | Fresh | None = None,
         special_tokens: Literal["bos", "own"] = "bos",
         bos_token_id: int | None = None,
         seed: int = 0,
@@ -141,6 +143,7 @@ class SentenceProbe(ValidationAnalysis):
         self.forward = forward
         self.pooling: Pooling = pooling
         self.baseline = baseline
+        self._random = RandomBaseline(baseline)
         self.special_tokens: Literal["bos", "own"] = special_tokens
         self.bos_token_id = bos_token_id
         self.seed = seed
@@ -164,6 +167,7 @@ class SentenceProbe(ValidationAnalysis):
         self._found: dict[str, Tensor] = {}
         self._baseline_values: dict[str, float] = {}
         self._baseline_of: weakref.ref[nn.Module] | None = None
+        self._random.forget()
         # The order of validation samples is of no consequence here, so there is nothing to warn of.
         self._warned = True
 
@@ -179,8 +183,8 @@ class SentenceProbe(ValidationAnalysis):
         )
 
     def settings(self) -> Settings:
-        """How readings are taken: arguments, and of the sentences how many there are."""
-        return {**super().settings(), "sentences": len(self.sentences)}
+        """How readings are taken: arguments, how many sentences there are, and what became of the baseline."""
+        return {**super().settings(), "sentences": len(self.sentences), **self._random.settings()}
 
     # ------------------------------------------------- what a subclass fills in
 
@@ -215,7 +219,7 @@ class SentenceProbe(ValidationAnalysis):
         own = self.probe_measures()
         for site in self.site_names(model):
             keys |= {site_key(measure, site): level for measure, level in own.items()}
-            if self.baseline is not False:
+            if self._random.wanted:
                 for measure in self.compared():
                     keys[site_key(_beside(measure, "baseline"), site)] = FULL
                     keys[site_key(_beside(measure, "above_baseline"), site)] = own[measure]
@@ -234,10 +238,12 @@ class SentenceProbe(ValidationAnalysis):
         refuse_sharded(self._module, type(self).__name__)
         if self._baseline_of is not None and self._baseline_of() is not self._module:
             self._baseline_values = {}  # those of another model
+            self._random.forget()
         self._baseline_of = weakref.ref(self._module)
         tokenizer = find_tokenizer(self.tokenizer, model)
         self._padding = padding_id(tokenizer)
         self._units = encode_units(tokenizer, self.sentences, self.special_tokens, self.bos_token_id)
+        check_ids(self._module, (one.ids for one in self._units))
         lengths = [len(one.ids) for one in self._units]
         self._batches = _told_apart(length_batches(lengths, self.batch_tokens), lengths)
         self._names = resolve_sites(model, self.sites)
@@ -270,21 +276,34 @@ class SentenceProbe(ValidationAnalysis):
 
     def _steps(self) -> Steps[dict[str, float]]:
         assert self._module is not None
-        if self.baseline is not False and not self._baseline_values:
-            fresh = None if self.baseline is True else self.baseline
-            with random_weights(self._module, self.seed, fresh):
-                read = self._read()
-            found, _ = yield from self._probe(read, {})
-            # Undefined ones too, so that it is not read again.
-            self._baseline_values = {key: value for key, value in found.items() if not key.startswith("nonfinite/")}
+        if self._random.wanted and not self._baseline_values:
+            yield from self._take_baseline(self._module)
         values, self._found = yield from self._probe(self._read(), self.kept)
-        if self.baseline is not False:
+        if self._random.wanted:
             for site in self._names:
                 for measure in self.compared():
                     level = self._baseline_values.get(site_key(measure, site), math.nan)
                     values[site_key(_beside(measure, "baseline"), site)] = level
                     values[site_key(_beside(measure, "above_baseline"), site)] = values[site_key(measure, site)] - level
         return values
+
+    def _take_baseline(self, module: nn.Module) -> Steps[None]:
+        """Read the model with random weights; where that fails on any rank and was not asked for, all go without."""
+        read, failure = None, None
+        try:
+            with self._random.installed(module, self.seed, type(self).__name__):
+                read = self._read()
+        except Exception as error:
+            if self.baseline is not None:
+                raise
+            failure = error
+        failed: Tensor = yield Maximum(torch.tensor(float(failure is not None)))
+        if failed or read is None:
+            self._random.give_up(failure or PeerError("another rank failed."), type(self).__name__)
+            return
+        found, _ = yield from self._probe(read, {})
+        # Undefined ones too, so that it is not read again.
+        self._baseline_values = {key: value for key, value in found.items() if not key.startswith("nonfinite/")}
 
     def _read(self) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
         """This rank's share: a list over its batches of vectors by site, and of extra numbers."""
@@ -310,11 +329,12 @@ class SentenceProbe(ValidationAnalysis):
 
     def _run(self, ids: Tensor, mask: Tensor) -> Any:
         assert self._module is not None
-        if self.forward is not None:
-            return self.forward(self._module, ids, mask)
-        if takes_mask(self._module):
-            return self._module(input_ids=ids, attention_mask=mask)
-        return self._module(ids)
+        with told_ids(self._module, ids):
+            if self.forward is not None:
+                return self.forward(self._module, ids, mask)
+            if takes_mask(self._module):
+                return self._module(input_ids=ids, attention_mask=mask)
+            return self._module(ids)
 
     def _pooled(self, site: str, z: Tensor, batch: Sequence[int]) -> Tensor:
         units = [self._units[one] for one in batch]
@@ -384,13 +404,15 @@ class SentenceProbe(ValidationAnalysis):
 
     def state_dict(self) -> dict[str, Any]:
         """Readings, the baseline and what is kept, as plain numbers and tensors."""
-        return {**super().state_dict(), "kept": dict(self.kept), "baseline": dict(self._baseline_values)}
+        baseline = {"baseline": dict(self._baseline_values), "random": self._random.state_dict()}
+        return {**super().state_dict(), "kept": dict(self.kept), **baseline}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""
         super().load_state_dict(state_dict)
         self.kept = dict(state_dict["kept"])
         self._baseline_values, self._baseline_of = dict(state_dict["baseline"]), None
+        self._random.load_state_dict(state_dict["random"])
 
 
 def _beside(measure: str, what: str) -> str:

@@ -28,6 +28,7 @@ from lightning_interp.positions import Selection
 from lightning_interp.tasks.encoding import EncodedPair, Tokenizer, encode_sentences, padding_id
 from lightning_interp.tasks.gradients import GradientReader, Groups, group_names
 from lightning_interp.tasks.hypotheses import lexical_overlap, phenomenon_hypothesis
+from lightning_interp.tasks.id_range import check_ids
 from lightning_interp.tasks.likelihood import Forward
 from lightning_interp.tasks.loading import Tasks, encode_task, find_language_model, find_tokenizer, load_tasks
 from lightning_interp.tasks.pairs import Task
@@ -285,6 +286,7 @@ class TaskSpace(ValidationAnalysis):
         start = self.add_bos, self.bos_token_id
         self._pairs = [encode_task(tokenizer, task, *start) for task in self.tasks]
         self._text = [] if isinstance(self.null, str) else encode_sentences(tokenizer, self.null, *start)
+        check_ids(language_model, [*(ids for task in self._pairs for pair in task for ids in pair), *self._text])
         self._reader = GradientReader(
             language_model,
             buckets=self.buckets,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning_interp._text_files import opened_text
 from lightning_interp.datasets.seq2seq import Seq2SeqDataModule
 from lightning_interp.datasets.vocabulary import Vocabulary
 
@@ -36,7 +37,7 @@ def read_cogs(path: str | os.PathLike[str]) -> list[CogsExample]:
 
     """
     examples = []
-    with open(path, encoding="utf-8") as file:
+    with opened_text(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lightning_interp._text_files import opened_text
 from lightning_interp.datasets.encoding import Pair
 from lightning_interp.datasets.seq2seq import Seq2SeqDataModule
 from lightning_interp.datasets.vocabulary import Vocabulary
@@ -136,7 +137,7 @@ def read_scan(path: str | os.PathLike[str]) -> list[Command]:
 
     """
     commands: list[Command] = []
-    with open(path, encoding="utf-8") as file:
+    with opened_text(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue

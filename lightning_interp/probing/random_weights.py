@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_interp._weights_copy import WeightsCopy
-from lightning_interp.isolation import kept_random_state, seeded
+from lightning_interp.compat import pl
+from lightning_interp.isolation import ModuleState, kept_random_state, seeded
+from lightning_interp.probing._fresh_weights import draw, take_over
+from lightning_interp.run_settings import Settings
 from lightning_interp.tasks.differential import is_sharded
 
-__all__ = ["Fresh", "random_weights"]
+__all__ = ["Fresh", "RandomBaseline", "random_weights"]
 
 Fresh = Callable[[], nn.Module | Mapping[str, Tensor]]
 """Makes a model of the same class anew, or gives its state dict."""
 
-_RESETS = ("reset_parameters", "_reset_parameters")
+_REMEDY = "Give `baseline=lambda: …`, a function that makes the model anew, or switch it off by `baseline=False`."
 
 
 @contextmanager
-def random_weights(model: nn.Module, seed: int = 0, fresh: Fresh | None = None) -> Iterator[None]:
+def random_weights(model: nn.Module, seed: int = 0, fresh: Fresh | None = None) -> Iterator[tuple[str, ...]]:
     """Within, the model has the random weights that it would start a training with; afterwards its own, bit for bit.
 
-    A model of transformers is made anew from its configuration, by its own class; every other module draws its
-    parameters with ``reset_parameters``, children before their parents. What a class does to its weights in
-    ``__init__`` alone is not seen so: give ``fresh`` there.
+    Each part of the model is drawn by the first of these that works: a model of transformers is made anew from its
+    configuration, by its own class; a module draws its parameters with ``reset_parameters``, children before their
+    parents; what such a model's ``_init_weights`` says comes on top where it could not be made anew (a head of one's
+    own, adapters of peft, which draw themselves last); what is left then is taken from a ``LightningModule`` made anew
+    by the hyperparameters that it saved. Of a parameter that nothing draws (``cls_token``, ``gamma``) the entries are
+    put in another order: they keep their distribution and lose their places, and one of a single entry stays. A
+    warning names such parameters. What a class does to its weights in ``__init__`` alone is not seen so: give ``fresh``
+    there.
 
     Args:
         model: The model, whole on this rank.
@@ -35,11 +43,15 @@ def random_weights(model: nn.Module, seed: int = 0, fresh: Fresh | None = None) 
         fresh: Makes the model anew, ``lambda: MyModel(width=64)``, or returns a state dict; the random streams are
             seeded when it is called.
 
-    Raises:
-        ValueError: If parameters are sharded over ranks, nothing draws a parameter anew, or ``fresh`` gives a model of
-            other names or shapes.
+    Yields:
+        The names of the parameters that nothing draws, whose entries are put in another order.
 
-    Cost: three copies of the weights while it lasts, one of them on the CPU; of transformers models one more.
+    Raises:
+        ValueError: If parameters are sharded over ranks or are integers, or ``fresh`` gives a model of other names or
+            shapes. Whatever ``fresh`` raises is raised.
+
+    Cost: two copies of the weights while they are drawn and one while it lasts; of transformers models one more, and
+        two where hyperparameters are used.
 
     Example:
         >>> model = nn.Linear(2, 2)
@@ -51,56 +63,154 @@ def random_weights(model: nn.Module, seed: int = 0, fresh: Fresh | None = None) 
         True
 
     """
-    for name, parameter in model.named_parameters():
-        if is_sharded(parameter):
+    with _installed(model, seed, fresh) as shuffled:
+        if shuffled:
+            warnings.warn(_told(model, shuffled), stacklevel=3)
+        yield shuffled
+
+
+class RandomBaseline:
+    """What a probe's argument ``baseline`` asks for, and what came of it.
+
+    Args:
+        asked: ``None``, the default of the probes, for random weights where they can be had: where not, the probe reads
+            on without, and a warning says why. ``True``, or a function that makes the model anew, for random weights or
+            an error; ``False`` for none.
+
+    Example:
+        >>> baseline = RandomBaseline(None)
+        >>> with baseline.installed(nn.Linear(2, 2), 0, "LayerProbe"):
+        ...     pass
+        >>> baseline.wanted, baseline.settings()
+        (True, {'baseline': True})
+
+    """
+
+    def __init__(self, asked: bool | Fresh | None) -> None:
+        if asked is not None and not isinstance(asked, bool) and not callable(asked):
             raise ValueError(
-                f"parameter {name!r} is sharded over ranks, and cannot be drawn anew; switch the baseline off."
+                f"`baseline` must be True, False, None or a function that makes the model anew, got {asked!r}."
             )
-    with torch.no_grad():
-        own = WeightsCopy(model)
-        with own.installed():
-            # `installed` puts back what stands there now; the copy is only to have it do so whatever happens.
-            with kept_random_state():
-                seeded(seed)
-                _draw(model) if fresh is None else _take_over(model, fresh())
+        self.asked = asked
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew, with another model."""
+        self.missing = ""
+        """Why there is none."""
+        self.shuffled: tuple[str, ...] = ()
+        """The parameters that nothing draws."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is one, as far as is known."""
+        return self.asked is not False and not self.missing
+
+    @contextmanager
+    def installed(self, model: nn.Module, seed: int, name: str) -> Iterator[None]:
+        """Within, the model has the weights; what nothing draws is told once, in the name of the callback."""
+        with _installed(model, seed, self.asked if callable(self.asked) else None) as shuffled:
+            if shuffled and shuffled != self.shuffled:
+                pl.utilities.rank_zero_warn(f"{name}: {_told(model, shuffled)} This is said once.")
+            self.shuffled = shuffled
             yield
 
+    def give_up(self, error: Exception, name: str) -> None:
+        """Go on without one; it was not asked for.
 
-def _draw(model: nn.Module) -> None:
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            parameter.fill_(math.nan)
-    _reset(model)
-    left = [name for name, parameter in model.named_parameters() if bool(parameter.isnan().any())]
-    if left:
-        raise ValueError(
-            f"nothing draws the parameters {left[:3]}{' and more' if len(left) > 3 else ''} of {type(model).__name__} "
-            "anew: their modules have no `reset_parameters`. Give a function that makes the model anew, or switch the "
-            "baseline off."
+        Raises:
+            Exception: The error, where it was asked for.
+
+        """
+        if self.asked is not None:
+            raise error
+        self.missing = f"{type(error).__name__}: {error}"
+        pl.utilities.rank_zero_warn(
+            f"{name} reads without a baseline of random weights, since it failed: {self.missing} {_REMEDY}"
         )
 
+    def settings(self) -> Settings:
+        """What readings were compared with."""
+        found: Settings = {"baseline": self.wanted}
+        if self.wanted and self.shuffled:
+            found["baseline_shuffled"] = ", ".join(self.shuffled)
+        return found
 
-def _reset(module: nn.Module) -> None:
-    config = getattr(module, "config", None)
-    if hasattr(module, "_init_weights") and config is not None:
-        _take_over(module, type(module)(config))
-        return
-    for child in module.children():
-        _reset(child)
-    for name in _RESETS:
-        reset = getattr(module, name, None)
-        if callable(reset):
-            reset()
-            return
+    def state_dict(self) -> dict[str, Any]:
+        """What came of it, as text."""
+        return {"missing": self.missing, "shuffled": list(self.shuffled)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on where a checkpoint left off."""
+        self.missing, self.shuffled = state_dict["missing"], tuple(state_dict["shuffled"])
 
 
-def _take_over(model: nn.Module, fresh: nn.Module | Mapping[str, Tensor]) -> None:
-    given = fresh.state_dict() if isinstance(fresh, nn.Module) else fresh
-    wanted = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
-    for name, tensor in wanted.items():
-        if name not in given or given[name].shape != tensor.shape:
-            found = f"one of shape {tuple(given[name].shape)}" if name in given else "none"
-            raise ValueError(
-                f"the model made anew must have a tensor {name!r} of shape {tuple(tensor.shape)}, but has {found}."
-            )
-        tensor.copy_(given[name])
+@contextmanager
+def _installed(model: nn.Module, seed: int, fresh: Fresh | None) -> Iterator[tuple[str, ...]]:
+    for name, parameter in model.named_parameters():
+        if is_sharded(parameter):
+            raise ValueError(f"parameter {name!r} is sharded over ranks, and cannot be drawn anew. {_REMEDY}")
+    with torch.no_grad(), _own_weights(model):
+        with kept_random_state():
+            seeded(seed)
+            shuffled = tuple(_drawn(model, fresh))
+        yield shuffled
+
+
+def _told(model: nn.Module, shuffled: tuple[str, ...]) -> str:
+    names = f"{list(shuffled[:4])}{f' and {len(shuffled) - 4} more' if len(shuffled) > 4 else ''}"
+    return (
+        f"nothing draws the parameters {names} of {type(model).__name__} anew, so the baseline of random weights has "
+        f"their entries in another order. {_REMEDY}"
+    )
+
+
+def _drawn(model: nn.Module, fresh: Fresh | None) -> list[str]:
+    if fresh is not None:
+        take_over(model, fresh())
+        return []
+    with _same_tensors(model):
+        try:
+            return draw(model)
+        except ValueError as error:
+            raise ValueError(f"{type(model).__name__} has no baseline of random weights: {error} {_REMEDY}") from error
+
+
+@contextmanager
+def _own_weights(model: nn.Module) -> Iterator[None]:
+    """Afterwards the model's parameters and buffers hold what they hold now."""
+    tensors = [*model.parameters(), *model.buffers()]
+    values = [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, value in zip(tensors, values, strict=True):
+            tensor.detach().copy_(value)
+
+
+@contextmanager
+def _same_tensors(model: nn.Module) -> Iterator[None]:
+    """Within, foreign code may put other tensors and attributes into the model; afterwards only their values stay."""
+    storages = [(tensor, tensor.data) for tensor in model.parameters()]
+    parameters = [(module, dict(module._parameters)) for module in model.modules()]
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    state = ModuleState(model)
+    state.copy().install()
+    try:
+        yield
+    finally:
+        drawn = [(tensor, held, tensor.data) for tensor, held in storages]
+        others: list[tuple[Tensor | None, Tensor | None]] = []
+        for module, own in parameters:
+            others += [(tensor, module._parameters.get(name)) for name, tensor in own.items()]
+            module._parameters.clear()
+            module._parameters.update(own)
+        for module, kept in buffers:
+            others += [(tensor, module._buffers.get(name)) for name, tensor in kept.items()]
+        state.install()
+        for tensor, held, value in drawn:
+            tensor.data = held
+            held.copy_(value)
+        for mine, other in others:
+            if mine is not None and other is not None and other is not mine and other.shape == mine.shape:
+                mine.detach().copy_(other)

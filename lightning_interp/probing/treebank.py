@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from lightning_interp._text_files import opened_text
 from lightning_interp.functional.trees import tree_depths
 from lightning_interp.tasks.grammar.corpus import generate_corpus
 from lightning_interp.tasks.grammar.parse import AmbiguousSentenceError, parse_sentence
@@ -145,7 +146,7 @@ def _head(path: Path, line: int, cell: str) -> int:
 def _blocks(path: Path) -> Iterator[tuple[int, list[tuple[int, list[str]]]]]:
     """Each sentence's first line number, and the number and cells of its lines."""
     rows: list[tuple[int, list[str]]] = []
-    with open(path, encoding="utf-8-sig") as file:
+    with opened_text(path) as file:
         for number, text in enumerate(file, start=1):
             line = text.rstrip("\r\n")
             if not line.strip():

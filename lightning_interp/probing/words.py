@@ -37,11 +37,12 @@ def encode_units(
 ) -> list[Units]:
     """Encode sentences and say which word each token belongs to.
 
-    The words of a sentence are joined by single spaces. A fast tokenizer of transformers tells where each token
-    stands in the text, and so its word; any other must give one id for each word.
+    The words of a sentence are joined by single spaces; a word may have spaces in it, as in treebanks ("20 000"). A
+    fast tokenizer of transformers, or one of the package tokenizers, tells where each token stands in the text, and so
+    its word; any other must give one id for each word, or for each part of it that spaces separate.
 
     Args:
-        tokenizer: A transformers tokenizer, a ``WordTokenizer``, or any function from a string to a list of ids.
+        tokenizer: What :func:`~lightning_interp.tasks.encode_sentences` takes.
         sentences: Texts, or lists of words.
         special_tokens: ``"bos"`` puts a start token in front where there is one, as a causal model was trained with;
             ``"own"`` puts what the tokenizer puts itself, such as ``[CLS]`` and ``[SEP]``.
@@ -51,8 +52,8 @@ def encode_units(
         The sentences in order.
 
     Raises:
-        ValueError: If a sentence is empty, a word has a space in it or no token of its own, or the number of ids is not
-            that of the words where the tokenizer does not tell which is whose.
+        ValueError: If a sentence is empty, a word begins or ends with a space or has no token of its own, or the number
+            of ids is not that of the words where the tokenizer does not tell which is whose.
 
     Example:
         >>> letters = lambda text: [ord(word[0]) - 96 for word in text.split()]
@@ -68,8 +69,8 @@ def encode_units(
         words = [sentence] if isinstance(sentence, str) else list(sentence)
         if not words or not all(word.strip() for word in words):
             raise ValueError(f"`sentences` has an empty sentence or word: {sentence!r}.")
-        if not isinstance(sentence, str) and any(word.split() != [word] for word in words):
-            raise ValueError(f"`sentences` has a word with a space in it: {sentence!r}.")
+        if not isinstance(sentence, str) and any(word.strip() != word for word in words):
+            raise ValueError(f"`sentences` has a word that begins or ends with a space: {sentence!r}.")
     start = getattr(tokenizer, "bos_token_id", None) if bos_token_id is None else bos_token_id
     front = [start] if special_tokens == "bos" and start is not None else []
     texts = [sentence if isinstance(sentence, str) else " ".join(sentence) for sentence in sentences]
@@ -114,12 +115,14 @@ def _units(sentence: Text, ids: Sequence[int], place: Sequence[tuple[int, int]] 
     if isinstance(sentence, str):
         return [0] * len(ids) if place is None else [0 if end > begin else -1 for begin, end in place]
     if place is None:
-        if len(ids) != len(sentence):
-            raise ValueError(
-                f"the tokenizer gives {len(ids)} ids for the {len(sentence)} words {list(sentence)}, and does not tell "
-                "which belongs to which: give a fast tokenizer of transformers, or one id for each word."
-            )
-        return list(range(len(ids)))
+        # Some tokenizers take any blank for the end of a word, others only the plain space, and others none in a word.
+        for parts in ([1] * len(sentence), [len(w.split()) for w in sentence], [len(w.split(" ")) for w in sentence]):
+            if sum(parts) == len(ids):
+                return [unit for unit, number in enumerate(parts) for _ in range(number)]
+        raise ValueError(
+            f"the tokenizer gives {len(ids)} ids for the {len(sentence)} words {list(sentence)}, and does not tell "
+            "which belongs to which: give a fast tokenizer of transformers, or one id for each word."
+        )
     ends: list[int] = []
     for word in sentence:
         ends.append((ends[-1] + 1 if ends else 0) + len(word))
@@ -136,6 +139,9 @@ def _placed(
     if getattr(tokenizer, "is_fast", False):
         output = tokenizer(texts, add_special_tokens=special, return_offsets_mapping=True)
         return list(zip(map(list, output["input_ids"]), output["offset_mapping"], strict=True))
+    if hasattr(tokenizer, "encode_batch") and hasattr(tokenizer, "token_to_id"):
+        encodings = tokenizer.encode_batch(texts, add_special_tokens=special)
+        return [(list(one.ids), one.offsets) for one in encodings]
     if special:
         raise ValueError(
             "`special_tokens='own'` needs a fast tokenizer of transformers, which tells special tokens from words; "

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import tarfile
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lightning_interp._text_files import ARCHIVES, opened_text, unpacked_texts
 from lightning_interp.tasks.pairs import MinimalPair, Task
 
 __all__ = ["normalized_term", "read_blimp"]
 
 _SENTENCES = ("sentence_good", "sentence_bad")
-_NEEDED = (*_SENTENCES, "linguistics_term", "UID")
+_NAMES = ("UID", "linguistics_term")
 
 
 def normalized_term(term: str) -> str:
@@ -45,14 +45,16 @@ def read_blimp(
     Warstadt et al. 2020, *BLiMP: The Benchmark of Linguistic Minimal Pairs*: 67 paradigms of 1,000 pairs in 13
     phenomena. A line is a JSON object with ``sentence_good``, ``sentence_bad``, ``UID`` (the paradigm) and
     ``linguistics_term`` (the phenomenon); it may have a ``field``, and more that is not read. Phenomena and fields are
-    spelled as :func:`normalized_term` does, in the arguments too.
+    spelled as :func:`normalized_term` does, in the arguments too. A file whose first line lacks the paradigm is one, of
+    the file's name, as in the supplement of BabyLM; one that lacks the phenomenon is a phenomenon of its own.
 
     A file whose first line has neither sentence is no paradigm and is left out: the archive's ``models_summary.jsonl``.
     Pairs of two equal sentences test nothing; they are left out with one warning. The published data has 7: 2 in
     ``passive_1`` and 5 in ``principle_A_case_2``.
 
     Args:
-        path: A ``.jsonl`` file, a folder that has some (at any depth), or a ``.tar.gz`` or ``.tar`` of them.
+        path: A ``.jsonl`` file in UTF-8, a folder that has some (at any depth), or a ``.tar.gz``, ``.tar`` or ``.zip``
+            of them. Of an archive at most 1 GiB is unpacked, and kept in memory.
         phenomena: Keep the paradigms of these; ``None`` for all.
         paradigms: Keep these; ``None`` for all.
         limit: Most pairs a paradigm, the first ones; ``None`` for all.
@@ -63,8 +65,8 @@ def read_blimp(
 
     Raises:
         FileNotFoundError: If there is nothing at ``path``.
-        ValueError: If there is no paradigm in it, a line is not of the format, a paradigm is in two files, ``limit`` is
-            below 1, or a phenomenon, paradigm or field is not there.
+        ValueError: If there is no paradigm in it, a line is not of the format or not UTF-8, an archive is cut off or
+            too large, a paradigm is in two files, ``limit`` is below 1, or a phenomenon, paradigm or field is missing.
 
     Example:
         >>> import json, pathlib, tempfile
@@ -112,28 +114,30 @@ def _files(path: Path) -> Iterator[tuple[str, Iterable[str]]]:
     """Name and lines of each .jsonl file at a path, in alphabetical order."""
     if path.is_dir():
         for file in sorted(path.rglob("*.jsonl")):
-            yield str(file), file.read_text(encoding="utf-8").split("\n")
+            # macOS puts a twin "._name" of binary attributes beside each file.
+            if not file.name.startswith("._"):
+                yield str(file), _lines(file)
     elif not path.is_file():
         raise FileNotFoundError(f"`path` is {str(path)!r}; there is no file and no folder of that name.")
-    elif path.name.endswith((".tar.gz", ".tgz", ".tar")):
-        with tarfile.open(path) as archive:
-            members = [member for member in archive.getmembers() if member.isfile() and member.name.endswith(".jsonl")]
-            # macOS puts a twin "._name" of binary attributes beside each file.
-            members = [member for member in members if not PurePosixPath(member.name).name.startswith("._")]
-            for member in sorted(members, key=lambda member: member.name):
-                content = archive.extractfile(member)
-                assert content is not None, member.name
-                yield member.name, content.read().decode("utf-8").split("\n")
+    elif path.name.endswith(ARCHIVES):
+        yield from unpacked_texts(path, ".jsonl")
     elif path.suffix == ".jsonl":
-        yield str(path), path.read_text(encoding="utf-8").split("\n")
+        yield str(path), _lines(path)
     else:
-        raise ValueError(f"`path` is {str(path)!r}; it must be a folder, a .jsonl file, a .tar.gz or a .tar.")
+        raise ValueError(
+            f"`path` is {str(path)!r}; it must be a folder, a .jsonl file, or one of {', '.join(ARCHIVES)}."
+        )
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with opened_text(path) as file:
+        yield from file
 
 
 def _rows(name: str, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     """The rows of a file, none where its first one is not a pair."""
     phenomena: dict[str, str] = {}
-    first = True
+    unnamed: dict[str, str] | None = None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -143,10 +147,15 @@ def _rows(name: str, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             raise ValueError(f"{name}, line {number}: not JSON ({error}): {line[:80]!r}.") from error
         if not isinstance(row, dict):
             raise ValueError(f"{name}, line {number}: expected a JSON object, got {line[:80]!r}.")
-        if first and not any(key in row for key in _SENTENCES):
-            return
-        first = False
-        for key in _NEEDED:
+        if unnamed is None:
+            if not any(key in row for key in _SENTENCES):
+                return
+            # By the first line: one that lacks what those before it had is a mistake.
+            unnamed = {key: PurePosixPath(Path(name).as_posix()).stem for key in _NAMES if key not in row}
+            if "linguistics_term" in unnamed and isinstance(row.get("UID"), str):
+                unnamed["linguistics_term"] = row["UID"]
+        row = {**unnamed, **row}
+        for key in (*_SENTENCES, *_NAMES):
             if not isinstance(row.get(key), str) or not row[key].strip():
                 raise ValueError(f"{name}, line {number}: {key!r} is {row.get(key)!r}; the line has {sorted(row)}.")
         term = normalized_term(row["linguistics_term"])

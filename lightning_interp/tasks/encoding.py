@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,8 +17,8 @@ EncodedPair = tuple[Tensor, Tensor]
 """Ids of an acceptable and an unacceptable sentence."""
 
 Tokenizer = Callable[..., Any]
-"""A tokenizer that takes a list of strings and has ``bos_token_id`` (transformers, ``WordTokenizer``), or a function
-from one string to a list of ids."""
+"""A tokenizer that takes a list of strings and has ``bos_token_id`` (transformers, ``WordTokenizer``), a function
+from one string to a list of ids, or an object whose ``encode`` is one (``tiktoken``, ``tokenizers``)."""
 
 
 def encode_sentences(
@@ -36,8 +38,9 @@ def encode_sentences(
     padding side does not matter, since nothing is padded here.
 
     Args:
-        tokenizer: A transformers tokenizer, a ``WordTokenizer``, or any function from a string to a list of ids. What
-            has an attribute ``bos_token_id`` is called with all sentences, anything else with one at a time.
+        tokenizer: A transformers tokenizer, a ``WordTokenizer``, any function from a string to a list of ids, or an
+            object with ``encode`` that cannot be called (``tiktoken.Encoding``, ``tokenizers.Tokenizer``). What has an
+            attribute ``bos_token_id`` is called with all sentences, anything else with one at a time.
         sentences: N sentences.
         add_bos: Whether the start token is put in front; ``None`` does so where there is one.
         bos_token_id: The start token; the tokenizer's own by default.
@@ -97,19 +100,40 @@ def raw_ids(tokenizer: Tokenizer, sentences: list[str]) -> list[list[int]]:
     """The ids as the tokenizer gives them, without special tokens where it can be told so."""
     if not sentences:
         return []
-    if not hasattr(tokenizer, "bos_token_id"):
-        return [_as_ids(tokenizer(sentence), sentence) for sentence in sentences]
-    plain = {"add_special_tokens": False} if "add_special_tokens" in inspect.signature(tokenizer).parameters else {}
-    output = tokenizer(sentences, **plain)
+    if not callable(tokenizer) or not hasattr(tokenizer, "bos_token_id"):
+        encode, plain = _encoder(tokenizer)
+        return [_as_ids(encode(sentence, **plain), sentence) for sentence in sentences]
+    output = tokenizer(sentences, **_without_special_tokens(tokenizer))
     if not isinstance(output, Mapping) or "input_ids" not in output:
         found = sorted(output) if isinstance(output, Mapping) else type(output).__name__
         raise TypeError(f"the tokenizer must return a mapping with `input_ids` for a list of strings, got {found}.")
     return [_as_ids(ids, sentence) for ids, sentence in zip(output["input_ids"], sentences, strict=True)]
 
 
+def _encoder(tokenizer: Any) -> tuple[Callable[..., Any], dict[str, bool]]:
+    """What makes ids of one sentence, and how it is told to add no special tokens."""
+    if callable(tokenizer):
+        return tokenizer, {}
+    encode = getattr(tokenizer, "encode", None)
+    if not callable(encode):
+        raise TypeError(f"the tokenizer can neither be called nor has it `encode`: it is a {type(tokenizer).__name__}.")
+    return encode, _without_special_tokens(encode)
+
+
+def _without_special_tokens(encode: Callable[..., Any]) -> dict[str, bool]:
+    try:
+        parameters = inspect.signature(encode).parameters
+    except (TypeError, ValueError):  # a method that is not written in Python may not tell
+        return {}
+    return {"add_special_tokens": False} if "add_special_tokens" in parameters else {}
+
+
 def _as_ids(ids: Any, sentence: str) -> list[int]:
-    if isinstance(ids, Tensor):
-        ids = ids.tolist()
-    if not isinstance(ids, Sequence) or isinstance(ids, str) or not all(isinstance(one, int) for one in ids):
+    found = getattr(ids, "ids", ids)  # an Encoding of the package tokenizers
+    if isinstance(found, Mapping) and "input_ids" in found:
+        found = found["input_ids"]
+    if isinstance(found, Tensor | np.ndarray):
+        found = found.tolist()
+    if not isinstance(found, Sequence) or isinstance(found, str) or not all(isinstance(one, Integral) for one in found):
         raise TypeError(f"the tokenizer must give a list of ids for a sentence, got {ids!r} for {sentence!r}.")
-    return list(ids)
+    return [int(one) for one in found]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lightning_interp._text_files import opened_text
 from lightning_interp.tasks.files import read_columns, table_header
 
 __all__ = ["BLANK", "Fact", "FactWorld", "draw_facts", "fact_world", "majority_share", "read_facts", "with_candidates"]
@@ -214,7 +215,7 @@ def _table_rows(path: Path, names: Mapping[str, str], delimiter: str | None) -> 
 
 
 def _json_rows(path: Path, names: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    with open(path, encoding="utf-8-sig") as file:
+    with opened_text(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue

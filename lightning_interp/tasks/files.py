@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from lightning_interp._text_files import opened_text
 from lightning_interp.tasks.pairs import MinimalPair, Task
 
 __all__ = ["read_columns", "read_pairs", "table_header"]
@@ -153,12 +154,14 @@ def _cells(path: Path, delimiter: str | None) -> Iterator[tuple[int, Sequence[st
         if path.suffix.lower() not in _DELIMITERS:
             raise ValueError(f"`path` is {str(path)!r}; give `delimiter`, or a file named {', '.join(_DELIMITERS)}.")
         delimiter = _DELIMITERS[path.suffix.lower()]
-    # A byte-order mark, as Excel writes it, is not part of the first column's name.
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with opened_text(path, newline="") as file:
         if delimiter == "\t":
             reader = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE)
         else:
             reader = csv.reader(file, delimiter=delimiter)
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield reader.line_num, cells
+        try:
+            for cells in reader:
+                if any(cell.strip() for cell in cells):
+                    yield reader.line_num, cells
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: {error}.") from error

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_interp.functional._numerics import as_float, full_precision
 from lightning_interp.isolation import untouched
+from lightning_interp.tasks.id_range import told_ids
 
 __all__ = ["Forward", "evaluated", "model_device", "model_logits", "sentence_log_probs", "takes_mask"]
 
@@ -68,14 +69,15 @@ def sentence_log_probs(
 
 def model_logits(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, forward: Forward | None) -> Tensor:
     """The model's logits (B, T, V), however it is called and wherever it puts them."""
-    if forward is not None:
-        output: Any = forward(model, input_ids, attention_mask)
-    elif takes_mask(model):
-        # A cache of keys and values is of no use here.
-        cache = {"use_cache": False} if "use_cache" in _parameters(model) else {}
-        output = model(input_ids=input_ids, attention_mask=attention_mask, **cache)
-    else:
-        output = model(input_ids)
+    with told_ids(model, input_ids):
+        if forward is not None:
+            output: Any = forward(model, input_ids, attention_mask)
+        elif takes_mask(model):
+            # A cache of keys and values is of no use here.
+            cache = {"use_cache": False} if "use_cache" in _parameters(model) else {}
+            output = model(input_ids=input_ids, attention_mask=attention_mask, **cache)
+        else:
+            output = model(input_ids)
     return _logits_in(output, input_ids)
 
 

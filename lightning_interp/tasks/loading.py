@@ -98,7 +98,7 @@ def find_tokenizer(tokenizer: str | Path | Tokenizer, module: nn.Module) -> Toke
     for name in tokenizer.split("."):
         found = getattr(found, name, None)
     if found is not None:
-        if not callable(found):
+        if not callable(found) and not callable(getattr(found, "encode", None)):
             raise ValueError(f"`tokenizer` is {tokenizer!r}, and that attribute is a {type(found).__name__}.")
         tokens: Tokenizer = found
         return tokens
@@ -111,10 +111,16 @@ def find_tokenizer(tokenizer: str | Path | Tokenizer, module: nn.Module) -> Toke
         ) from error
     try:
         loaded: Tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # readers of many formats, each with errors of its own
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        folder = Path(tokenizer)
+        gguf = sorted(file.name for file in folder.glob("*.gguf")) if folder.is_dir() else []
+        reads = f"AutoTokenizer.from_pretrained({tokenizer!r}, gguf_file={gguf[0]!r})" if gguf else ""
+        more = f" {gguf[0]!r} there is read by {reads}." if gguf else ""
         raise ValueError(
             f"`tokenizer` is {tokenizer!r}, which is neither 'grammar' nor an attribute of {type(module).__name__} nor "
-            f"a tokenizer that transformers can load ({type(error).__name__}: {str(error).splitlines()[0]})."
+            f"a tokenizer that transformers can load ({why}). A tokenizer that you have loaded can be given itself."
+            f"{more}"
         ) from error
     return loaded
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_interp._text_files import within_limit
 from lightning_interp.figures.task_heatmap import task_heatmap
 from lightning_interp.figures.task_map import task_map
 from lightning_interp.functional.alignment import WithinBetween, cosine_matrix, same_group, within_between
@@ -354,24 +357,24 @@ class TaskSpaceResult:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is another file.
+            ValueError: If it is another file, cut off, or of more than 1 GiB unpacked.
 
         """
         try:
             with zipfile.ZipFile(path) as archive:
+                within_limit(path, archive)
                 described = json.loads(archive.read(_SETTINGS))
                 if described.get("format") != _FORMAT:
                     raise ValueError(
                         f"`path` is {str(path)!r}, of format {described.get('format')!r}, not {_FORMAT!r}."
                     )
                 matrices = {
-                    name: torch.from_numpy(
-                        np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
-                    )
-                    for name in described["matrices"]
+                    name: torch.from_numpy(_array(archive.read(f"{name}.npy"))) for name in described["matrices"]
                 }
-        except (zipfile.BadZipFile, KeyError) as error:
-            raise ValueError(f"`path` is {str(path)!r}, which `TaskSpaceResult.save` did not write.") from error
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"`path` is {str(path)!r}, which `TaskSpaceResult.save` did not write, or which is cut off."
+            ) from error
         records = []
         for record in described["records"]:
             tuning = record.pop("tuning")
@@ -415,3 +418,14 @@ class TaskSpaceResult:
                 within, between = self.within_between(name)
                 lines.append(f"{name:32}  {within:6.3f}  {between:7.3f}")
         return lines
+
+
+def _array(content: bytes) -> NDArray[Any]:
+    """The array of an ``.npy`` file, which holds as many numbers as it says."""
+    stream = io.BytesIO(content)
+    np.lib.format.read_magic(stream)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    # Asked before numpy makes room for them.
+    if math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
+        raise EOFError(f"an array of shape {shape} has {len(content) - stream.tell()} bytes")
+    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)

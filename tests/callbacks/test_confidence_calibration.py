@@ -18,7 +18,8 @@ from tasks.small_lm import general, tokenizer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_interp import ConfidenceCalibration, analyze
+from lightning_interp import AcquisitionByClass, ConfidenceCalibration, analyze
+from lightning_interp.predictions import Predictions
 from lightning_interp.tasks.batching import pad_right
 from lightning_interp.tasks.encoding import encode_sentences
 from tests.toy import Sequences, Tagger, loader, timeless, trainer
@@ -357,3 +358,67 @@ def test_what_does_not_fit_stops_the_run_before_it_starts(
     with pytest.raises(ValueError, match=message):
         fit(tmp_path, [ConfidenceCalibration(**options)], model)
     assert model.global_step == 0
+
+
+# ------------------------------------------------- what models give in place of two logits
+
+
+class Shown(nn.Module):
+    """Puts out what it is given, in another form."""
+
+    def __init__(self, form: Any) -> None:
+        super().__init__()
+        self.form = form
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.form(x)
+
+
+@pytest.mark.parametrize(
+    ("form", "targets", "arguments"),
+    [
+        (lambda x: x[:, None], lambda y: y, {}),
+        (lambda x: x, lambda y: y.float(), {}),
+        (lambda x: x[:, None], lambda y: y.bool()[:, None], {}),
+        (lambda x: torch.stack([0 * x, x], 1).softmax(-1), lambda y: y, {"scores": "probabilities"}),
+        (lambda x: torch.stack([0 * x, x], 1).log_softmax(-1), lambda y: y, {}),
+        (lambda x: x.sigmoid(), lambda y: y.double(), {"scores": "probabilities"}),
+    ],
+    ids=["(B, 1)", "(B,) floats", "(B, 1) booleans", "softmax", "log-softmax", "sigmoid"],
+)
+def test_every_form_of_two_classes_reads_alike(form: Any, targets: Any, arguments: dict[str, Any]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = 3 * torch.randn(64, generator=generator)
+    y = (torch.rand(64, generator=generator) < x.sigmoid()).long()
+    found = []
+    for shown, right, more in (
+        (lambda x: torch.stack([0 * x, x], 1), y, {}),
+        (form, targets(y), arguments),
+    ):
+        callbacks = [
+            ConfidenceCalibration({"head": ""}, target=1, **more),
+            AcquisitionByClass(Predictions("", target=1, **more), names=["no", "yes"]),
+        ]
+        batches = [(x[k : k + 16], right[k : k + 16]) for k in range(0, 64, 16)]
+        found.append(analyze(Shown(shown), batches, callbacks))
+    assert found[0].keys() == found[1].keys()
+    assert {"ece/head", "brier/head", "class_loss/model/yes"} <= found[0].keys()
+    for key, value in found[0].items():
+        assert found[1][key] == pytest.approx(value, abs=1e-5), key
+
+
+def test_a_softmax_that_is_not_told_is_an_error() -> None:
+    x, y = torch.randn(32, 4), torch.arange(32) % 4
+    batches = [(x, y)]
+    for callback in (
+        ConfidenceCalibration({"head": ""}, target=1),
+        AcquisitionByClass("", target=1, names=4),
+    ):
+        with pytest.raises(ValueError, match="they are probabilities: say `scores='probabilities'`"):
+            analyze(Shown(lambda x: x.softmax(-1)), batches, callback)
+    with pytest.raises(ValueError, match="`scores` says how to read logits, but `confidence` reads all by itself"):
+        ConfidenceCalibration("head", scores="logits", confidence=lambda batch, output: output)
+    with pytest.raises(ValueError, match="`scores` must be 'logits' or 'probabilities', got 'odds'"):
+        ConfidenceCalibration("head", scores="odds")
+    with pytest.raises(ValueError, match=r"`scores` belongs to `site` where that is Predictions"):
+        AcquisitionByClass(Predictions("head"), scores="logits", names=2)

@@ -26,9 +26,8 @@ from torch.utils.data import (
     SubsetRandomSampler,
 )
 
-import lightning_interp.callbacks.layer_probe as module
 from lightning_interp import LayerProbe, RepresentationStructure, analyze
-from lightning_interp.probing.random_weights import random_weights
+from lightning_interp.probing.random_weights import RandomBaseline, random_weights
 from tests.toy import Sequences, Tagger, loader, timeless, trainer
 
 APART = (0.0, 0.5, 2.0, 1.0)
@@ -228,6 +227,8 @@ def test_a_model_without_words(tmp_path: Path) -> None:
     assert found["probe_accuracy/hidden/class"] > 0.9
     assert found["probe_baseline/hidden/class"] > 0.9
     assert not any(key.startswith(("selectivity", "best_layer")) for key in found)
+    with pytest.raises(ValueError, match=r"shows no token ids by itself.*in images, give `types=None`"):
+        analyze(model, batches, LayerProbe({"hidden": "1"}, labels={"class": 1}))
 
 
 def test_beside_another_callback_on_the_same_site(tmp_path: Path) -> None:
@@ -244,11 +245,13 @@ def test_beside_another_callback_on_the_same_site(tmp_path: Path) -> None:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seeds: list[int] = []
 
-    def drawn(model: nn.Module, seed: int, fresh: Any) -> Any:
-        seeds.append(seed)
-        return random_weights(model, seed, fresh)
+    installed = RandomBaseline.installed
 
-    monkeypatch.setattr(module, "random_weights", drawn)
+    def drawn(self: RandomBaseline, model: nn.Module, seed: int, name: str) -> Any:
+        seeds.append(seed)
+        return installed(self, model, seed, name)
+
+    monkeypatch.setattr(RandomBaseline, "installed", drawn)
     return seeds
 
 
@@ -280,14 +283,41 @@ def test_no_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any("baseline" in key for key in callback.logged_keys(Tagger()))
 
 
-def test_weights_that_nothing_draws_are_an_error_in_the_rehearsal(tmp_path: Path) -> None:
-    class Own(Tagger):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(8))
+class Own(Tagger):
+    """With a parameter of its own."""
 
-    with pytest.raises(ValueError, match="'scale'"):
-        fit(tmp_path, [probes()], Own())
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8))
+
+
+def test_weights_that_nothing_draws_are_told_once_and_in_the_settings(tmp_path: Path) -> None:
+    callback = probes()
+    with pytest.warns(UserWarning, match=r"LayerProbe: nothing draws the parameters \['scale'\] of Own") as told:
+        fit(tmp_path, [callback], Own(), max_epochs=2)
+    assert len([one for one in told if "nothing draws" in str(one.message)]) == 1
+    assert callback.settings()["baseline"] is True
+    assert callback.settings()["baseline_shuffled"] == "scale"
+    assert any(key.startswith("probe_above_baseline/") for key in callback.reading)
+
+
+def test_a_baseline_that_cannot_be_had_ends_a_run_only_where_it_was_asked_for(tmp_path: Path) -> None:
+    def quantised() -> Tagger:
+        model = Own()
+        model.codes = nn.Parameter(torch.zeros(3, dtype=torch.int8), requires_grad=False)
+        return model
+
+    callback = probes()
+    with pytest.warns(UserWarning, match="LayerProbe reads without a baseline.*'codes'.*`baseline=False`") as told:
+        fit(tmp_path / "unasked", [callback], quantised(), max_epochs=2)
+    assert len([one for one in told if "without a baseline" in str(one.message)]) == 1
+    assert not [one for one in told if "cannot be told from this reading" in str(one.message)]
+    assert len(callback.history) == 2
+    assert not any("baseline" in key for key in callback.reading)
+    assert any(key.startswith("probe_accuracy/") for key in callback.reading)
+    assert callback.settings()["baseline"] is False
+    with pytest.raises(ValueError, match="'codes'"):
+        fit(tmp_path / "asked", [probes(baseline=True)], quantised())
 
 
 # ------------------------------------------------- resuming

@@ -214,14 +214,34 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sentences": [["a b", "c"]]}, "a word with a space"),
+        ({"sentences": [["a ", "c"]]}, "a word that begins or ends with a space"),
+        (
+            {"tokenizer": lambda text: [53 for _ in text.split()]},
+            "ids up to 53, but the largest embedding of ToyLM has 12 rows: they do not go together",
+        ),
         ({"sentences": [["a", ""]]}, "an empty sentence or word"),
         ({"tokenizer": lambda text: [1, 2]}, "2 ids for the 3 words"),
         ({"model": "no"}, "has no such module"),
         ({"special_tokens": "own"}, "needs a fast tokenizer"),
-        ({"baseline": True}, "nothing draws the parameters"),
     ],
 )
 def test_what_does_not_fit_the_model_is_told_before_training(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         analyze(LanguageModel(), data(4), probe(**arguments))
+
+
+def test_a_baseline_that_cannot_be_had_ends_a_run_only_where_it_was_asked_for(tmp_path: Path) -> None:
+    def quantised() -> LanguageModel:
+        model = LanguageModel()
+        model.lm.codes = nn.Parameter(torch.zeros(3, dtype=torch.int8), requires_grad=False)
+        return model
+
+    callback = probe(baseline=None)
+    with pytest.warns(UserWarning, match="Norms reads without a baseline.*'codes'") as told:
+        trainer(tmp_path, [callback], max_epochs=2).fit(quantised(), data(), data(8))
+    assert len([one for one in told if "without a baseline" in str(one.message)]) == 1
+    assert len(callback.history) == 2
+    assert "norm/embedding" in callback.reading
+    assert not any("baseline" in key for key in callback.reading)
+    with pytest.raises(ValueError, match="'codes'"):
+        analyze(quantised(), data(4), probe(baseline=True))

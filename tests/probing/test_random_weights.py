@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model, GPT2PreTrainedModel, LlamaConfig, LlamaForCausalLM
 
+from lightning_interp.compat import pl
 from lightning_interp.models import Seq2SeqModule
-from lightning_interp.probing.random_weights import random_weights
+from lightning_interp.probing.random_weights import RandomBaseline, random_weights
 
 
 class Scale(nn.Module):
@@ -80,14 +81,191 @@ def test_weights_come_back_after_an_error() -> None:
     assert torch.equal(model.weight, before)
 
 
-def test_what_nothing_draws_is_named_and_the_weights_are_put_back() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), Scale())
+CONFIG = GPT2Config(vocab_size=20, n_positions=16, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2)
+
+
+class Head(GPT2PreTrainedModel):
+    """A head of one's own on a model of transformers, with one more argument."""
+
+    def __init__(self, config: GPT2Config, classes: int) -> None:
+        super().__init__(config)
+        self.transformer = GPT2Model(config)
+        self.head = nn.Linear(400, classes)
+        self.post_init()
+
+
+class Nano(nn.Module):
+    """After the pattern of transformers, and no more than that."""
+
+    def __init__(self, config: dict[str, int], vocabulary: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(vocabulary, config["width"])
+        self.layer = nn.Linear(config["width"], 64)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=5.0)
+
+
+class Adapted(nn.Module):
+    """What peft puts in the place of a layer."""
+
+    adapter_layer_names = ("lora_A", "lora_B")
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(16, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(2, 48, bias=False)})
+
+    def reset_lora_parameters(self, adapter_name: str, init_lora_weights: bool) -> None:
+        assert init_lora_weights
+        nn.init.kaiming_uniform_(self.lora_A[adapter_name].weight)
+        nn.init.zeros_(self.lora_B[adapter_name].weight)
+
+
+def adapted() -> nn.Module:
+    model = GPT2LMHeadModel(CONFIG)
+    for block in model.transformer.h:
+        block.attn.c_attn = Adapted(block.attn.c_attn)
+    return model
+
+
+class Patches(pl.LightningModule):
+    """Parameters of its own: one that it draws, one that is constant, and one from a file."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = nn.Linear(width, width)
+        self.token = nn.Parameter(torch.randn(width))
+        self.gain = nn.Parameter(torch.full((width,), 0.5))
+        self.loaded = nn.Parameter(torch.arange(float(width)))
+
+
+@pytest.mark.parametrize(
+    ("make", "spread"),
+    [
+        (lambda: Head(CONFIG, 50), {"head.weight": 0.02, "transformer.h.0.mlp.c_fc.weight": 0.02}),
+        (lambda: Nano({"width": 64}, 100), {"layer.weight": 5.0, "embedding.weight": 1.0}),
+        (
+            adapted,
+            {
+                "transformer.h.0.attn.c_attn.base_layer.weight": 0.02,
+                "transformer.h.1.attn.c_attn.lora_B.default.weight": 0.0,
+                "transformer.h.1.attn.c_attn.lora_A.default.weight": (2 / 16) ** 0.5,
+                "transformer.h.0.mlp.c_proj.weight": 0.01,
+                "transformer.wte.weight": 0.02,
+            },
+        ),
+    ],
+    ids=["head", "nano", "adapters"],
+)
+def test_a_class_whose_constructor_takes_more_draws_as_it_says(make, spread: dict[str, float]) -> None:
+    model = trained(make())
     before = state(model)
-    with pytest.raises(ValueError, match=r"'1\.gain'"), random_weights(model):
+    with random_weights(model, seed=2) as shuffled:
+        within = dict(model.named_parameters())
+        assert shuffled == ()
+        for name, expected in spread.items():
+            found = within[name]
+            assert float(found.square().mean().sqrt()) == pytest.approx(expected, rel=0.25), name
+    assert all(torch.equal(tensor, before[key]) for key, tensor in state(model).items())
+
+
+def test_weights_that_were_loaded_are_drawn_all_the_same() -> None:
+    model = trained(Head(CONFIG, 50))
+    for one in (*model.parameters(), *model.modules()):
+        one._is_hf_initialized = True
+    with random_weights(model):
+        assert float(model.head.weight.mean()) == pytest.approx(0.0, abs=0.01)
+    assert all(one._is_hf_initialized for one in (*model.parameters(), *model.modules()))
+
+
+def told(model: nn.Module, message: str) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """The random weights, which come with a warning, and what of them was shuffled."""
+    with pytest.warns(UserWarning, match=message), random_weights(model) as shuffled:
+        return state(model), shuffled
+
+
+def test_saved_hyperparameters_give_what_no_method_draws() -> None:
+    model = trained(Patches(40))
+    within, shuffled = told(model, r"nothing draws the parameters \['loaded'\] of Patches")
+    assert shuffled == ("loaded",)
+    assert float(within["token"].mean()) == pytest.approx(0.0, abs=0.5)
+    assert bool((within["gain"] == 0.5).all())
+    # The same twice, and no constant: it may come from a file, and would be no random weight.
+    assert within["loaded"].tolist() != (torch.arange(40.0) + 3).tolist()
+    assert within["loaded"].sort().values.tolist() == (torch.arange(40.0) + 3).tolist()
+
+
+def test_of_what_nothing_draws_the_entries_are_shuffled_and_named_and_put_back() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), Scale())
+    model[1].gain = nn.Parameter(torch.arange(50.0))
+    before = state(model)
+    within, _ = told(model, r"'1\.gain'.*`baseline=lambda: …`.*`baseline=False`")
+    assert within["1.gain"].sort().values.tolist() == list(range(50))
+    assert within["1.gain"].tolist() != list(range(50))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in state(model).items())
+    with random_weights(model, fresh=lambda: {**before, "0.weight": before["0.weight"] + 1}) as shuffled:
+        assert shuffled == ()
+        assert torch.equal(model[0].weight, before["0.weight"] + 1)
+
+
+class Rude(nn.Linear):
+    """Puts another tensor where its own was, leaves a mark, and then fails."""
+
+    drawn = 0
+
+    def reset_parameters(self) -> None:
+        if hasattr(self, "ready"):
+            self.drawn += 1
+            self.weight = nn.Parameter(torch.full_like(self.weight, 0.25))
+            self.bias.data = torch.full_like(self.bias, 0.5).double().float()
+            raise KeyError("a foreign error")
+        super().reset_parameters()
+
+
+def test_what_foreign_code_replaces_is_put_back() -> None:
+    model = Rude(3, 3)
+    model.ready = True
+    weight, bias, storage = model.weight, model.bias, model.bias.data_ptr()
+    before = state(model)
+    with random_weights(model):
+        assert model.weight is weight  # an optimizer knows this one
+        assert model.weight.tolist() == [[0.25] * 3] * 3
+        assert model.bias.tolist() == [0.5] * 3
+    assert model.weight is weight
+    assert model.bias is bias
+    assert model.bias.data_ptr() == storage
+    assert model.drawn == 0
+    assert all(torch.equal(tensor, before[key]) for key, tensor in state(model).items())
+
+
+def test_quantised_weights_have_no_baseline() -> None:
+    model = nn.Linear(2, 2)
+    model.codes = nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
+    before = state(model)
+    message = r"Linear has no baseline.*'codes'\] are torch.uint8.*`baseline=False`"
+    with pytest.raises(ValueError, match=message), random_weights(model):
         pass
     assert all(torch.equal(tensor, before[key]) for key, tensor in state(model).items())
-    with random_weights(model, fresh=lambda: nn.Sequential(nn.Linear(2, 2), Scale())):
-        assert not torch.equal(model[0].weight, before["0.weight"])
+
+
+def test_a_baseline_that_was_asked_for_is_an_error_where_it_fails() -> None:
+    for asked in (True, dict):
+        with pytest.raises(KeyError, match="no"):
+            RandomBaseline(asked).give_up(KeyError("no"), "Probe")
+    unasked = RandomBaseline(None)
+    with pytest.warns(UserWarning, match="Probe reads without a baseline of random weights, since it failed: KeyError"):
+        unasked.give_up(KeyError("no"), "Probe")
+    assert unasked.settings() == {"baseline": False}
+    again = RandomBaseline(None)
+    again.load_state_dict(unasked.state_dict())
+    assert not again.wanted
+    with pytest.raises(ValueError, match=r"`baseline` must be True, False, None or a function.*got 'no'"):
+        RandomBaseline("no")  # type: ignore[arg-type]
 
 
 def test_a_fresh_model_of_other_shapes_is_refused() -> None:

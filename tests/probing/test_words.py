@@ -59,6 +59,41 @@ def test_a_token_with_the_space_before_a_word_belongs_to_the_word(words: list[st
     assert units.unit.tolist() == [-1, *letters]
 
 
+SPACED = ["il", "a", "20 000", "chats", "gi\u00e1o vi\u00ean", "3\u00a0000"]
+
+
+def test_words_with_spaces_are_words() -> None:
+    """As treebanks have them; of one id a word, of one a part of it, and of tokenizers that tell where tokens stand."""
+    by_blanks = [0, 1, 2, 2, 3, 4, 4, 5, 5]
+    for encode, expected in (
+        (lambda text: [len(part) for part in text.split()], by_blanks),
+        (lambda text: [len(part) for part in text.split(" ")], [0, 1, 2, 2, 3, 4, 4, 5]),
+        (lambda text: [1] * len(SPACED), list(range(len(SPACED)))),
+    ):
+        (units,) = encode_units(encode, [SPACED])
+        assert (units.unit.tolist(), units.number) == (expected, len(SPACED))
+    inner = word_pieces().backend_tokenizer
+    for tokenizer in (word_pieces(), inner):
+        (units,) = encode_units(tokenizer, [["ab c", "king", "d"]])
+        assert units.unit.tolist() == [0, 0, 0, 1, 2]
+    letters = byte_pairs()
+    (units,) = encode_units(letters, [["ab c", "d"]])
+    assert units.unit.tolist() == [-1, 0, 0, 0, 0, 1, 1]
+    for word in (" a", "a ", "\u00a0a"):
+        with pytest.raises(ValueError, match="a word that begins or ends with a space"):
+            encode_units(word_pieces(), [["king", word]])
+
+
+def test_a_tokenizer_of_the_package_tokenizers_is_read_as_that_of_transformers() -> None:
+    inner = word_pieces().backend_tokenizer
+    texts = [["king", "ab"], "ab king"]
+    for special in ("bos", "own"):
+        pairs = zip(encode_units(inner, texts, special), encode_units(word_pieces(), texts, special), strict=True)
+        for found, expected in pairs:
+            assert found.ids.tolist() == expected.ids.tolist()
+            assert found.unit.tolist() == expected.unit.tolist()
+
+
 def test_known_words_are_one_piece() -> None:
     (units,) = encode_units(word_pieces(), [["king", "b", "king"]])
     assert units.unit.tolist() == [0, 1, 2]

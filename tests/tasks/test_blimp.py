@@ -131,9 +131,9 @@ def test_nothing_there(tmp_path: Path) -> None:
         read_blimp(tmp_path / "blimp")
     with pytest.raises(ValueError, match="has no minimal pairs"):
         read_blimp(tmp_path)
-    (tmp_path / "blimp.zip").write_text("")
+    (tmp_path / "blimp.rar").write_text("")
     with pytest.raises(ValueError, match=r"it must be a folder, a \.jsonl file"):
-        read_blimp(tmp_path / "blimp.zip")
+        read_blimp(tmp_path / "blimp.rar")
 
 
 def test_only_equal_sentences(tmp_path: Path) -> None:
