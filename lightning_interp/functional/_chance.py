@@ -28,6 +28,7 @@ def chance_spread(levels: Tensor, expected: Tensor | None = None) -> Tensor:
         A scalar; NaN for fewer draws than two, or than one where the level is known.
 
     Example:
+        >>> import torch
         >>> round(float(chance_spread(torch.tensor([1.0, 2.0, 3.0]))), 4)
         1.3029
 

@@ -16,7 +16,7 @@ from reference.structure import measures
 from reference.units import exchanged, unit_of_rows
 
 from lightning_interp.functional.soft import reference_points, vmf_temperature
-from lightning_interp.metrics import BinnedStructure, SoftStructure
+from lightning_interp.metrics import BinnedStructure, ClassSeparation, SoftStructure
 from lightning_interp.metrics._plan import make_plan
 from lightning_interp.metrics._units import check_units, dealt_rows, unit_of
 
@@ -101,6 +101,43 @@ def test_the_spread_of_chance_is_that_of_value_minus_chance(shuffles: int) -> No
         said.append(float(values["disentanglement_chance/x/sd"]))
     ratio = float(torch.tensor(above).std() / torch.tensor(said).mean())
     assert ratio == pytest.approx(1.0, abs=0.1)  # of 400 draws its own error is .04
+
+
+@pytest.mark.parametrize("length", [1, 4, 16, 49])
+@pytest.mark.parametrize("kind", KINDS)
+def test_separation_of_labels_that_mean_nothing_is_at_chance(kind: str, length: int) -> None:
+    found: dict[str, list[float]] = {}
+    for seed in range(16):
+        cloud = Cloud(kind, length, seed, ragged=seed % 2 == 0)
+        metric = ClassSeparation(["x"], shuffles=8, max_rows=600)
+        values = cloud.feed(metric)
+        assert metric.units_used == {"x": "sample" if length == 1 and kind == "position" else kind}
+        for measure in ("silhouette", "knn_purity"):
+            above, level = values[f"{measure}_above_chance/x"], values[f"{measure}_chance/x"]
+            assert above == pytest.approx(values[f"{measure}/x"] - level)
+            found.setdefault(measure, []).append(above / values[f"{measure}_chance/x/sd"])
+    for measure, scores in found.items():
+        values = torch.tensor(scores)
+        assert abs(float(values.mean())) < 4 * 1.18 / math.sqrt(16), measure
+        assert 0.5 < float(values.std()) < 2.0, measure
+
+
+def test_neighbours_of_the_own_sample_would_make_any_labels_pure() -> None:
+    cloud = Cloud("sample", 16, 0, ragged=False)
+    of_position = cloud.feed(ClassSeparation(["x"], units={"x": "position"}))
+    assert of_position["knn_purity/x"] > 0.7
+    of_sample = cloud.feed(ClassSeparation(["x"]))
+    assert of_sample["knn_purity/x"] == pytest.approx(of_sample["knn_purity_chance/x"], abs=0.1)
+    # The silhouette is one number, whatever labels belong to; what it is by chance is not.
+    assert of_sample["silhouette/x"] == of_position["silhouette/x"]
+    assert of_position["silhouette_above_chance/x"] > 2 * of_sample["silhouette_above_chance/x"]
+
+
+def test_the_sample_of_rows_is_of_nearly_all_samples() -> None:
+    metric = ClassSeparation(["x"], max_rows=300)
+    Cloud("sample", 49, 0, samples=100).feed(metric)
+    assert metric.units_used == {"x": "sample"}
+    assert len((metric.sample.key >> 20).unique()) > 85
 
 
 # ------------------------------------------------- the levels themselves
