@@ -36,14 +36,20 @@ def check_units(units: Mapping[str, str] | None, names: Sequence[str], built_in:
 
 
 def unit_of(
-    name: str, labels: Tensor, has: Tensor, samples: Tensor, words: Tensor | None, given: str | None = None
+    name: str,
+    labels: Tensor,
+    has: Tensor,
+    samples: Tensor,
+    words: Tensor | None,
+    given: str | None = None,
+    numbers: bool = False,
 ) -> Unit:
     """What the labels of a set belong to: as the user says, else told from the rows of all ranks.
 
     Labels that are the same at all rows of a sample belong to samples, where some sample has several rows. Else labels
     that are the same wherever a word type occurs belong to words, where types recur and some label has several of them:
-    with one label a type the set is the words themselves. Where a sample holds one type only, its word decides. All
-    others belong to positions. With one row a sample, that is the sample.
+    with one label a type the set is the words themselves, unless labels are numbers. Where each sample holds one type,
+    words decide. All others belong to positions. With one row a sample, that is the sample.
 
     Args:
         name: Of the label set, for errors.
@@ -52,6 +58,7 @@ def unit_of(
         samples: Sample of each row, int64 (N,).
         words: Word type of each row, int64 (N,), negative where there is none; ``None`` where types are not known.
         given: The unit that the user says.
+        numbers: Whether labels are numbers, of which each word may have its own.
 
     Raises:
         ValueError: If labels are not constant within the unit that the user says, or words are not known.
@@ -81,7 +88,8 @@ def unit_of(
             raise ValueError(
                 f"`units[{name!r}]` is 'word', but {name!r} differs between occurrences of one word: it is 'position'."
             )
-        if constant and (given == "word" or (number < rows and len(torch.unique(sub, dim=0)) < number)):
+        shared = numbers or len(torch.unique(sub, dim=0)) < number
+        if constant and (given == "word" or (number < rows and shared)):
             return Unit("word", words)
     if of_sample:
         return Unit("sample", samples)
