@@ -59,6 +59,12 @@ class ReadBatch:
             found[name] = self.tokens if name == "token" else built_in_labels(name, self.tokens, self.context)
         return found
 
+    def labels_if_there(self, names: Sequence[str], length: int, calls: int = 1) -> dict[str, Tensor]:
+        """Those of some label sets that are formed from tokens, where there is a token for each vector of a call."""
+        if self.tokens is None or self.tokens.shape[1] * calls != length:
+            return {}
+        return {name: torch.cat([value] * calls, dim=1) for name, value in self.labels(names).items()}
+
 
 class BatchReader:
     """Finds token ids, mask and labels in a batch.

@@ -150,6 +150,7 @@ class RepresentationMetrics(ValidationAnalysis):
         self._collecting: dict[str, FixedSample] = {}
         self._collected: dict[str, Sample] = {}
         self._dims: dict[str, int] = {}
+        self._units: dict[str, dict[str, str]] = {}
 
     def _reset(self) -> None:
         super()._reset()
@@ -271,11 +272,13 @@ class RepresentationMetrics(ValidationAnalysis):
         shown = self._shown_label(read, z.shape[1], len(parts)) if self._collecting else None
         wanted = [*self._reader.names, *([shown] if shown and shown not in self._reader.names else [])]
         mask, labels = _aligned(site, z, read, read.labels(wanted), calls=len(parts))
+        extra = [name for metric in self.metrics.values() for name in getattr(metric, "needs_if_there", ())]
+        labels |= read.labels_if_there([name for name in extra if name not in labels], z.shape[1], len(parts))
         self._dims[site] = z.shape[-1]
         positions = selection.positions.to(z.device)
         if self._collecting:
             self._collecting[site].update(z, mask, labels[shown] if shown else None, positions)
-            labels = {name: labels[name] for name in self._reader.names}
+            labels = {name: labels[name] for name in (*self._reader.names, *extra) if name in labels}
         for name, wants in self._wants.items():
             metric = self._metrics[site, name]
             if metric.device != z.device:
@@ -303,6 +306,8 @@ class RepresentationMetrics(ValidationAnalysis):
             found = metric.compute()
             for measure, value in (found if isinstance(found, Mapping) else {name: found}).items():
                 values[site_key(measure, site)] = value
+            for labels, unit in getattr(metric, "units_used", {}).items():
+                self._units.setdefault(labels, {})[site] = unit
         values |= {site_key("nonfinite", site): count for site, count in self._omitted.items()}
         if self._collecting:
             self._collected = {site: run(one.steps(), self.group) for site, one in self._collecting.items()}
@@ -310,12 +315,17 @@ class RepresentationMetrics(ValidationAnalysis):
         return values
 
     def settings(self) -> Settings:
-        """How readings are taken: arguments, those of the metrics, and the dimension of each site."""
+        """How readings are taken: arguments, also of the metrics; what labels belong to; the dimension of each site."""
         found: Settings = {"labels": json.dumps(list(self._reader.names))} if self._reader.names else {}
         found |= arguments(self, *self.metrics.values(), self._reader, leave_out=self._outward)
         for name, metric in self.metrics.items():
             own = arguments(metric)
             found |= {f"{name}/{key}": value for key, value in own.items() if key not in found}
+        for labels, units in self._units.items():
+            if len(set(units.values())) == 1:
+                found[f"units/{labels}"] = next(iter(units.values()))
+            else:
+                found |= {f"units/{site}/{labels}": unit for site, unit in units.items()}
         return found | {f"dimension/{site}": dim for site, dim in self._dims.items()}
 
     # ------------------------------------------------- pictures
