@@ -119,8 +119,8 @@ class LayerProbe(RepresentationMetrics):
 
     Example:
         >>> callback = LayerProbe({"encoder": "model.encoder"}, labels={"pos": "pos_ids"}, targets=["depth"])
-        >>> callback.logged_keys()[:4]  # doctest: +NORMALIZE_WHITESPACE
-        ['probe_accuracy/encoder/pos', 'selectivity/encoder/pos', 'probe_r2/encoder/depth', 'selectivity/encoder/depth']
+        >>> callback.logged_keys()[:3]
+        ['probe_accuracy/encoder/pos', 'probe_above_chance/encoder/pos', 'selectivity/encoder/pos']
 
     """
 
