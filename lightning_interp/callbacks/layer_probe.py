@@ -34,33 +34,36 @@ __all__ = ["LayerProbe"]
 
 Named = Sequence[str] | Mapping[str, LabelSource]
 _SITE = "<site>"
-_LEVELS = ("probe_baseline", "probe_majority")
 
 
 class LayerProbe(RepresentationMetrics):
     r"""Reads with linear probes what a layer's representations make readable: labels (POS, class, number) and numbers.
 
     Every reading fits new probes in closed form: ridge regression, for labels a ridge classifier, on words held out by
-    type (:class:`~lightning_interp.metrics.LinearProbe` says how). Folds, control labels and the rows that are read are
+    type, or whole samples where labels belong to samples (:class:`~lightning_interp.metrics.LinearProbe` says how).
+    Folds, control labels and the rows that are read are
     the same at every reading, so that differences are the model's. Probes live here and never on the module.
 
-    Beside each value stand what it must beat: the most frequent label; the same probe on the model with fresh random
-    weights, read once, at the first reading; and a control task of random labels per word type
-    (Hewitt & Liang 2019, arXiv 1909.03368), with selectivity = accuracy − control accuracy, both on held-out samples.
-    With fewer word types than dimensions a probe learns any labels of words, and selectivity is near 0 whatever a layer
-    holds.
+    Beside each value stand what it must beat: the same probe of labels dealt out anew, which is what it gets where
+    there is nothing to read; the same probe on the model with fresh random weights, read once, at the first reading;
+    and a control task of random labels per word type (Hewitt & Liang 2019, arXiv 1909.03368), with selectivity =
+    accuracy − control accuracy, both on held-out samples. With fewer word types than dimensions a probe learns any
+    labels of words, and selectivity is near 0 whatever a layer holds.
 
     ========================================  =======  ===============================================================
     key                                       level    what it is
     ========================================  =======  ===============================================================
     ``probe_accuracy/<site>/<labels>``        summary  share of rows whose label is read, of words not seen
     ``probe_r2/<site>/<target>``              summary  share of the variance that is read, of words not seen
+    ``probe_above_chance/<site>/<name>``      summary  the same less that of labels dealt out anew
     ``probe_above_baseline/<site>/<name>``    summary  the same less that of random weights
     ``selectivity/<site>/<name>``             summary  ``probe_seen`` less ``probe_control``
     ``best_layer/<name>``                     summary  number of the site where most is read, from 0, first of equals
     ``centre_of_gravity/<name>``              summary  mean number of the sites, weighted by what is read above b;
                                                        conditional
     ``codelength/<site>/<labels>``            summary  online codelength, bits a label; if ``codelength``
+    ``probe_chance/<site>/<name>``            full     accuracy or R² of labels dealt out anew
+    ``probe_chance/<site>/<name>/sd``         full     spread of ``probe_above_chance`` where there is nothing to read
     ``probe_baseline/<site>/<name>``          full     accuracy or R² with random weights
     ``probe_seen/<site>/<name>``              full     accuracy or R² on held-out samples, whose words recur
     ``probe_control/<site>/<name>``           full     the same of the control task
@@ -75,7 +78,8 @@ class LayerProbe(RepresentationMetrics):
     ``best_layer`` and ``centre_of_gravity`` are there for several sites, which are numbered in the order given, globs
     in the order of the model. The centre of gravity is
     :math:`\sum_\ell \ell\, g_\ell / \sum_\ell g_\ell` with :math:`g_\ell = \max(s_\ell - b_\ell, 0)`, s being accuracy
-    or R² and b the largest of that with random weights, the majority's share and 0 (after Tenney et al. 2019, arXiv
+    or R² and b the larger of that with random weights and the level of chance; without ``shuffles`` the largest of that
+    with random weights, the majority's share and 0 (after Tenney et al. 2019, arXiv
     1905.05950, who weight by a learned mixture). It is undefined, and not logged, where nothing is above b.
 
     Values are undefined where fewer than three word types or two labels are left.
@@ -88,8 +92,10 @@ class LayerProbe(RepresentationMetrics):
         targets: Numbers to be read, given alike; several columns a position are one target.
         types: The label set that says which word stands at a position: ``"token"``, or a batch key (lemmas).
             ``None`` where there are no words, as for images: samples are held out, and there is no control task.
-        folds, alphas, min_count, max_classes, control, codelength, max_rows: See
+        folds, alphas, min_count, max_classes, control, codelength, max_rows, shuffles: See
             :class:`~lightning_interp.metrics.LinearProbe`.
+        units: ``{name: "sample" | "word" | "position"}``: what is read belongs to these. Told from the data where it is
+            not said; the settings have it as ``units/<name>``.
         baseline: ``True`` to read the model with random weights too, as its own classes draw them
             (:func:`~lightning_interp.probing.random_weights.random_weights`); or a function that makes the model anew
             or gives its state dict, ``lambda: MyModel(width=64)``; ``False`` for no baseline. By default as ``True``,
@@ -115,8 +121,8 @@ class LayerProbe(RepresentationMetrics):
 
     Example:
         >>> callback = LayerProbe({"encoder": "model.encoder"}, labels={"pos": "pos_ids"}, targets=["depth"])
-        >>> callback.logged_keys()[:4]  # doctest: +NORMALIZE_WHITESPACE
-        ['probe_accuracy/encoder/pos', 'selectivity/encoder/pos', 'probe_r2/encoder/depth', 'selectivity/encoder/depth']
+        >>> callback.logged_keys()[:3]
+        ['probe_accuracy/encoder/pos', 'probe_above_chance/encoder/pos', 'selectivity/encoder/pos']
 
     """
 
@@ -137,6 +143,8 @@ class LayerProbe(RepresentationMetrics):
         data: Iterable[Any] | None = None,
         forward: Callable[[nn.Module, Any], Any] | None = None,
         seed: int = 0,
+        units: Mapping[str, str] | None = None,
+        shuffles: int = 3,
         **kwargs: Any,
     ) -> None:
         for name, value in (("labels", labels), ("targets", targets)):
@@ -154,6 +162,8 @@ class LayerProbe(RepresentationMetrics):
             codelength=codelength,
             max_rows=max_rows,
             seed=seed,
+            units=units,
+            shuffles=shuffles,
         )
         super().__init__({"probe": probe}, sites, labels={**_sources(labels), **_sources(targets)}, **kwargs)
         _check_data(data)
@@ -317,14 +327,17 @@ class LayerProbe(RepresentationMetrics):
         found: dict[str, float] = {}
         for name in self.names:
             scores = [float(values[self._score(site, name)]) for site in sites]
-            levels = [max(0.0, *(self._level(what, site, name, values) for what in _LEVELS)) for site in sites]
+            levels = [self._level(site, name, values) for site in sites]
             found[f"best_layer/{name}"] = best_layer(scores)
             found[f"centre_of_gravity/{name}"] = centre_of_gravity(scores, levels)
         return found
 
-    def _level(self, what: str, site: str, name: str, values: Mapping[str, Tensor | float]) -> float:
-        found = float(values.get(site_key(f"{what}/{name}", site), 0.0))
-        return 0.0 if math.isnan(found) else found
+    def _level(self, site: str, name: str, values: Mapping[str, Tensor | float]) -> float:
+        """What is read where there is nothing, as far as it is known."""
+        measures = ["probe_baseline", "probe_chance" if self.probe.shuffles else "probe_majority"]
+        found = [float(values.get(site_key(f"{measure}/{name}", site), math.nan)) for measure in measures]
+        known = [level for level in found if not math.isnan(level)]
+        return max(known if self.probe.shuffles and known else [0.0, *known])
 
     # ------------------------------------------------- the probe set
 
@@ -419,6 +432,7 @@ class LayerProbe(RepresentationMetrics):
             copy = self.probe.clone()
             # Its controls would be those of the model.
             copy.control = copy.codelength = False
+            copy.shuffles = 0
             copy.process_group = self.group
             self._metrics[site, "probe"] = copy
         run(_together(partial(self._read_random, kept)), self.group)
@@ -498,6 +512,7 @@ class LayerProbe(RepresentationMetrics):
     def _curves_of(self, name: str) -> Figure:
         measures = {
             self._label(name): self.probe.score(name),
+            "above chance": "probe_above_chance",
             "above random weights": "probe_above_baseline",
             "selectivity": "selectivity",
             "control": "probe_control",

@@ -174,6 +174,7 @@ class RepresentationMetrics(ValidationAnalysis):
         self._collected: dict[str, Sample] = {}
         self._dims: dict[str, int] = {}
         self._how: dict[str, dict[str, str]] = {}
+        self._units: dict[str, dict[str, str]] = {}
 
     def _reset(self) -> None:
         super()._reset()
@@ -314,16 +315,17 @@ class RepresentationMetrics(ValidationAnalysis):
         return self._reader.count(batch)
 
     def _update(self, site: str, calls: list[Any], batch: Any, read: ReadBatch, selection: Selection) -> None:
-        rows = self._site_reader(site, calls, batch, read, self._reader.names, ("token",)).of(selection)
+        extra = [name for metric in self.metrics.values() for name in getattr(metric, "needs_if_there", ())]
+        rows = self._site_reader(site, calls, batch, read, self._reader.names, ("token", *extra)).of(selection)
         rows = self._site_reader.pooled(site, rows, self._reader.names)
         z, mask = rows.representations, rows.mask
-        labels = {name: rows.labels[name] for name in self._reader.names}
         assert rows.positions is not None
         self._dims[site] = z.shape[-1]
         positions = rows.positions.to(z.device)
         if self._collecting:
             named = [name for name in self._reader.names if name == "token" or name not in BUILT_IN_LABELS]
             self._collecting[site].update(z, mask, rows.labels.get([*named, "token"][0]), positions)
+        labels = {name: rows.labels[name] for name in (*self._reader.names, *extra) if name in rows.labels}
         for name, wants in self._wants.items():
             metric = self._metrics[site, name]
             if metric.device != z.device:
@@ -344,6 +346,8 @@ class RepresentationMetrics(ValidationAnalysis):
             found = metric.compute()
             for measure, value in (found if isinstance(found, Mapping) else {name: found}).items():
                 values[site_key(measure, site)] = value
+            for labels, unit in getattr(metric, "units_used", {}).items():
+                self._units.setdefault(labels, {})[site] = unit
         values |= {site_key("nonfinite", site): count for site, count in self._omitted.items()}
         if self._collecting:
             self._collected = {site: run(one.steps(), self.group) for site, one in self._collecting.items()}
@@ -351,7 +355,7 @@ class RepresentationMetrics(ValidationAnalysis):
         return values
 
     def settings(self) -> Settings:
-        """How readings are taken: arguments, those of the metrics, and how each site is read."""
+        """How readings are taken: arguments, also of the metrics; how sites are read, and what labels belong to."""
         found: Settings = {"labels": json.dumps(list(self._reader.names))} if self._reader.names else {}
         found |= arguments(self, *self.metrics.values(), self._reader, leave_out=self._outward)
         for name, metric in self.metrics.items():
@@ -359,6 +363,11 @@ class RepresentationMetrics(ValidationAnalysis):
             found |= {f"{name}/{key}": value for key, value in own.items() if key not in found}
         for site, how in self._how.items():
             found |= {f"{key}/{site}": value for key, value in how.items()}
+        for labels, units in self._units.items():
+            if len(set(units.values())) == 1:
+                found[f"units/{labels}"] = next(iter(units.values()))
+            else:
+                found |= {f"units/{site}/{labels}": unit for site, unit in units.items()}
         return found | {f"dimension/{site}": dim for site, dim in self._dims.items()}
 
     # ------------------------------------------------- pictures

@@ -53,19 +53,21 @@ class RepresentationDrift(RepresentationMetrics):
     on a fixed sample of positions, the same at every reading and on any number of ranks. Class separation is the
     silhouette (Rousseeuw 1987) and the purity of nearest neighbours on the same sample.
 
-    ========================================  =======  =============================================================
-    key                                       level    what it is
-    ========================================  =======  =============================================================
-    ``cka/<site>/first``                      summary  debiased CKA with the first reading of the run, at most 1
-    ``cka/<site>/previous``                   summary  with the reading before
-    ``silhouette/<site>/<labels>``            summary  mean silhouette, −1 to 1
-    ``knn_purity/<site>/<labels>``            summary  share of ``neighbors`` nearest that are of the same class
-    ``silhouette_chance/<site>/<labels>``     full     the same with labels shuffled
-    ``knn_purity_chance/<site>/<labels>``     full     the same with labels shuffled, exactly
-    ``rows/<site>``                           full     positions read
-    ``sampled_rows/<site>``                   full     of them, those that the measures above are of
-    ``nonfinite/<site>``                      full     positions left out as not finite
-    ========================================  =======  =============================================================
+    ============================================  =======  =============================================================
+    key                                           level    what it is
+    ============================================  =======  =============================================================
+    ``cka/<site>/first``                          summary  debiased CKA with the first reading of the run, at most 1
+    ``cka/<site>/previous``                       summary  with the reading before
+    ``silhouette/<site>/<labels>``                summary  mean silhouette, −1 to 1
+    ``knn_purity/<site>/<labels>``                summary  share of ``neighbors`` nearest that are of the same class
+    ``<measure>_above_chance/<site>/<labels>``    summary  silhouette, purity: value minus chance
+    ``silhouette_chance/<site>/<labels>``         full     the same with labels shuffled
+    ``knn_purity_chance/<site>/<labels>``         full     the same with labels shuffled, exactly
+    ``<measure>_chance/<site>/<labels>/sd``       full     spread of value minus chance, if labels carry nothing
+    ``rows/<site>``                               full     positions read
+    ``sampled_rows/<site>``                       full     of them, those that the measures above are of
+    ``nonfinite/<site>``                          full     positions left out as not finite
+    ============================================  =======  =============================================================
 
     The two ``cka`` are undefined, and not logged, at the first reading; ``cka/<site>/previous`` also outside of a fit.
     Positions can be compared only where samples are the same: a reading of others, or of the same in another order, is
@@ -81,14 +83,17 @@ class RepresentationDrift(RepresentationMetrics):
         labels: Label sets, of one class a position or sample: names, or a mapping that says where they are.
         max_rows: Positions in the sample, over all ranks.
         neighbors: Neighbours that purity looks at.
-        min_count: Classes with fewer positions in the sample are left out.
-        shuffles: Exchanges of labels for the chance level of the silhouette.
+        min_count: Classes of fewer units (samples, word types, positions) among these are left out.
+        shuffles: Exchanges of labels for the chance level of the silhouette and both spreads.
         align: How maps of several steps are laid over one another: ``"procrustes"``, each reading's own principal
             plane, moved onto the map before; or ``"first"``, the principal plane of the first reading for all of them.
         keep_readings: Readings whose sample is kept, evenly spread, the first and the last among them, for
             :meth:`to_last`; 2 is what ``cka`` needs.
         keep_dtype: ``"float32"`` or ``"float16"``, of what is kept.
         seed: Of the sample and of the shuffles.
+        units: ``{label set: "sample" | "word" | "position"}``: what its labels belong to. Shuffles are among these, and
+            positions of one's own sample or word are no neighbours. Told from the data where it is not said; the
+            settings have it as ``units/<labels>``.
         kwargs: Further arguments of :class:`~lightning_interp.callbacks.RepresentationMetrics` and
             :class:`~lightning_interp.callbacks.ValidationAnalysis`.
 
@@ -120,6 +125,7 @@ class RepresentationDrift(RepresentationMetrics):
         keep_readings: int = 2,
         keep_dtype: str = "float32",
         seed: int = 0,
+        units: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         if isinstance(labels, str):
@@ -137,6 +143,7 @@ class RepresentationDrift(RepresentationMetrics):
             min_count=min_count,
             shuffles=shuffles,
             seed=seed,
+            units=units,
         )
         names = kwargs.pop("label_names", None)
         # Maps have names too, so here they are for more than the projector.

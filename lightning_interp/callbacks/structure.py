@@ -43,7 +43,8 @@ class RepresentationStructure(RepresentationMetrics):
     ``regularity/<site>/<labels>``                       summary  about the label; nested sets: beyond their parent
     ``disentanglement/<site>/<labels>``                  summary  label against the rest of its set or parent, nats
     ``<measure>_above_chance/<site>/<labels>``           summary  value minus chance level (variation: full)
-    ``<measure>_chance/<site>/<labels>``                 full     mean over shuffled labels; ``…/sd`` its spread
+    ``<measure>_chance/<site>/<labels>``                 full     mean over shuffled labels
+    ``<measure>_chance/<site>/<labels>/sd``              full     spread of value minus chance, if labels carry nothing
     ``information/<site>/<labels>``                      full     over the positions whose label is kept
     ``parent_variation/<site>/<labels>``                 full     nested sets: within a parent, on the same rows
     ``coverage/<site>/<labels>``                         full     share of positions whose label is kept
@@ -71,6 +72,8 @@ class RepresentationStructure(RepresentationMetrics):
         floor_corrected: Subtract the entropy of single representations (soft).
         parents, min_count, average, regularity_unit, information_plane, shuffles, jackknife, seed: See
             :class:`lightning_interp.metrics.StructureMetric`.
+        units: ``{label set: "sample" | "word" | "position"}``: what its labels belong to, among which they are shuffled
+            and counted. Told from the data where it is not said; the settings have it as ``units/<labels>``.
         kwargs: Arguments of :class:`~lightning_interp.callbacks.RepresentationMetrics` and
             :class:`~lightning_interp.callbacks.ValidationAnalysis`.
 
@@ -108,6 +111,7 @@ class RepresentationStructure(RepresentationMetrics):
         shuffles: int = 3,
         jackknife: int = 0,
         seed: int = 0,
+        units: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         if estimator not in _ESTIMATORS:
@@ -124,6 +128,7 @@ class RepresentationStructure(RepresentationMetrics):
             "shuffles": shuffles,
             "jackknife": jackknife,
             "seed": seed,
+            "units": units,
         }
         metrics: dict[str, Metric] = {}
         if estimator != "binned":

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 __all__ = ["best_layer", "centre_of_gravity"]
 
 
+# A score that is above its level by less is at it, but for rounding.
+_ROUNDING = 1e-9
+
+
 def best_layer(scores: Sequence[float]) -> float:
     """The number of the layer with the largest score, from 0; the first of equal ones, NaN where none has a score.
 
@@ -45,6 +49,6 @@ def centre_of_gravity(scores: Sequence[float], levels: Sequence[float]) -> float
     """
     if len(scores) != len(levels):
         raise ValueError(f"`levels` must have one entry for each of {len(scores)} scores, got {len(levels)}.")
-    gains = [max(score - level, 0.0) if score > level else 0.0 for score, level in zip(scores, levels, strict=True)]
+    gains = [score - level if score > level + _ROUNDING else 0.0 for score, level in zip(scores, levels, strict=True)]
     total = sum(gains)
     return sum(place * gain for place, gain in enumerate(gains)) / total if total > 0 else math.nan

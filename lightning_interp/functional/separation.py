@@ -101,66 +101,82 @@ def _silhouettes(distances: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
     return values
 
 
-def knn_purity(distances: Tensor, labels: Tensor, k: int = 10) -> Tensor:
+def knn_purity(distances: Tensor, labels: Tensor, k: int = 10, units: Tensor | None = None) -> Tensor:
     r"""Share of a row's k nearest neighbours, itself left out, that are of its class, averaged over rows.
 
-    Of rows that tie for the last places each counts in part, as the mean over all orders of them: copies of one vector
-    have no order. Distances closer than a millionth of the mean count as tied.
+    Where a class belongs to a unit of several rows (the positions of one sample), other rows of the unit are no
+    neighbours: they are of its class by construction. Of rows that tie for the last places each counts in part, as the
+    mean over all orders of them: copies of one vector have no order. Distances closer than a millionth of the mean
+    count as tied.
 
     Args:
         distances: (N, N), from :func:`euclidean_distances` or any other distance.
-        labels: Class of each row, integers (N,).
-        k: Neighbours, 1 to N − 1.
+        labels: Class of each row, integers (N,). Or (S, N): S ways to deal them out.
+        k: Neighbours, 1 to N less the rows of the largest unit.
+        units: Unit of each row, integers (N,); each row is one of its own by default.
 
     Returns:
-        0 to 1, scalar in the dtype of the distances; compare with :func:`knn_purity_chance`.
+        0 to 1, scalar or (S,), in the dtype of the distances; compare with :func:`knn_purity_chance`.
 
     Raises:
         ValueError: If the shapes do not fit or ``k`` is out of range.
 
-    Cost: a ``topk`` of N² numbers.
+    Cost: a ``topk`` of N² numbers, and N² comparisons for each way to deal the classes out.
 
     Example:
         >>> d = euclidean_distances(torch.tensor([[0.0], [1.0], [10.0], [11.0]]))
         >>> float(knn_purity(d, torch.tensor([0, 0, 1, 1]), k=1)), float(knn_purity(d, torch.tensor([0, 1, 0, 1]), k=1))
         (1.0, 0.0)
+        >>> float(knn_purity(d, torch.tensor([0, 0, 1, 1]), k=1, units=torch.tensor([0, 0, 1, 1])))
+        0.0
 
     """
     rows = _check(distances, labels)
-    if labels.ndim != 1:
-        raise ValueError(f"`labels` must have one dimension, got shape {tuple(labels.shape)}.")
-    if not 1 <= k < rows:
-        raise ValueError(f"`k` must lie between 1 and N - 1 = {rows - 1}, got {k}.")
-    labels = labels.to(distances.device)
+    dealt = labels.to(distances.device)
+    dealt = dealt if labels.ndim == 2 else dealt[None]
+    owner = None if units is None else _owners(units, rows).to(distances.device)
+    most = rows - (1 if owner is None else int(owner.bincount().max()))
+    if not 1 <= k <= most:
+        beside = "" if owner is None else ", the rows outside the largest unit"
+        raise ValueError(f"`k` must lie between 1 and N - {rows - most} = {most}{beside}, got {k}.")
     tie = _TIE * distances.mean()
-    total = distances.new_zeros(())
+    total = distances.new_zeros(len(dealt))
     step = max(1, _BLOCK // rows)
     for start in range(0, rows, step):
-        block, own = distances[start : start + step].clone(), labels[start : start + step, None]
-        place = torch.arange(len(block), device=block.device)
-        block[place, place + start] = torch.inf
-        same = own == labels
+        block = distances[start : start + step].clone()
+        if owner is None:
+            place = torch.arange(len(block), device=block.device)
+            block[place, place + start] = torch.inf
+        else:
+            block.masked_fill_(owner[start : start + step, None] == owner, torch.inf)
         last = block.kthvalue(k, dim=1, keepdim=True).values
         closer, tied = block < last - tie, (block - last).abs() <= tie
         left = k - closer.sum(1)
         share = left.to(block.dtype) / tied.sum(1)
-        total = total + ((same & closer).sum(1) + share * (same & tied).sum(1)).sum()
-    return total / (k * rows)
+        for way, one in enumerate(dealt):
+            same = one[start : start + step, None] == one
+            total[way] += ((same & closer).sum(1) + share * (same & tied).sum(1)).sum()
+    found = total / (k * rows)
+    return found if labels.ndim == 2 else found[0]
 
 
-def knn_purity_chance(labels: Tensor) -> Tensor:
+def knn_purity_chance(labels: Tensor, units: Tensor | None = None) -> Tensor:
     r"""What :func:`knn_purity` gives on average over all ways to deal the same labels out, whatever k.
 
-    .. math:: \sum_c \frac{n_c (n_c - 1)}{N (N - 1)}
+    .. math:: \sum_c \frac{n_c (n_c - 1)}{U (U - 1)}
+
+    with U units, of which :math:`n_c` are of class c: neighbours are rows of two units, whatever their sizes.
 
     Args:
-        labels: Class of each row, integers (N,), N at least 2.
+        labels: Class of each row, integers (N,).
+        units: Unit of each row, of one class each, integers (N,), at least 2 different ones; each row is one of its own
+            by default.
 
     Returns:
         0 to 1, float64 scalar.
 
     Raises:
-        ValueError: If there are fewer than two rows.
+        ValueError: If there are fewer than two rows or units, or a unit has several classes.
 
     Example:
         >>> float(knn_purity_chance(torch.tensor([0, 0, 0, 1])))
@@ -170,9 +186,26 @@ def knn_purity_chance(labels: Tensor) -> Tensor:
     rows = len(labels)
     if labels.ndim != 1 or rows < 2:
         raise ValueError(f"`labels` must be (N,) with N at least 2, got shape {tuple(labels.shape)}.")
-    counts = torch.unique(labels.cpu(), return_counts=True)[1].double()
+    classes = labels.cpu()
+    if units is not None:
+        owner = _owners(units, rows).cpu()
+        pairs = torch.unique(torch.stack([owner, torch.unique(classes, return_inverse=True)[1]]), dim=1)
+        rows, classes = int(owner.max()) + 1, pairs[1]
+        if rows < 2 or len(classes) != rows:
+            raise ValueError(f"`units` must be 2 or more of one class each, got {rows} with {len(classes)} classes.")
+    counts = torch.unique(classes, return_counts=True)[1].double()
     chance: Tensor = (counts * (counts - 1)).sum() / (rows * (rows - 1))
     return chance
+
+
+def _owners(units: Tensor, rows: int) -> Tensor:
+    """Units numbered from 0 on."""
+    if units.shape != (rows,) or units.is_floating_point():
+        raise ValueError(
+            f"`units` must be integers, one for each of {rows} rows, got {units.dtype} {tuple(units.shape)}."
+        )
+    place: Tensor = torch.unique(units, return_inverse=True)[1]
+    return place
 
 
 def _check(distances: Tensor, labels: Tensor) -> int:

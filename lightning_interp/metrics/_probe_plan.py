@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lightning_interp.functional.counter_noise import counter_hash, counter_uniform
 from lightning_interp.functional.linear_probe import indicators
+from lightning_interp.metrics._units import count_units, dealt_rows
 
-__all__ = ["ProbeTask", "class_task", "control_of", "folds_of", "target_task"]
+__all__ = ["ProbeTask", "check_readable", "class_task", "control_of", "dealt_task", "folds_of", "target_task"]
 
 
 @dataclass(frozen=True)
@@ -25,21 +26,42 @@ class ProbeTask:
     """Class of each of these, 0 … C−1, int64 (R,); ``None`` for a target."""
     y: Tensor
     """What a linear map is fitted to, float64 (R, M): a column for each class, or standardised targets."""
+    units: Tensor | None = None
+    """Sample or word of each of these, to which what is read belongs, int64 (R,); ``None`` for one of its own."""
+    by_sample: bool = False
+    """Whether samples are held out, in place of word types."""
 
     @property
-    def same_rows(self) -> bytes:
-        """Tasks with the same rows have this alike."""
-        return self.rows.numpy().tobytes()
+    def held_out(self) -> tuple[bytes, bool]:
+        """Tasks with the same rows and folds have this alike."""
+        return self.rows.numpy().tobytes(), self.by_sample
 
 
-def class_task(name: str, labels: Tensor, min_count: int, max_classes: int) -> ProbeTask:
-    """A label set as a task; labels with fewer rows than ``min_count`` are left out.
+def class_task(
+    name: str,
+    labels: Tensor,
+    min_count: int,
+    max_classes: int,
+    units: Tensor | None = None,
+    by_sample: bool = False,
+) -> ProbeTask:
+    """A label set as a task; labels of fewer units than ``min_count`` are left out.
+
+    Args:
+        name: Of the set.
+        labels: Label of each row, negative where there is none, int64 (N,).
+        min_count: See above.
+        max_classes: Labels that the set may have.
+        units: Sample or word of each row, within which labels are constant, int64 (N,).
+        by_sample: Whether samples are held out.
 
     Raises:
         ValueError: If more than ``max_classes`` are left.
 
     """
     distinct, ids, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
+    if units is not None:
+        sizes = count_units(ids, units, len(distinct))
     kept = (distinct >= 0) & (sizes >= min_count)
     number = int(kept.sum())
     if number > max_classes:
@@ -50,19 +72,57 @@ def class_task(name: str, labels: Tensor, min_count: int, max_classes: int) -> P
     renumber = torch.where(kept, kept.cumsum(0) - 1, -1)
     classes = renumber[ids] if len(labels) else labels
     rows = classes >= 0
-    return ProbeTask(name, rows, classes[rows], indicators(classes[rows], number))
+    own = None if units is None else units[rows]
+    return ProbeTask(name, rows, classes[rows], indicators(classes[rows], number), own, by_sample)
 
 
-def target_task(name: str, values: Tensor) -> ProbeTask:
+def target_task(name: str, values: Tensor, units: Tensor | None = None, by_sample: bool = False) -> ProbeTask:
     """Targets (N, M) as a task, each in units of its spread; rows with one that is not finite are left out."""
     rows = values.isfinite().all(1)
-    y = values[rows]
+    own = None if units is None else units[rows]
+    return ProbeTask(name, rows, None, _standardised(values[rows]), own, by_sample)
+
+
+def _standardised(y: Tensor) -> Tensor:
     if not len(y):
-        return ProbeTask(name, rows, None, y)
+        return y
     centred = y - y.mean(0)
     spread = centred.square().mean(0).sqrt()
     # What differs by less than its own rounding does not differ.
-    return ProbeTask(name, rows, None, torch.where(spread > 1e-12 * y.abs().amax(0), centred / spread, 0.0))
+    return torch.where(spread > 1e-12 * y.abs().amax(0), centred / spread, 0.0)
+
+
+def check_readable(task: ProbeTask, labels: Tensor, types: Tensor, types_name: str) -> None:
+    """Refuse a label set of which each label has one word type: it is never there where that type is held out.
+
+    Args:
+        task: The set, types of which are held out.
+        labels: Label of each row, negative where there is none, int64 (N,).
+        types: Word type of each row, int64 (N,).
+        types_name: What types are called.
+
+    Raises:
+        ValueError: If each label has one type.
+
+    """
+    if task.by_sample or task.y.shape[1] < 2:
+        return
+    pairs = torch.unique(torch.stack([labels, types])[:, labels >= 0], dim=1)
+    number = len(torch.unique(pairs[0]))
+    if pairs.shape[1] == number and len(torch.unique(pairs[1])) > 2:
+        raise ValueError(
+            f"Each of the {number} labels of {task.name!r} has one type of {types_name!r}: labels equal types, and "
+            "where a type is held out its label was never seen, so that accuracy is 0 by construction. With "
+            "`types=None` samples are held out."
+        )
+
+
+def dealt_task(task: ProbeTask, seed: int) -> ProbeTask:
+    """The same task with what is read dealt out anew among samples, words or rows, to which it belongs."""
+    source = dealt_rows(task.units, len(task.y), torch.Generator().manual_seed(seed))
+    if task.classes is None:
+        return replace(task, y=_standardised(task.y[source]))
+    return replace(task, classes=task.classes[source], y=task.y[source])
 
 
 def control_of(task: ProbeTask, types: Tensor, seed: int) -> ProbeTask:
@@ -87,7 +147,7 @@ def control_of(task: ProbeTask, types: Tensor, seed: int) -> ProbeTask:
             order = order[column[order].argsort(stable=True)]
     drawn = order[(counter_uniform(types, salt).double() * number).long().clamp_max(max(number - 1, 0))]
     classes = None if task.classes is None else task.classes[drawn]
-    return ProbeTask(task.name, task.rows, classes, task.y[drawn])
+    return replace(task, classes=classes, y=task.y[drawn])
 
 
 def folds_of(units: Tensor, folds: int, seed: int) -> tuple[Tensor, int]:

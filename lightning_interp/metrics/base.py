@@ -43,6 +43,9 @@ class RepresentationMetric(Metric):
     ``compute`` merges ranks through :mod:`lightning_interp.distributed` and returns a flat dict of scalars, whose keys
     are ``measure`` or ``measure/label set``. What torchmetrics would do to merge, gathering whole states, is off.
 
+    A metric of labels names those that ``update`` cannot do without in ``needs``, and those that are of use where a
+    batch has them in ``needs_if_there``.
+
     Args:
         kwargs: Further arguments of ``torchmetrics.Metric``, such as ``process_group``.
 
@@ -160,6 +163,14 @@ def label_columns(name: str, value: Tensor, shape: tuple[int, int]) -> Tensor:
             f"`labels[{name!r}]` {tuple(value.shape)} fits neither {batch} samples nor positions ({batch}, {length})."
         )
     return value.reshape(batch * length, value.shape[2]).long()
+
+
+def tokens_if_there(given: Mapping[str, Tensor], key: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Token ids of rows, (B·T, 1), -1 where they are not known: not given, or not one for each position."""
+    tokens = given.get("token")
+    if tokens is None or tokens.is_floating_point() or tokens.shape[:2] != shape or tokens.numel() != len(key):
+        return torch.full_like(key, -1)[:, None]
+    return tokens.reshape(-1, 1).to(key)
 
 
 def as_mapping(labels: Tensor | Mapping[str, Tensor] | None, names: tuple[str, ...]) -> Mapping[str, Tensor]:

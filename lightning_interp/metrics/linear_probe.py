@@ -11,13 +11,24 @@ import torch
 from torch import Tensor
 
 from lightning_interp.distributed import Gather, Maximum, Steps, Sum, Sums, rank_in, world_size
+from lightning_interp.functional._chance import chance_spread
 from lightning_interp.functional._numerics import full_precision, wide_dtype
 from lightning_interp.functional.codelength import LOGIT_VARIANCES, online_bits, shortest_code
 from lightning_interp.functional.counter_noise import counter_hash
 from lightning_interp.functional.linear_probe import ProbeMoments, held_out_probes, majority_share
 from lightning_interp.functional.ridge import ALPHAS
-from lightning_interp.metrics._names import check_names
-from lightning_interp.metrics._probe_plan import ProbeTask, class_task, control_of, folds_of, target_task
+from lightning_interp.metrics._names import BUILT_IN_LABELS, check_names
+from lightning_interp.metrics._plan import seed_of
+from lightning_interp.metrics._probe_plan import (
+    ProbeTask,
+    check_readable,
+    class_task,
+    control_of,
+    dealt_task,
+    folds_of,
+    target_task,
+)
+from lightning_interp.metrics._units import Unit, check_units, unit_of
 from lightning_interp.metrics.base import (
     FULL,
     SUMMARY,
@@ -46,31 +57,41 @@ class LinearProbe(RepresentationMetric):
 
     A ridge regression, or for labels a ridge classifier: least squares on one column per class, of which the largest
     prediction counts. Rows are held out by word type: a probe is tested on words that it has not seen, by
-    :func:`~lightning_interp.functional.held_out_probes`, which also chooses the strength of the penalty. Which type is
-    in which fold never changes. Accuracy is over all rows, each predicted by the probe without its fold; R² is
-    1 − Σ(y − ŷ)²/Σ(y − ȳ)² over the same predictions, the mean over columns.
+    :func:`~lightning_interp.functional.held_out_probes`, which also chooses the strength of the penalty. What belongs
+    to a sample, as the class of a sentence does that all its positions share, is read with whole samples held out:
+    other positions of the same sample would tell it. Which type or sample is in which fold never changes. Accuracy is
+    over all rows, each predicted by the probe without its fold; R² is 1 − Σ(y − ŷ)²/Σ(y − ȳ)² over the same
+    predictions, the mean over columns.
+
+    Chance is the same probe of labels (numbers) dealt out anew, ``shuffles`` times: among samples, words or positions,
+    to which they belong (as in :class:`~lightning_interp.metrics.StructureMetric`; see :attr:`units_used`). Where there
+    is nothing to read, a probe of held-out words is often below the majority's share and R² below 0, since folds have
+    other shares and means than the rest.
 
     The control task (Hewitt & Liang 2019, arXiv 1909.03368) gives every word type a random label, drawn once from the
     shares of the labels, so that a probe can do no better than learn the words by heart. With types held out it is at
     chance by construction; so accuracy and control accuracy are read again with whole samples held out, where words
     recur, as theirs are: selectivity is the difference of the two.
 
-    ==========================  =======  =============================================================================
-    key                         level    what it is
-    ==========================  =======  =============================================================================
-    ``probe_accuracy/<labels>``  summary  share of rows whose label is read, of words that were not seen
-    ``probe_r2/<target>``        summary  share of the variance that is read, of words that were not seen
-    ``selectivity/<name>``       summary  ``probe_seen`` − ``probe_control``
-    ``probe_seen/<name>``        full     accuracy or R² on held-out samples, whose words were seen elsewhere
-    ``probe_control/<name>``     full     the same of random labels (numbers) per word type
-    ``probe_majority/<labels>``  full     accuracy of naming the most frequent label
-    ``probe_coverage/<name>``    full     share of the rows that are used: with a label that is frequent enough
-    ``probe_classes/<labels>``   full     labels that are frequent enough
-    ``codelength/<labels>``      summary  online codelength, bits a label; on request
-    ``compression/<labels>``     full     how many times fewer bits than log₂ of the number of labels; on request
-    ``probe_rows``               full     rows that probes see
-    ``nonfinite``                full     rows left out as not finite
-    ==========================  =======  =============================================================================
+    =============================  =======  =======================================================================
+    key                            level    what it is
+    =============================  =======  =======================================================================
+    ``probe_accuracy/<labels>``    summary  share of rows whose label is read, of words (samples) not seen
+    ``probe_r2/<target>``          summary  share of the variance that is read, of words (samples) not seen
+    ``probe_above_chance/<name>``  summary  that less ``probe_chance``
+    ``selectivity/<name>``         summary  ``probe_seen`` − ``probe_control``
+    ``probe_chance/<name>``        full     the same with labels dealt out anew
+    ``probe_chance/<name>/sd``     full     of ``probe_above_chance`` where there is nothing to read
+    ``probe_seen/<name>``          full     accuracy or R² on held-out samples, whose words were seen elsewhere
+    ``probe_control/<name>``       full     the same of random labels (numbers) per word type
+    ``probe_majority/<labels>``    full     accuracy of naming the most frequent label
+    ``probe_coverage/<name>``      full     share of the rows that are used: with a label that is frequent enough
+    ``probe_classes/<labels>``     full     labels that are frequent enough
+    ``codelength/<labels>``        summary  online codelength, bits a label; on request
+    ``compression/<labels>``       full     how many times fewer bits than log₂ of the number of labels; on request
+    ``probe_rows``                 full     rows that probes see
+    ``nonfinite``                  full     rows left out as not finite
+    =============================  =======  =======================================================================
 
     Without ``types`` samples are held out throughout, and there is no control task. Values are NaN where fewer than
     three types or samples, or two labels, are left.
@@ -82,20 +103,25 @@ class LinearProbe(RepresentationMetric):
         types: The label set of the word types; ``None`` where there are no words.
         folds: Folds, at least 3.
         alphas: Strengths of the penalty to choose from, as multiples of the mean squared singular value.
-        min_count: Labels with fewer rows are left out.
+        min_count: Labels of fewer units (samples, word types, positions) are left out.
         max_classes: Labels that a set may have.
         control: Read the control task.
         codelength: Read the online codelength of label sets
             (:func:`~lightning_interp.functional.online_codelength`), of up to 5,000 rows in random order of samples: a
             longer code has fewer bits a label, so lengths are compared for the same data.
         max_rows: Rows that are kept over all ranks, chosen by where they stand in the data.
-        seed: Of folds, control labels and the choice of rows.
+        seed: Of folds, dealt and control labels and the choice of rows.
+        units: ``{name: "sample" | "word" | "position"}``: what is read belongs to these; told from the data where it is
+            not said.
+        shuffles: How often labels are dealt out anew for the level of chance; 0 leaves it out.
         kwargs: Further arguments of ``torchmetrics.Metric``.
 
     Raises:
-        ValueError: If an argument is out of range or a name is used twice.
+        ValueError: If an argument is out of range, a name is used twice, or a label set equals the types or turns out
+            to have one type for each label, of which nothing can be read.
 
-    Cost: memory 4·D bytes a row that is kept, and while it computes 8·D²·(folds + 4); D³ operations for every fold
+    Cost: memory 4·D bytes a row that is kept, and while it computes 8·D²·(folds + 4) and 16·(1 + shuffles) bytes a row
+        and label; D³ operations for every fold
         and strength, twice with a control task. Between ranks: labels of all rows, and 8·D² bytes a fold; for the
         codelength up to 5,000 vectors.
 
@@ -126,6 +152,8 @@ class LinearProbe(RepresentationMetric):
         codelength: bool = False,
         max_rows: int = 20_000,
         seed: int = 0,
+        units: Mapping[str, str] | None = None,
+        shuffles: int = 3,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -137,11 +165,20 @@ class LinearProbe(RepresentationMetric):
             raise ValueError(f"`labels` and `targets` both name {both}: keys would be the same.")
         if types is not None and types in self.targets:
             raise ValueError(f"`types` is {types!r}, which is one of the targets; it must be a label set.")
+        if types is not None and types in self.labels:
+            raise ValueError(
+                f"`labels` holds {types!r}, which is `types` too: labels equal types, and where a type is held out its "
+                "label was never seen, so that accuracy is 0 by construction. With `types=None` samples are held out."
+            )
+        self.units = check_units(units, (*self.labels, *self.targets), BUILT_IN_LABELS)
+        if types is None and "word" in self.units.values():
+            raise ValueError(f"`units` has 'word', and `types` is None: name the label set of the words; got {units}.")
         for name, value, least in (
             ("folds", folds, 3),
             ("min_count", min_count, 1),
             ("max_classes", max_classes, 2),
             ("max_rows", max_rows, 1),
+            ("shuffles", shuffles, 0),
         ):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
@@ -157,6 +194,9 @@ class LinearProbe(RepresentationMetric):
         self.codelength = codelength
         self.max_rows = max_rows
         self.seed = seed
+        self.shuffles = shuffles
+        self.units_used: dict[str, str] = {}
+        """After ``compute``: what the labels of each set, and each target, belong to."""
         self._widths: dict[str, int] = {}
         self._buffered = 0
         for state in ("payload", "index", "values", "order"):
@@ -169,6 +209,9 @@ class LinearProbe(RepresentationMetric):
         for name in (*self.labels, *self.targets):
             of_labels = name in self.labels
             keys[f"{self.score(name)}/{name}"] = SUMMARY
+            if self.shuffles:
+                keys |= {f"probe_above_chance/{name}": SUMMARY, f"probe_chance/{name}": FULL}
+                keys[f"probe_chance/{name}/sd"] = FULL
             if self.control:
                 keys |= {f"selectivity/{name}": SUMMARY, f"probe_seen/{name}": FULL, f"probe_control/{name}": FULL}
             keys |= {f"probe_majority/{name}": FULL, f"probe_classes/{name}": FULL} if of_labels else {}
@@ -264,7 +307,7 @@ class LinearProbe(RepresentationMetric):
     def reset(self) -> None:
         """Forget all batches."""
         super().reset()
-        self._widths, self._buffered = {}, 0
+        self._widths, self._buffered, self.units_used = {}, 0, {}
 
     # ------------------------------------------------------------------ compute
 
@@ -315,14 +358,19 @@ class LinearProbe(RepresentationMetric):
 
     def _tasks(self, data: _Data, values: dict[str, float]) -> list[ProbeTask]:
         """What is to be read, where there is enough of it."""
-        tasks = [
-            class_task(name, data.ids[:, 2 + place], self.min_count, self.max_classes)
-            for place, name in enumerate(self.labels)
-        ]
+        tasks = []
+        for place, name in enumerate(self.labels):
+            labels = data.ids[:, 2 + place]
+            unit, by_sample = self._unit(data, name, labels[:, None], labels >= 0)
+            task = class_task(name, labels, self.min_count, self.max_classes, unit.of, by_sample)
+            check_readable(task, labels, data.ids[:, 1], str(self.types))
+            tasks.append(task)
         columns: tuple[Tensor, ...] = ()
         if self.targets:
             columns = data.numbers.split(data.widths, dim=1)  # type: ignore[no-untyped-call]
-        tasks += [target_task(name, one) for name, one in zip(self.targets, columns, strict=True)]
+        for name, one in zip(self.targets, columns, strict=True):
+            unit, by_sample = self._unit(data, name, one, one.isfinite().all(1))
+            tasks.append(target_task(name, one, unit.of, by_sample))
         for task, labelled in zip(tasks, [*(data.ids[:, 2:] >= 0).unbind(1), *([None] * len(columns))], strict=True):
             total = len(data.ids) if labelled is None else int(labelled.sum())
             values[f"probe_coverage/{task.name}"] = float(task.rows.sum()) / total if total else math.nan
@@ -331,23 +379,49 @@ class LinearProbe(RepresentationMetric):
                 values[f"probe_majority/{task.name}"] = majority_share(task.classes)
         return [task for task in tasks if task.y.shape[1] > (task.classes is not None)]
 
+    def _unit(self, data: _Data, name: str, values: Tensor, has: Tensor) -> tuple[Unit, bool]:
+        """What is read belongs to this, and whether samples are held out for it."""
+        samples, given = sample_of(data.ids[:, 0]), self.units.get(name)
+        given = "position" if name in BUILT_IN_LABELS else given
+        words = None if self.types is None else data.ids[:, 1]
+        unit = unit_of(name, values, has, samples, words, given, numbers=values.is_floating_point())
+        self.units_used[name] = unit.name
+        # With one row a sample, words decide unless the user says otherwise.
+        of_sample = unit.name == "sample" and (unit.of is not None or given is not None)
+        return unit, self.types is None or of_sample
+
     def _group(self, data: _Data, tasks: Sequence[ProbeTask], values: dict[str, float]) -> Steps[None]:
-        """Every probe of tasks that share their rows."""
-        rows = tasks[0].rows
+        """Every probe of tasks that share their rows and what is held out."""
+        rows, number = tasks[0].rows, len(tasks)
         part = data.of(rows)
         types, samples = data.ids[rows, 1], sample_of(data.ids[rows, 0])
         z = yield from self._centred(part, len(types))
+        seeds = range(self.shuffles)
+        # Columns of the same moments cost little: all that is read with the same folds is read at once.
+        dealt = [dealt_task(task, seed_of(self.seed, task.name, repeat)) for repeat in seeds for task in tasks]
+        controls = [control_of(task, types, self.seed) for task in tasks] if self.control else []
         with full_precision(z.device):
-            by_type = folds_of(types, self.folds, self.seed)
-            found = yield from self._scores(z, part, by_type, tasks)
-            values |= {f"{self.score(task.name)}/{task.name}": one for task, one in zip(tasks, found, strict=True)}
-            if self.control:
-                controls = [control_of(task, types, self.seed) for task in tasks]
-                by_sample = folds_of(samples, self.folds, self.seed)
-                found = yield from self._scores(z, part, by_sample, [*tasks, *controls])
-                for task, seen, heart in zip(tasks, found[: len(tasks)], found[len(tasks) :], strict=True):
-                    values |= {f"probe_seen/{task.name}": seen, f"probe_control/{task.name}": heart}
-                    values[f"selectivity/{task.name}"] = seen - heart
+            samples_out = folds_of(samples, self.folds, self.seed)
+            if tasks[0].by_sample:
+                found = yield from self._scores(z, part, samples_out, [*tasks, *dealt, *controls])
+                seen = found[:number]
+                heart = found[number + len(dealt) :]
+            else:
+                types_out = folds_of(types, self.folds, self.seed)
+                found = yield from self._scores(z, part, types_out, [*tasks, *dealt])
+                if controls:
+                    again = yield from self._scores(z, part, samples_out, [*tasks, *controls])
+                    seen, heart = again[:number], again[number:]
+            for place, task in enumerate(tasks):
+                values[f"{self.score(task.name)}/{task.name}"] = found[place]
+                if dealt:
+                    levels = torch.tensor(found[number : number + len(dealt)][place::number], dtype=torch.float64)
+                    values[f"probe_chance/{task.name}"] = float(levels.mean())
+                    values[f"probe_chance/{task.name}/sd"] = float(chance_spread(levels))
+                    values[f"probe_above_chance/{task.name}"] = found[place] - float(levels.mean())
+                if controls:
+                    values |= {f"probe_seen/{task.name}": seen[place], f"probe_control/{task.name}": heart[place]}
+                    values[f"selectivity/{task.name}"] = seen[place] - heart[place]
             if self.codelength:
                 yield from self._code(part, [task for task in tasks if task.classes is not None], samples, values)
 
@@ -464,11 +538,11 @@ def _runs(tensors: Sequence[Tensor], size: int) -> Iterator[Sequence[Tensor]]:
 
 
 def _grouped(tasks: Sequence[ProbeTask]) -> list[list[ProbeTask]]:
-    """Tasks by their rows: those with the same ones share all products."""
-    groups: dict[bytes, list[ProbeTask]] = {}
+    """Tasks by their rows and what is held out: those with the same ones share all products."""
+    groups: dict[tuple[bytes, bool], list[ProbeTask]] = {}
     for task in tasks:
         if bool(task.rows.any()):
-            groups.setdefault(task.same_rows, []).append(task)
+            groups.setdefault(task.held_out, []).append(task)
     return list(groups.values())
 
 

@@ -74,6 +74,16 @@ class Projected(RepresentationMetric):
         return tuple(getattr(self.metric, "needs", ()))
 
     @property
+    def needs_if_there(self) -> tuple[str, ...]:
+        """Label sets that are of use to the metric where a batch has them."""
+        return tuple(getattr(self.metric, "needs_if_there", ()))
+
+    @property
+    def units_used(self) -> dict[str, str]:
+        """What the labels of each set belong to, after ``compute``."""
+        return dict(getattr(self.metric, "units_used", {}))
+
+    @property
     def measures(self) -> dict[str, str]:
         """Every key of ``compute`` with its level."""
         return {f"{self.prefix}{key}": level for key, level in self.metric.measures.items()}

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from lightning_interp.distributed import Steps, Sum
+from lightning_interp.functional._chance import chance_spread
 from lightning_interp.functional._numerics import as_float
 from lightning_interp.functional.separation import euclidean_distances, knn_purity, knn_purity_chance, silhouette
-from lightning_interp.metrics._names import check_names
+from lightning_interp.metrics._names import BUILT_IN_LABELS, check_names
+from lightning_interp.metrics._units import Unit, check_units, count_units, dealt_rows, unit_of
 from lightning_interp.metrics.base import (
     FULL,
     SUMMARY,
@@ -20,6 +22,8 @@ from lightning_interp.metrics.base import (
     as_mapping,
     batch_shape,
     label_columns,
+    sample_of,
+    tokens_if_there,
 )
 from lightning_interp.metrics.keyed_rows import KeyedRows
 
@@ -45,13 +49,31 @@ class ClassSeparation(RepresentationMetric):
     hash of their place in the data, so that they are the same on any number of ranks and at every reading. After
     ``compute`` they are in :attr:`sample`.
 
+    Classes belong to samples, words or positions, as in :class:`~lightning_interp.metrics.StructureMetric`: labels are
+    exchanged among these, and other positions of the same sample (word) are no neighbours. After ``compute`` the units
+    are in :attr:`units_used`. ``knn_purity_chance`` is exact, :math:`\sum_c n_c (n_c - 1) / (U (U - 1))` over units;
+    ``silhouette_chance`` is a mean over ``shuffles`` exchanges. ``/sd`` is the standard deviation of value − chance for
+    labels that carry nothing, from as many exchanges.
+
+    ======================================  =======  ==============================================================
+    key                                     level    what it is
+    ======================================  =======  ==============================================================
+    ``silhouette/<labels>``                 summary  mean silhouette, −1 to 1
+    ``knn_purity/<labels>``                 summary  share of nearest neighbours of the same class
+    ``<measure>_above_chance/<labels>``     summary  value minus chance level
+    ``<measure>_chance/<labels>``           full     what labels that carry nothing show; ``…/sd``
+    ``rows``, ``sampled_rows``              full     positions read, and those that were kept
+    ``nonfinite``                           full     positions left out as not finite
+    ======================================  =======  ==============================================================
+
     Args:
         labels: Names of label sets, of one class a position.
         max_rows: Positions that are kept.
         neighbors: Neighbours k that purity looks at.
-        min_count: Classes with fewer of these positions are left out.
-        shuffles: Random exchanges of labels for the chance level of the silhouette; 0 leaves it out. That of the purity
-            is known exactly.
+        min_count: Classes of fewer units (samples, word types, positions) among these are left out.
+        units: ``{label set: "sample" | "word" | "position"}``: what its labels belong to; told from the data where it
+            is not said.
+        shuffles: Random exchanges of labels for the chance level of the silhouette and both spreads; 0 leaves them out.
         seed: Of the choice of positions and of the shuffles.
         kwargs: Further arguments of ``torchmetrics.Metric``.
 
@@ -80,6 +102,7 @@ class ClassSeparation(RepresentationMetric):
         min_count: int = 2,
         shuffles: int = 3,
         seed: int = 0,
+        units: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -91,7 +114,15 @@ class ClassSeparation(RepresentationMetric):
         ):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
-        self.needs = check_names(labels)
+        self.labels = check_names(labels)
+        self.units = check_units(units, self.labels, BUILT_IN_LABELS)
+        of_words = "word" in self.units.values() and "token" not in self.labels
+        self.needs = (*self.labels, "token") if of_words else self.labels
+        # Tokens tell whether labels belong to words.
+        asked = [name for name in self.labels if name not in BUILT_IN_LABELS and name not in self.units]
+        self.needs_if_there = ("token",) if asked and "token" not in self.needs else ()
+        self.units_used: dict[str, str] = {}
+        """After ``compute``: what the labels of each set belong to."""
         self.max_rows = max_rows
         self.neighbors = neighbors
         self.min_count = min_count
@@ -105,12 +136,14 @@ class ClassSeparation(RepresentationMetric):
     def measures(self) -> dict[str, str]:
         """Every key of ``compute`` with its level."""
         keys: dict[str, str] = {}
-        for name in self.needs:
+        for name in self.labels:
             keys[f"silhouette/{name}"] = SUMMARY
             keys[f"knn_purity/{name}"] = SUMMARY
-            if self.shuffles:
-                keys[f"silhouette_chance/{name}"] = FULL
-            keys[f"knn_purity_chance/{name}"] = FULL
+            for measure in ("silhouette", "knn_purity"):
+                if self.shuffles or measure == "knn_purity":
+                    keys |= {f"{measure}_above_chance/{name}": SUMMARY, f"{measure}_chance/{name}": FULL}
+                if self.shuffles:
+                    keys[f"{measure}_chance/{name}/sd"] = FULL
         return {**keys, "rows": FULL, "sampled_rows": FULL, "nonfinite": FULL}
 
     def update(
@@ -144,6 +177,7 @@ class ClassSeparation(RepresentationMetric):
             if value.shape[1] != 1:
                 raise ValueError(f"`labels[{name!r}]` has {value.shape[1]} classes a position; expected one.")
             columns.append(value.to(rows.key.device))
+        columns += [tokens_if_there(given, rows.key, shape) for _ in self.needs_if_there]
         # What is not finite keeps its place, so that the choice of the others does not depend on it.
         columns.append(rows.valid[:, None].long())
         self._rows_kept.add(rows.key, rows.context, (as_float(rows.z), torch.cat(columns, dim=1)))
@@ -152,7 +186,7 @@ class ClassSeparation(RepresentationMetric):
     def reset(self) -> None:
         """Forget all batches."""
         super().reset()
-        self.sample = None
+        self.sample, self.units_used = None, {}
         self._rows_kept.clear()
 
     def steps(self) -> Steps[dict[str, Tensor]]:
@@ -161,34 +195,65 @@ class ClassSeparation(RepresentationMetric):
         seen: Tensor = yield Sum(self.seen)
         key, (z, columns) = yield from self._rows_kept.steps()
         finite = columns[:, -1:].sum(1) > 0
-        self.sample = SampledRows(key[finite], z[finite], columns[finite, :-1])
+        self.sample = SampledRows(key[finite], z[finite], columns[finite, : len(self.labels)])
         values = {key: torch.tensor(math.nan) for key in self.measures}
         values |= {
             "rows": seen.double().cpu(),
             "sampled_rows": torch.tensor(float(finite.sum())),
             "nonfinite": nonfinite.double().cpu(),
         }
-        if self.needs and len(self.sample.key):
+        if self.labels and len(self.sample.key):
             distances = euclidean_distances(self.sample.z)
-            for place, name in enumerate(self.needs):
-                values |= self._separation(distances, self.sample.labels[:, place], name)
+            words = self._words(columns[finite, :-1])
+            for place, name in enumerate(self.labels):
+                values |= self._separation(distances, self.sample.labels[:, place], words, name)
         return values
 
-    def _separation(self, distances: Tensor, labels: Tensor, name: str) -> dict[str, Tensor]:
+    def _words(self, columns: Tensor) -> Tensor | None:
+        """Word of each row, where words are known."""
+        names = (*self.needs, *self.needs_if_there)
+        return columns[:, names.index("token")] if "token" in names else None
+
+    def _unit(self, labels: Tensor, words: Tensor | None, name: str) -> Unit:
+        """What the labels of a set belong to."""
+        if name in BUILT_IN_LABELS:
+            return Unit("position", None)
+        assert self.sample is not None
+        return unit_of(name, labels[:, None], labels >= 0, sample_of(self.sample.key), words, self.units.get(name))
+
+    def _separation(self, distances: Tensor, labels: Tensor, words: Tensor | None, name: str) -> dict[str, Tensor]:
+        unit = self._unit(labels, words, name)
+        self.units_used[name] = unit.name
         classes, ids, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+        if unit.of is not None:
+            counts = count_units(ids, unit.of, len(classes))
         keep = ((classes >= 0) & (counts >= self.min_count))[ids]
-        number = int(keep.sum())
+        number, units = int(keep.sum()), unit.of
         if not bool(keep.all()):
             distances, ids = distances[keep][:, keep], ids[keep]
+            units = None if units is None else units[keep]
+        generator = torch.Generator().manual_seed(self.seed)
+        dealt = [ids[dealt_rows(units, number, generator)] for _ in range(self.shuffles)]
+        ways = torch.stack([ids, *dealt])
         values: dict[str, Tensor] = {}
-        if number > self.neighbors:
-            values[f"knn_purity/{name}"] = knn_purity(distances, ids, self.neighbors)
-            values[f"knn_purity_chance/{name}"] = knn_purity_chance(ids)
+        largest = 1 if units is None or not number else int(torch.unique(units, return_counts=True)[1].max())
+        if number - largest >= self.neighbors:
+            own, *drawn = knn_purity(distances, ways, self.neighbors, units).unbind()
+            values |= self._against(f"knn_purity/{name}", own, drawn, knn_purity_chance(ids, units))
         if 2 <= len(ids.unique()) < number:
-            generator = torch.Generator().manual_seed(self.seed)
-            dealt = [ids[torch.randperm(number, generator=generator)] for _ in range(self.shuffles)]
-            own, *chance = silhouette(distances, torch.stack([ids, *dealt])).unbind()
-            values[f"silhouette/{name}"] = own
-            if chance:
-                values[f"silhouette_chance/{name}"] = torch.stack(chance).mean()
+            own, *drawn = silhouette(distances, ways).unbind()
+            values |= self._against(f"silhouette/{name}", own, drawn)
+        return values
+
+    def _against(
+        self, key: str, own: Tensor, drawn: Sequence[Tensor], expected: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """A value beside its level of chance, which is known or the mean of some draws."""
+        measure, name = key.split("/")
+        values = {key: own}
+        level = expected if expected is not None or not drawn else torch.stack([*drawn]).mean()
+        if level is not None:
+            values |= {f"{measure}_chance/{name}": level, f"{measure}_above_chance/{name}": own - level}
+        if drawn:
+            values[f"{measure}_chance/{name}/sd"] = chance_spread(torch.stack([*drawn]), expected)
         return values

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_interp.distributed import Gather, Maximum, Steps, Sum, rank_in
+from lightning_interp.functional._chance import chance_spread
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.jackknife import jackknife_se
 from lightning_interp.functional.ngrams import MAX_TOKEN_ID, built_in_labels
@@ -19,6 +20,7 @@ from lightning_interp.metrics._codes import Codes
 from lightning_interp.metrics._merge import Deal, merged_measures
 from lightning_interp.metrics._names import BUILT_IN_LABELS, BUILT_IN_PARENTS, check_names, check_parents, check_plane
 from lightning_interp.metrics._plan import LabelPlan, make_plan, seed_of
+from lightning_interp.metrics._units import Unit, check_units, unit_of
 from lightning_interp.metrics.base import (
     FULL,
     SUMMARY,
@@ -28,6 +30,7 @@ from lightning_interp.metrics.base import (
     joined,
     label_columns,
     sample_of,
+    tokens_if_there,
 )
 
 __all__ = ["StructureMetric"]
@@ -46,16 +49,29 @@ class StructureMetric(RepresentationMetric):
     pool. Without a label set: ``information`` over all rows.
 
     A row's labels are compared over the whole reading and over all ranks: the minimum count applies to totals. The
-    chance level of a conditional measure is its mean over ``shuffles`` random exchanges of labels between rows, for
-    nested sets within the parent: what labels of these sizes would show if they carried nothing. ``*_above_chance`` is
-    the difference, and the one to read when labels are rare.
+    chance level of a conditional measure is its mean over ``shuffles`` random exchanges of labels: what labels as
+    common as these would show if they carried nothing. ``*_above_chance`` is the difference, and the one to read when
+    labels are rare. ``*_chance/…/sd`` is the standard deviation of that difference for labels that carry nothing, the
+    error of the mean of so few exchanges included (:math:`\sqrt{1 + 1/S}`), and without the bias of a standard
+    deviation of S draws (:math:`c_4`).
+
+    Labels are exchanged among what they belong to, their unit. A class of an image or a sentence, which all positions
+    of the sample share, is exchanged among samples; a label of words, which is the same wherever a word occurs, among
+    word types; any other one among positions. Then it is copied to the positions of the unit, so that positions that
+    are alike because they are of one sample do not look regular. ``min_count`` counts units. For nested sets
+    exchanges are within the parent, where units have one parent each; else among all units, and pairs of parent and
+    label are formed anew. After ``compute`` the units are in :attr:`units_used`.
 
     Args:
         labels: Names of the label sets. Built in, from ``labels["token"]``: ``"token"``; ``"bigram"`` and
             ``"trigram"``, nested under the token; ``"flat_bigram"`` and ``"flat_trigram"``, the n-gram that ends at the
             position; ``"next_token"``. Any other name is looked up in the labels given to ``update``.
         parents: Name of the label set that another is nested under, beside ``bigram`` and ``trigram`` under ``token``.
-        min_count: Labels with fewer rows are left out.
+        min_count: Labels of fewer units (samples, word types, positions) are left out.
+        units: ``{label set: "sample" | "word" | "position"}``: what its labels belong to. Told from the data where it
+            is not said: ``"sample"`` where labels are the same at all positions of a sample; else ``"word"`` where they
+            are the same wherever a token occurs, tokens are given as ``labels["token"]``, and some label has several of
+            them; else ``"position"``, as for all built-in sets.
         average: ``"frequency"`` or ``"plain"``; see :func:`~lightning_interp.functional.structure_measures`.
         regularity_unit: Regularity is divided by log of the number of bins (``"log"``), or by information
             (``"information"``, as in Conklin 2025), where it is a share and the identity no longer applies.
@@ -64,8 +80,9 @@ class StructureMetric(RepresentationMetric):
             ``*_above_chance`` are differences, except ``optimality_above_chance``, the ratio of the two differences. A
             ratio to nothing is NaN.
         shuffles: Random exchanges of labels for the chance level; 0 leaves it out.
-        jackknife: Groups of sequences for standard errors under ``<key>/se``; 0 leaves them out. Bin ranges, centre and
-            floor are held fixed when a group is left out. Costs a pass over the tables per group.
+        jackknife: Groups of samples for standard errors under ``<key>/se``, of word types for labels of words; 0 leaves
+            them out. Bin ranges, centre and floor are held fixed when a group is left out. Costs a pass over the tables
+            per group.
         seed: Of reference points and shuffles.
         kwargs: Further arguments of ``torchmetrics.Metric``.
 
@@ -93,6 +110,7 @@ class StructureMetric(RepresentationMetric):
         shuffles: int = 3,
         jackknife: int = 0,
         seed: int = 0,
+        units: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -114,6 +132,14 @@ class StructureMetric(RepresentationMetric):
         self.needs = tuple(
             dict.fromkeys([*self.labels, *extra, *self.parents.values(), *(["token"] if ngrams else [])])
         )
+        self.units = check_units(units, (*self.labels, *extra), BUILT_IN_LABELS)
+        if "word" in self.units.values() and "token" not in self.needs:
+            self.needs += ("token",)
+        # Tokens tell whether labels belong to words; labels that are formed at each position need not be asked.
+        asked = [name for name in (*self.labels, *extra) if name not in BUILT_IN_LABELS and name not in self.units]
+        self.needs_if_there = ("token",) if asked and "token" not in self.needs else ()
+        self.units_used: dict[str, str] = {}
+        """After ``compute``: what the labels of each set belong to."""
         self.min_count = min_count
         self.average = average
         self.regularity_unit = regularity_unit
@@ -201,6 +227,7 @@ class StructureMetric(RepresentationMetric):
                     f"`labels[{name!r}]` has {value.shape[1]} labels a position, earlier batches {self._columns[name]}."
                 )
             columns.append(value.to(rows.key.device))
+        columns += [tokens_if_there(given, rows.key, shape) for _ in self.needs_if_there]
         index = torch.cat(columns, dim=1)
         if rows.z.device.type == "cpu":
             # No device to wait for: drop what does not count at once.
@@ -229,7 +256,7 @@ class StructureMetric(RepresentationMetric):
     def reset(self) -> None:
         """Forget all batches."""
         super().reset()
-        self._columns = {}
+        self._columns, self.units_used = {}, {}
 
     # ------------------------------------------------------------------ compute
 
@@ -237,7 +264,7 @@ class StructureMetric(RepresentationMetric):
         """Merge labels first, decide which are kept, then sum only their tables over ranks."""
         nonfinite = yield from self._nonfinite_steps()
         widths = yield from self._widths()
-        payload, index = self._local(1 + sum(widths.values()))
+        payload, index = self._local(1 + sum(widths.values()) + len(self.needs_if_there))
         codes = yield from self._codes(payload)
         del payload
         parts: list[Tensor] = yield Gather(index)
@@ -254,7 +281,7 @@ class StructureMetric(RepresentationMetric):
         start = sum(len(part) for part in parts[: rank_in(self.process_group)])
         here = place[start : start + len(index)]
         everything = everything[order]
-        groups = self._groups(everything[:, 0])
+        groups = self._groups(sample_of(everything[:, 0]))
 
         p = self.prefix
         values |= yield from self._all_rows(codes, here, groups, total)
@@ -263,7 +290,9 @@ class StructureMetric(RepresentationMetric):
             plan = plans[name]
             values[f"coverage/{name}"] = plan.pool.double().mean()
             values[f"num_labels/{name}"] = torch.tensor(float(plan.num_labels))
-            found = yield from self._label_set(codes, plan, here, groups, name)
+            of_words = self.units_used[name] == "word" and plan.units is not None
+            own = self._groups(plan.units) if of_words and plan.units is not None else groups
+            found = yield from self._label_set(codes, plan, here, own, name)
             values |= {f"{p}{measure}/{name}{suffix}": value for (measure, suffix), value in found.items()}
         if self.plane:
             values |= yield from self._plane_steps(codes, plans, here, groups)
@@ -288,27 +317,36 @@ class StructureMetric(RepresentationMetric):
             payload, index = payload[keep], index[keep]
         return payload, index.cpu()
 
-    def _groups(self, keys: Tensor) -> Tensor | None:
-        """Jackknife group of each row: whole sequences, dealt out in their order."""
+    def _groups(self, units: Tensor) -> Tensor | None:
+        """Jackknife group of each row: whole samples or words, dealt out in their order."""
         if not self.jackknife:
             return None
-        sequences, sequence = torch.unique(sample_of(keys), return_inverse=True)
-        return torch.as_tensor(sequence % self.jackknife) if len(sequences) > 1 else None
+        distinct, place = torch.unique(units, return_inverse=True)
+        return torch.as_tensor(place % self.jackknife) if len(distinct) > 1 else None
 
     def _plans(self, everything: Tensor, widths: Mapping[str, int]) -> dict[str, LabelPlan]:
+        widths = {**widths, **dict.fromkeys(self.needs_if_there, 1)}
         columns = dict(zip(widths, torch.split(everything[:, 1:], list(widths.values()), dim=1), strict=True))
         if "token" in columns and any(name in BUILT_IN_LABELS[1:5] for name in self.needs):
             largest = int(columns["token"].max())
             if largest > MAX_TOKEN_ID:
                 raise ValueError(f"Token id {largest} is above {MAX_TOKEN_ID}, the largest that n-grams can hold.")
-        return {
-            name: make_plan(
-                columns[name],
-                columns[self.parents[name]][:, 0] if name in self.parents else None,
-                self.min_count,
-            )
-            for name in (*self.labels, *self.plane)
-        }
+        samples, words = sample_of(everything[:, 0]), columns["token"][:, 0] if "token" in columns else None
+        plans: dict[str, LabelPlan] = {}
+        for name in (*self.labels, *self.plane):
+            parents = columns[self.parents[name]][:, 0] if name in self.parents else None
+            unit = self._unit(name, columns[name], parents, samples, words)
+            self.units_used[name] = unit.name
+            plans[name] = make_plan(columns[name], parents, self.min_count, unit.of)
+        return plans
+
+    def _unit(self, name: str, labels: Tensor, parents: Tensor | None, samples: Tensor, words: Tensor | None) -> Unit:
+        """What the labels of a set belong to."""
+        if name in BUILT_IN_LABELS:
+            return Unit("position", None)
+        has = labels >= 0 if parents is None else (labels >= 0) & (parents >= 0)[:, None]
+        # That a row has no second or third label says as much as the label.
+        return unit_of(name, labels.clamp_min(-1), has.any(1), samples, words, self.units.get(name))
 
     def _all_rows(self, codes: Codes, here: Tensor, groups: Tensor | None, total: int) -> Steps[dict[str, Tensor]]:
         """Information over all rows, and its floor."""
@@ -332,15 +370,21 @@ class StructureMetric(RepresentationMetric):
         values: dict[tuple[str, str], Tensor] = {}
         if plan.num_labels == 0:
             return values
-        variants = self._with_shuffles(plan, name)
-        (raw, *chance), loo = yield from self._measure(codes, plan, variants, here, groups)
+        raw, loo, chance = yield from self._with_chance_levels(codes, plan, here, groups, name)
         floor = (yield from self._floor(codes, plan, here)) if self.floor_corrected else None
         raw_values = self._finished(raw, floor)
         for measure, value in raw_values.items():
             if measure != "parent_variation" or name in self.parents:
                 values[measure, ""] = value
         if chance:
-            by_chance = [self._finished(one, floor) for one in chance]
+            by_chance = []
+            for shuffled, one in chance:
+                own = (
+                    (yield from self._floor(codes, shuffled, here))
+                    if shuffled is not plan and floor is not None
+                    else floor
+                )
+                by_chance.append(self._finished(one, own))
             for measure in _CONDITIONAL:
                 levels = torch.stack([one[measure] for one in by_chance])
                 values |= _against_chance(measure, raw_values[measure], levels)
@@ -362,12 +406,11 @@ class StructureMetric(RepresentationMetric):
             plan = plans[name].restricted(both)
             if plan.num_labels == 0:
                 return values
-            variants = self._with_shuffles(plan, measure)
-            (found, *shuffled), loo = yield from self._measure(codes, plan, variants, here, groups)
+            found, loo, shuffled = yield from self._with_chance_levels(codes, plan, here, groups, measure)
             raw.append(found.regularity)
             values[f"{p}{measure}"] = found.regularity
             if shuffled:
-                levels = torch.stack([one.regularity for one in shuffled])
+                levels = torch.stack([one.regularity for _, one in shuffled])
                 chance.append(levels.mean())
                 against = _against_chance(measure, found.regularity, levels)
                 values |= {f"{p}{key}{suffix}": value for (key, suffix), value in against.items()}
@@ -381,9 +424,26 @@ class StructureMetric(RepresentationMetric):
             values[f"{p}optimality/se"] = jackknife_se(_ratio(spread[1], spread[0]))
         return values
 
-    def _with_shuffles(self, plan: LabelPlan, name: str) -> list[Tensor]:
-        """The labels as they are, and exchanged at random as often as is asked for."""
-        return [plan.ids, *(plan.shuffled(seed_of(self.seed, name, repeat)) for repeat in range(self.shuffles))]
+    def _with_chance_levels(
+        self, codes: Codes, plan: LabelPlan, here: Tensor, groups: Tensor | None, name: str
+    ) -> Steps[tuple[StructureMeasures, StructureMeasures | None, list[tuple[LabelPlan, StructureMeasures]]]]:
+        """Measures of the labels as they are, without each group, and exchanged at random as often as is asked for."""
+        seeds = [seed_of(self.seed, name, repeat) for repeat in range(self.shuffles)]
+        if plan.units is None:
+            # Labels keep their sizes, so that all ways to deal them out share their blocks and exchanges.
+            variants = [plan.ids, *(plan.shuffled(seed) for seed in seeds)]
+            (raw, *levels), loo = yield from self._measure(codes, plan, variants, here, groups)
+            return raw, loo, [(plan, one) for one in levels]
+        (raw,), loo = yield from self._measure(codes, plan, [plan.ids], here, groups)
+        chance: list[tuple[LabelPlan, StructureMeasures]] = []
+        for seed in seeds:
+            shuffled = plan.dealt(seed)
+            if not shuffled.num_labels:
+                chance.append((shuffled, StructureMeasures(*(torch.full_like(one, math.nan) for one in raw))))
+                continue
+            (one,), _ = yield from self._measure(codes, shuffled, [shuffled.ids], here, None)
+            chance.append((shuffled, one))
+        return raw, loo, chance
 
     def _finished(self, measures: StructureMeasures, floor: Tensor | None) -> dict[str, Tensor]:
         """Apply the floor and the unit of regularity."""
@@ -440,10 +500,10 @@ class StructureMetric(RepresentationMetric):
 
 
 def _against_chance(measure: str, value: Tensor, levels: Tensor) -> dict[tuple[str, str], Tensor]:
-    """Mean and spread of the levels under shuffled labels, and the distance of the value from their mean."""
+    """Mean of the levels under shuffled labels, distance of the value from it, and how far that may be by chance."""
     return {
         (f"{measure}_chance", ""): levels.mean(),
-        (f"{measure}_chance", "/sd"): levels.std() if len(levels) > 1 else levels.mean() * math.nan,
+        (f"{measure}_chance", "/sd"): chance_spread(levels),
         (f"{measure}_above_chance", ""): value - levels.mean(),
     }
 

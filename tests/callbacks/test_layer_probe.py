@@ -392,8 +392,9 @@ def test_every_picture_is_drawn(tmp_path: Path) -> None:
     assert all(isinstance(figure, Figure) for figure in pictures.values())
     rows = [tick.get_text() for tick in pictures["sites/probe/tags"].axes[0].get_yticklabels()]
     assert rows == ["emb", "enc"]
-    assert [axes.get_title() for axes in pictures["probe/tags"].axes][:3] == [
+    assert [axes.get_title() for axes in pictures["probe/tags"].axes][:4] == [
         "accuracy",
+        "above chance",
         "above random weights",
         "selectivity",
     ]

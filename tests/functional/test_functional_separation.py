@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from reference import separation as reference
 from sklearn.metrics import silhouette_score
@@ -89,6 +89,44 @@ def test_chance_is_the_mean_over_all_ways_to_deal_labels_out() -> None:
     for k in (1, 3):
         every = [float(knn_purity(distances, labels[list(order)], k)) for order in permutations(range(5))]
         assert fmean(every) == pytest.approx(float(knn_purity_chance(labels)))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 3)), min_size=4, max_size=7), st.data())
+def test_rows_of_the_own_unit_are_no_neighbours(rows: list[tuple[int, int, int]], data: st.DataObject) -> None:
+    units = [row[2] for row in rows]
+    most = len(rows) - max(units.count(unit) for unit in units)
+    assume(most > 0)
+    k = data.draw(st.integers(1, most))
+    labels = data.draw(st.lists(st.integers(0, 2), min_size=len(rows), max_size=len(rows)))
+    z = np.array([row[:2] for row in rows], dtype=np.float64)
+    distances = euclidean_distances(torch.from_numpy(z))
+    found = float(knn_purity(distances, torch.tensor(labels), k, torch.tensor(units)))
+    assert found == pytest.approx(reference.knn_purity(z, labels, k, units), abs=1e-9)
+
+
+def test_chance_over_units_is_the_mean_over_all_ways_to_deal_their_labels_out() -> None:
+    z, _ = classes(9, 2, 4)
+    units = torch.tensor([4, 4, 4, 7, 0, 0, 2, 9, 9])
+    distances = euclidean_distances(z)
+    of_unit = dict(zip([4, 7, 0, 2, 9], [0, 0, 1, 1, 1], strict=True))
+    dealt = [dict(zip(of_unit, order, strict=True)) for order in permutations(of_unit.values())]
+    ways = torch.tensor([[one[unit] for unit in units.tolist()] for one in dealt])
+    for k in (1, 4, 6):
+        every = knn_purity(distances, ways, k, units)
+        assert float(every.mean()) == pytest.approx(float(knn_purity_chance(ways[0], units)))
+        assert float(every[3]) == pytest.approx(float(knn_purity(distances, ways[3], k, units)))
+    assert float(knn_purity_chance(ways[0], units)) == pytest.approx((2 * 1 + 3 * 2) / (5 * 4))
+
+
+def test_units_that_do_not_fit_are_refused() -> None:
+    distances = euclidean_distances(torch.randn(6, 2))
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    with pytest.raises(ValueError, match=r"`k` must lie between 1 and N - 4 = 2, the rows outside the largest unit"):
+        knn_purity(distances, labels, 3, torch.tensor([0, 0, 0, 0, 1, 2]))
+    with pytest.raises(ValueError, match=r"`units` must be integers, one for each of 6 rows, got torch.int64 \(5,\)"):
+        knn_purity(distances, labels, 3, torch.arange(5))
+    with pytest.raises(ValueError, match="2 or more of one class each, got 2 with 3 classes"):
+        knn_purity_chance(labels, torch.tensor([0, 0, 1, 1, 1, 1]))
 
 
 def test_classes_far_apart_are_pure() -> None:

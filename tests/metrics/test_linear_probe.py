@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from reference.probes import held_out_predictions, online_bits
+from reference.units import exchanged, unit_of_rows
 from scipy.stats import norm
 from sklearn.metrics import r2_score
 
@@ -170,7 +172,7 @@ def test_rare_and_missing_labels_are_left_out() -> None:
 def test_too_many_classes_are_refused() -> None:
     data = Planted(samples=40)
     with pytest.raises(ValueError, match=r"has \d+ classes with at least 1 rows, and `max_classes` is 20"):
-        read(LinearProbe(["token"], min_count=1, max_classes=20), data.z, {"token": data.types})
+        read(LinearProbe(["pair"], min_count=1, max_classes=20), data.z, {"token": data.types, "pair": data.types // 2})
 
 
 @pytest.mark.parametrize("batch", [3, 64, 400])
@@ -327,3 +329,131 @@ def columns_differ() -> str:
 
 def test_ranks_that_disagree_about_columns_say_so(two_ranks: Any) -> None:
     assert any("1 columns here, 2 on another rank" in message for message in two_ranks.run(columns_differ))
+
+
+# ------------------------------------------------- what is read belongs to samples, words or positions
+
+
+class Nothing:
+    """Samples and words that differ from each other, and labels of one kind that mean nothing."""
+
+    def __init__(self, kind: str, length: int, seed: int, samples: int = 60, dim: int = 8) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        common = 1 / torch.arange(1, 61).double()
+        drawn = torch.multinomial(common, samples * length, replacement=True, generator=generator)
+        self.types = drawn.view(samples, length)
+        self.z = torch.randn(samples, 1, dim, generator=generator)
+        self.z = self.z + torch.randn(60, dim, generator=generator)[self.types]
+        self.z = self.z + 0.3 * torch.randn(samples, length, dim, generator=generator)
+        of_unit = torch.randn(3, max(samples, 60), samples * length, generator=generator)
+        labels = {
+            "sample": torch.randint(0, 3, (samples,), generator=generator),
+            "word": torch.randint(0, 3, (60,), generator=generator)[self.types],
+            "position": torch.randint(0, 3, (samples, length), generator=generator),
+        }
+        numbers = {
+            "sample": of_unit[0, :samples, 0],
+            "word": of_unit[1, :60, 0][self.types],
+            "position": of_unit[2, 0].view(samples, length),
+        }
+        self.labels = {"token": self.types, "tag": labels[kind], "number": numbers[kind]}
+
+
+@pytest.mark.parametrize("kind", ["sample", "word", "position"])
+@pytest.mark.parametrize("length", [1, 4, 16])
+@pytest.mark.parametrize("types", ["token", None])
+def test_where_there_is_nothing_to_read_the_probe_is_at_chance(kind: str, length: int, types: str | None) -> None:
+    if kind == "word" and types is None:
+        pytest.skip("without words, nothing belongs to them")
+    found: dict[str, list[tuple[float, float]]] = {"tag": [], "number": []}
+    for seed in range(16):
+        data = Nothing(kind, length, seed)
+        metric = LinearProbe(["tag"], ["number"], types=types, control=False, shuffles=8, min_count=2)
+        values = read(metric, data.z, data.labels)
+        told = "sample" if length == 1 and kind == "position" else kind
+        assert metric.units_used == {"tag": told, "number": told}
+        for name, mine in found.items():
+            above, level = values[f"probe_above_chance/{name}"], values[f"probe_chance/{name}"]
+            assert above == pytest.approx(values[f"{metric.score(name)}/{name}"] - level)
+            mine.append((above, values[f"probe_chance/{name}/sd"]))
+    for name, mine in found.items():
+        above, said = np.array(mine).T
+        assert abs(above.mean()) < 4 * above.std(ddof=1) / math.sqrt(16), name
+    # R² has long tails, accuracy has not.
+    above, said = np.array(found["tag"]).T
+    assert 0.5 < above.std(ddof=1) / said.mean() < 1.7
+
+
+def test_labels_of_samples_would_be_read_off_other_positions_of_the_sample() -> None:
+    data = Nothing("sample", 12, 0, dim=80)
+    found = {
+        unit: read(LinearProbe(["tag"], units={"tag": unit}), data.z, data.labels) for unit in ("sample", "position")
+    }
+    assert found["position"]["probe_accuracy/tag"] > 0.7, "words are held out, samples are not"
+    assert found["sample"]["probe_accuracy/tag"] < 0.5
+    assert found["sample"]["probe_accuracy/tag"] == found["sample"]["probe_seen/tag"]
+    assert found["position"]["probe_seen/tag"] == found["sample"]["probe_seen/tag"]
+
+
+def test_chance_is_below_the_majority_where_few_words_are_held_out() -> None:
+    above, below = [], []
+    for seed in range(60):
+        generator = torch.Generator().manual_seed(seed)
+        word, label = torch.randn(30, 16, generator=generator), torch.randint(0, 4, (30,), generator=generator)
+        common = torch.rand(30, generator=generator) ** 3
+        token = torch.multinomial(common, 300, replacement=True, generator=generator)
+        probe = LinearProbe(["tag"], control=False, min_count=1)
+        z = word[token] + 0.1 * torch.randn(300, 16, generator=generator)
+        probe.update(z, labels={"tag": label[token], "token": token})
+        found = {key: float(value) for key, value in probe.compute().items()}
+        assert probe.units_used == {"tag": "word"}
+        above.append(found["probe_above_chance/tag"])
+        below.append(found["probe_chance/tag"] - found["probe_majority/tag"])
+    assert abs(np.mean(above)) < 4 * np.std(above, ddof=1) / math.sqrt(60)
+    assert np.mean(below) < -0.1
+
+
+@pytest.mark.parametrize("kind", ["sample", "word", "position"])
+def test_the_level_of_chance_is_that_of_labels_dealt_by_hand(kind: str) -> None:
+    """Folds by unit with scikit-learn, and labels exchanged one by one."""
+    data = Nothing(kind, 4, 3, samples=30, dim=4)
+    metric = LinearProbe(["tag"], control=False, shuffles=60, min_count=1, folds=4)
+    found = read(metric, data.z, data.labels)
+    z, types = data.z.flatten(0, 1).double().numpy(), data.types.flatten()
+    samples = torch.arange(30).repeat_interleave(4)
+    tags = data.labels["tag"]
+    lists = [[tag] for tag in (tags[:, None].expand(-1, 4) if tags.ndim == 1 else tags).flatten().tolist()]
+    name, units = unit_of_rows(lists, samples.tolist(), types.tolist())
+    assert name == kind
+    folds = folds_of(samples if kind == "sample" else types, 4, 0)[0].numpy()
+    draw, levels = random.Random(0), []
+    for _ in range(61):
+        dealt = np.array([mine[0] for mine in lists])
+        said = held_out_predictions(z, np.eye(3)[dealt], folds, STRENGTHS)
+        levels.append(float((said.argmax(1) == dealt).mean()))
+        lists = exchanged(lists, units or list(range(120)), draw, [0] * 120)
+    assert found["probe_accuracy/tag"] == pytest.approx(levels[0], abs=1e-9)
+    error = np.std(levels[1:], ddof=1) * math.sqrt(2 / 60)
+    assert found["probe_chance/tag"] == pytest.approx(np.mean(levels[1:]), abs=4 * error)
+    assert found["probe_chance/tag/sd"] == pytest.approx(np.std(levels[1:], ddof=1), rel=0.4)
+
+
+def test_labels_that_equal_types_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"labels equal types.*With `types=None` samples are held out"):
+        LinearProbe(["token"])
+    data = Planted(samples=40)
+    for lemma in (data.types + 5, data.types * 2 + (data.noise[..., 0] > 0)):
+        with pytest.raises(ValueError, match=r"labels of 'lemma' has one type of 'token': labels equal types"):
+            read(LinearProbe(["lemma"], min_count=2), data.z, {"token": data.types, "lemma": lemma})
+        found = read(LinearProbe(["lemma"], min_count=2, types=None), data.z, {"lemma": lemma})
+        assert math.isfinite(found["probe_accuracy/lemma"])
+
+
+def test_units_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"`units` has 'word', and `types` is None"):
+        LinearProbe(["tag"], types=None, units={"tag": "word"})
+    with pytest.raises(ValueError, match=r"`units` names 'pos', which is not among the label sets \['tag', 'number'\]"):
+        LinearProbe(["tag"], ["number"], units={"pos": "word"})
+    with pytest.raises(ValueError, match="`shuffles` must be at least 0, got -1"):
+        LinearProbe(["tag"], shuffles=-1)
+    assert not [key for key in LinearProbe(["tag"], shuffles=0).measures if "chance" in key]

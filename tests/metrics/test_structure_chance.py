@@ -67,8 +67,9 @@ def z_scores(
 def test_labels_that_carry_nothing_are_at_chance(case, kind, average):
     names, shape, plane = CASES[case]
     nested = case in ("bigram", "trigram")
-    # The mean of `SHUFFLES` levels has their variance over SHUFFLES, and their sd is itself estimated.
-    expected = math.sqrt((1 + 1 / SHUFFLES) * (SHUFFLES - 1) / (SHUFFLES - 3))
+    # The sd is that of the difference, but for being estimated from `SHUFFLES` levels.
+    unbiased = math.sqrt(2 / (SHUFFLES - 1)) * math.gamma(SHUFFLES / 2) / math.gamma((SHUFFLES - 1) / 2)
+    expected = unbiased * math.sqrt((SHUFFLES - 1) / (SHUFFLES - 3))
     for key, scores in z_scores(kind, names, shape, plane, average, 1.0 if nested else 0.0).items():
         assert abs(np.mean(scores)) < 4 * expected / math.sqrt(DRAWS), f"{key}: {np.mean(scores)}"
         assert 0.6 * expected < np.std(scores, ddof=1) < 1.6 * expected, f"{key}: {np.std(scores)}"

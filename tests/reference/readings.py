@@ -14,6 +14,7 @@ from torch import Tensor
 from reference.entropy import Array, binned_codes, entropy, soft_codes, spread
 from reference.ngrams import label_lists
 from reference.structure import Labels, measures, plane
+from reference.units import unit_of_rows
 
 NESTED = {"bigram": "token", "trigram": "token"}
 WORDS = ("token", "bigram", "trigram", "flat_bigram", "flat_trigram", "next_token")
@@ -72,6 +73,13 @@ class Reading:
                     found.append([int(label) if label >= 0 else None for label in here.reshape(-1)])
             return found
         return label_lists(self.words, name)
+
+    def units(self, name: str, parents: Sequence[Hashable | None] | None = None) -> list[Hashable] | None:
+        """What the labels of every row belong to; ``None`` for its own."""
+        if name not in self.extra:
+            return None
+        words = [word for words in self.words for word in words if word is not None]
+        return unit_of_rows(self.label_lists(name), self.sequence_of(), words, parents)[1]
 
     def part(self, samples: Sequence[int]) -> Reading:
         """Some of the sequences."""
@@ -155,7 +163,9 @@ def expected_values(
         above = None
         if name in owner:
             above = [mine[0] for mine in reading.label_lists(owner[name])]
-        found = measures(codes, reading.label_lists(name), above, min_count, average, correction)
+        found = measures(
+            codes, reading.label_lists(name), above, min_count, average, correction, units=reading.units(name, above)
+        )
         if floor_corrected:
             for measure in ("information", "variation", "parent_variation"):
                 found[measure] -= found["floor"]
@@ -167,7 +177,8 @@ def expected_values(
             values[key] = value
     if information_plane:
         first, second = (reading.label_lists(name) for name in information_plane)
-        values |= {f"{prefix}{name}": value for name, value in plane(codes, first, second, min_count).items()}
+        units = [reading.units(name) for name in information_plane]
+        values |= {f"{prefix}{name}": value for name, value in plane(codes, first, second, min_count, units).items()}
     return values
 
 

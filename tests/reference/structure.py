@@ -45,8 +45,13 @@ class Occurrences:
         ]
 
 
-def occurrences(labels: Labels, parents: Sequence[Hashable | None] | None = None, min_count: int = 1) -> Occurrences:
-    """Labels with at least ``min_count`` rows; a nested label is the pair of its parent and itself."""
+def occurrences(
+    labels: Labels,
+    parents: Sequence[Hashable | None] | None = None,
+    min_count: int = 1,
+    units: Sequence[Hashable] | None = None,
+) -> Occurrences:
+    """Labels of at least ``min_count`` units (rows by default); a nested label is the pair of its parent and itself."""
     found: dict[Hashable, list[int]] = {}
     parent_of: dict[Hashable, Hashable] = {}
     for row, mine in enumerate(labels):
@@ -57,7 +62,8 @@ def occurrences(labels: Labels, parents: Sequence[Hashable | None] | None = None
             key = label if parents is None else (parent, label)
             found.setdefault(key, []).append(row)
             parent_of[key] = parent
-    kept = {label: rows for label, rows in found.items() if len(rows) >= min_count}
+    number = {label: len(rows) if units is None else len({units[row] for row in rows}) for label, rows in found.items()}
+    kept = {label: rows for label, rows in found.items() if number[label] >= min_count}
     return Occurrences(kept, {label: parent_of[label] for label in kept}, len(labels))
 
 
@@ -82,9 +88,10 @@ def measures(
     average: str = "frequency",
     correction: str | None = None,
     normalize: bool = True,
+    units: Sequence[Hashable] | None = None,
 ) -> dict[str, float]:
     """All measures of one label set; entropies over log bins, disentanglement in nats, NaN where undefined."""
-    there = occurrences(labels, parents, min_count)
+    there = occurrences(labels, parents, min_count, units)
     return measures_of(codes, there, average, correction, normalize)
 
 
@@ -142,9 +149,15 @@ def _over_dims(divergence, codes: Array, there: Occurrences, label: Hashable, ot
     return math.fsum(divergence(distribution(codes, d, mine), distribution(codes, d, other)) for d in dims) / len(dims)
 
 
-def plane(codes: Array, first: Labels, second: Labels, min_count: int = 1) -> dict[str, float]:
+def plane(
+    codes: Array,
+    first: Labels,
+    second: Labels,
+    min_count: int = 1,
+    units: Sequence[Sequence[Hashable] | None] = (None, None),
+) -> dict[str, float]:
     """Complexity, expressivity and optimality: over the rows that have a kept label in both flat sets."""
-    one, two = (occurrences(labels, None, min_count) for labels in (first, second))
+    one, two = (occurrences(labels, None, min_count, own) for labels, own in zip((first, second), units, strict=True))
     both = set(one.pool) & set(two.pool)
     values = {}
     for name, there in (("complexity", one), ("expressivity", two)):
