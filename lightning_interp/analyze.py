@@ -76,6 +76,7 @@ def analyze(
             for index, batch in enumerate(dataloader):
                 _run_batch(model, pl.utilities.move_data_to_device(batch, device), index, run, readers)
             for reader in readers:
+                reader.collect()
                 found = {reader.prefix + key: float(value) for key, value in reader.finish().items()}
                 values |= {key: value for key, value in found.items() if not math.isnan(value)}
         finally:

@@ -213,6 +213,9 @@ class ValidationAnalysis(pl.Callback):
     def abort(self) -> None:
         """The reading is given up: forget it."""
 
+    def collect(self) -> None:
+        """The validation run is over: read on this rank what is not part of it. Called on all ranks, or on none."""
+
     @abstractmethod
     def finish(self) -> Mapping[str, Tensor | float]:
         """Merge ranks and return all measures by key. Called on all ranks, or on none."""
@@ -448,6 +451,7 @@ class ValidationAnalysis(pl.Callback):
         """
         values: dict[str, Tensor | float] = {}
         works: list[Callable[[], None]] = [
+            self.collect,
             self._check_number,
             self._check_samples,
             lambda: values.update(self.finish()),

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import math
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.utils.data import DistributedSampler
 
-from lightning_interp._forward import default_forward, module_forward
+from lightning_interp._forward import default_forward
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import RepresentationMetrics, site_key
 from lightning_interp.compat import pl
-from lightning_interp.distributed import Steps, rank_in, run, world_size
+from lightning_interp.distributed import Steps, run
 from lightning_interp.figures import measure_curves, site_heatmap
 from lightning_interp.functional.layers import best_layer, centre_of_gravity
-from lightning_interp.isolation import ModuleState, muted_loggers, seeded, untouched
-from lightning_interp.labels import LabelSource, batch_size, describe_batch
+from lightning_interp.isolation import ModuleState, seeded
+from lightning_interp.labels import LabelSource
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.metrics.linear_probe import STRENGTHS, LinearProbe
-from lightning_interp.positions import SamplePositions, Selection
+from lightning_interp.own_data import apart
+from lightning_interp.positions import Selection
 from lightning_interp.probing.random_weights import Fresh, RandomBaseline
 from lightning_interp.replay import KeptBatch, StepReplay, independent
 from lightning_interp.run_settings import Settings
@@ -100,16 +97,10 @@ class LayerProbe(RepresentationMetrics):
             (:func:`~lightning_interp.probing.random_weights.random_weights`); or a function that makes the model anew
             or gives its state dict, ``lambda: MyModel(width=64)``; ``False`` for no baseline. By default as ``True``,
             but where it fails a warning says why, and the probe reads without.
-        data: A probe set in place of the validation run: a ``DataLoader`` that does not shuffle, or any other iterable
-            of batches that can be iterated again. It is run at the end of each validation that is read; whole batches
-            are dealt out to ranks, none of them twice, though all ranks load all of them.
-        forward: How a batch of the probe set goes through the module, ``forward(module, batch)``. By default the
-            module's ``forward``, which gets what it takes of a dict by name, or the first entry of a tuple. Without
-            ``data`` it is what the baseline runs in place of ``validation_step``.
         seed: Of folds, control labels and random weights.
-        kwargs: Arguments of :class:`~lightning_interp.callbacks.RepresentationMetrics` and
-            :class:`~lightning_interp.callbacks.ValidationAnalysis`. ``max_examples`` counts samples of the probe set
-            where there is one.
+        kwargs: Arguments of :class:`~lightning_interp.callbacks.RepresentationMetrics`, ``data`` (a probe set in place
+            of the validation run) among them, and :class:`~lightning_interp.callbacks.ValidationAnalysis`. ``forward``
+            is, without ``data``, what the baseline runs in place of ``validation_step``.
 
     Raises:
         ValueError: If an argument is out of range, a name matches nothing, the probe set shuffles or is used up by
@@ -126,6 +117,8 @@ class LayerProbe(RepresentationMetrics):
 
     """
 
+    _runs_batches = True
+
     def __init__(
         self,
         sites: str | Sequence[str] | Mapping[str, str],
@@ -140,8 +133,6 @@ class LayerProbe(RepresentationMetrics):
         baseline: bool | Fresh | None = None,
         codelength: bool = False,
         max_rows: int = 20_000,
-        data: Iterable[Any] | None = None,
-        forward: Callable[[nn.Module, Any], Any] | None = None,
         seed: int = 0,
         units: Mapping[str, str] | None = None,
         shuffles: int = 3,
@@ -166,27 +157,12 @@ class LayerProbe(RepresentationMetrics):
             shuffles=shuffles,
         )
         super().__init__({"probe": probe}, sites, labels={**_sources(labels), **_sources(targets)}, **kwargs)
-        _check_data(data)
-        if data is not None and self.dataloader_idx:
-            raise ValueError(
-                f"`dataloader_idx={self.dataloader_idx}` has no meaning with `data`: no validation batch is read."
-            )
         self.probe = probe
         self.names = (*probe.labels, *probe.targets)
         """What is read."""
         self.baseline = baseline
         self._random = RandomBaseline(baseline)
-        self.forward = forward
         self.seed = seed
-        self._set = None if data is None else _Shared(data)
-        if data is not None:
-            # At once, not when the set is read: its order does not depend on the Trainer.
-            self.positions = SamplePositions(data)
-            if self.given_by_place():
-                self.try_collate(data, self.positions)
-                super().check_positions()
-        self._model: nn.Module | None = None
-        self._live: weakref.ref[Any] | None = None
         self._kept: list[KeptBatch] = []
         self._batch_idx: int | None = None
         self._fitting = False
@@ -230,21 +206,12 @@ class LayerProbe(RepresentationMetrics):
     def resolve(self, model: nn.Module) -> None:
         """Attach hooks at the sites."""
         super().resolve(model)
-        self._model, self._live, self._fitting = model, None, False
-
-    def release(self) -> None:
-        """Take the hooks off and let go of the model."""
-        super().release()
-        self._model = self._live = None
+        self._fitting = False
 
     def abort(self) -> None:
         """Forget the reading."""
         super().abort()
         self._kept = []
-
-    def read_from(self) -> str:
-        """The validation loader or the probe set."""
-        return super().read_from() if self._set is None else "`data`"
 
     def given_by_place(self) -> list[str]:
         """Labels and targets that are arrays."""
@@ -252,7 +219,7 @@ class LayerProbe(RepresentationMetrics):
 
     def kept_for_samples(self) -> str:
         """The values with random weights, unless they are of a probe set."""
-        if self.baseline is False or self._set is not None:
+        if not self._random.wanted or self._own is not None:
             return ""
         return "probe_baseline is of those, so it is read anew, at the next reading where not at this one"
 
@@ -260,23 +227,16 @@ class LayerProbe(RepresentationMetrics):
         """Keep batches at the next reading too, since its samples may be others again."""
         self._unsteady = True
 
-    def check_positions(self) -> None:
-        """The order of validation samples is of no consequence to a probe set, which has its own."""
-        if self._set is None:
-            super().check_positions()
-
     def before_batch(self, batch: Any, selection: Selection) -> None:
         """Get ready for a validation batch, unless there is a probe set."""
-        if self._set is not None:
-            return
-        if self._baseline_due() or self._unsteady:
+        if self._own is None and (self._baseline_due() or self._unsteady):
             index = len(self._kept) if self._batch_idx is None else self._batch_idx
             self._kept.append(KeptBatch(independent(batch), index, self.dataloader_idx, selection))
-        self._read_batch(batch, selection)
+        super().before_batch(batch, selection)
 
-    def _read_batch(self, batch: Any, selection: Selection) -> None:
+    def _before_rows(self, batch: Any, selection: Selection) -> None:
         try:
-            super().before_batch(batch, selection)
+            super()._before_rows(batch, selection)
         except ValueError as error:
             if self.probe.types != "token" or "token ids" not in str(error):
                 raise
@@ -285,16 +245,9 @@ class LayerProbe(RepresentationMetrics):
                 "words, as in images, give `types=None`."
             ) from error
 
-    def after_batch(self, batch: Any, selection: Selection) -> None:
-        """Take in a validation batch, unless there is a probe set."""
-        if self._set is None:
-            super().after_batch(batch, selection)
-
     def finish(self) -> Mapping[str, Tensor | float]:
         """Fit the probes, those of the baseline too where it is not known yet, and compare."""
         kept, due = self._kept, self._baseline_due()
-        if self._set is not None:
-            run(_together(self._read_set), self.group)
         values: dict[str, Tensor | float] = dict(super().finish())
         found: dict[str, float] = {}
         if self._random.wanted:
@@ -339,79 +292,6 @@ class LayerProbe(RepresentationMetrics):
         known = [level for level in found if not math.isnan(level)]
         return max(known if self.probe.shuffles and known else [0.0, *known])
 
-    # ------------------------------------------------- the probe set
-
-    def _read_set(self) -> None:
-        """Run this rank's batches of the probe set."""
-        assert self._model is not None
-        model, forward = self._model, self._forward_of_set(self._model)
-        with self._apart():
-            model.eval()
-            seeded(self.seed)
-            for batch, selection, counted in self._dealt(model):
-                if counted:
-                    self._read_batch(batch, selection)
-                try:
-                    forward(model, batch)
-                except (TypeError, NotImplementedError) as error:
-                    if self.forward is not None:
-                        raise
-                    raise ValueError(
-                        f"{type(model).__name__} does not run on a batch of `data`, {describe_batch(batch)}: "
-                        f"{type(error).__name__}: {error}. Say how with `forward=lambda module, batch: …`."
-                    ) from error
-                if counted:
-                    super().after_batch(batch, selection)
-
-    def _forward_of_set(self, model: nn.Module) -> Callable[[nn.Module, Any], Any]:
-        if self.forward is not None:
-            return self.forward
-        plain = module_forward(model)
-        return lambda module, batch: plain(module, batch, 0)
-
-    def _dealt(self, model: nn.Module) -> Iterator[tuple[Any, Selection, bool]]:
-        """This rank's batches; the last is one of another rank, and does not count, where there are too few."""
-        assert self._set is not None
-        self.positions = SamplePositions(self._set.value, max_examples=self.max_examples)
-        super().check_positions()
-        world = world_size(self.group)
-        rank = rank_in(self.group)
-        first = next(model.parameters(), None)
-        device = first.device if first is not None else torch.device("cpu")
-        trainer = None if self._live is None else self._live()
-
-        def moved(batch: Any) -> Any:
-            given = batch if trainer is None else trainer.strategy.precision_plugin.convert_input(batch)
-            return pl.utilities.move_data_to_device(given, device)
-
-        number, spare = 0, None
-        for batch in self._set.value:
-            selection = self.positions.select(batch_size(batch))
-            super().check_positions()
-            if not len(selection):
-                continue
-            # All ranks run as many batches: where a forward pass communicates, they would wait for each other.
-            spare = batch if number % world == 0 else spare
-            if number % world == rank:
-                yield moved(batch), selection, True
-            number += 1
-        if not number:
-            raise ValueError("`data` gave no batch.")
-        if number % world and rank >= number % world:
-            yield moved(spare), selection, False
-
-    @contextmanager
-    def _apart(self) -> Iterator[None]:
-        """Within, what is run leaves no trace on the model, and has the precision of a validation step."""
-        assert self._model is not None
-        trainer = None if self._live is None else self._live()
-        with ExitStack() as stack:
-            stack.enter_context(untouched(self._model))
-            if trainer is not None:
-                stack.enter_context(trainer.strategy.precision_plugin.val_step_context())
-                stack.enter_context(muted_loggers(trainer))
-            yield
-
     # ------------------------------------------------- the baseline
 
     def _baseline_due(self) -> bool:
@@ -445,32 +325,32 @@ class LayerProbe(RepresentationMetrics):
         assert model is not None
         trainer = None if self._live is None else self._live()
         # Buffers are drawn anew too: on a copy.
-        with self._apart(), self._random.installed(model, self.seed, type(self).__name__):
-            if self._set is not None:
-                self._read_set()
+        with apart(model, trainer), self._random.installed(model, self.seed, type(self).__name__):
+            if self._own is not None:
+                self._read_own(self._own)
             elif trainer is not None and self.forward is None:
                 assert isinstance(model, pl.LightningModule)
                 replay = StepReplay(trainer, model, [], ModuleState(model).copy(), self.seed)
                 life = replay.life()
                 for one in kept:
-                    self._read_batch(one.batch, one.selection)
+                    self._before_rows(one.batch, one.selection)
                     replay.run(life, one)
-                    super().after_batch(one.batch, one.selection)
+                    self._after_rows(one.batch, one.selection)
             else:
-                step = default_forward(model)
+                step = self.run_batch or default_forward(model)
                 model.eval()
                 for one in kept:
-                    self._read_batch(one.batch, one.selection)
+                    self._before_rows(one.batch, one.selection)
                     seeded(self.seed + one.index)
                     step(model, one.batch, one.index) if self.forward is None else self.forward(model, one.batch)
-                    super().after_batch(one.batch, one.selection)
+                    self._after_rows(one.batch, one.selection)
 
     # ------------------------------------------------- life in a Trainer
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Decide whether this validation run is read."""
         super().on_validation_start(trainer, pl_module)
-        self._live, self._fitting = weakref.ref(trainer), trainer.state.fn == "fit"
+        self._fitting = trainer.state.fn == "fit"
 
     def on_validation_batch_start(
         self,
@@ -526,16 +406,6 @@ class LayerProbe(RepresentationMetrics):
         return site_heatmap(*self._grid(f"{self.probe.score(name)}/{name}"), f"Probes for {name}", self._label(name))
 
 
-class _Shared:
-    """Something that copies of a callback share: a data set is not copied with it."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __deepcopy__(self, memo: Any) -> _Shared:
-        return self
-
-
 def _together(work: Callable[[], None]) -> Steps[None]:
     """Work in which ranks exchange nothing, and after which all of them go on, or none."""
     work()
@@ -544,20 +414,3 @@ def _together(work: Callable[[], None]) -> Steps[None]:
 
 def _sources(names: Named) -> dict[str, LabelSource]:
     return dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
-
-
-def _check_data(data: Any) -> None:
-    if data is None:
-        return
-    # Asked of the type: making an iterator of a DataLoader draws from the global stream and starts its workers.
-    if not isinstance(data, Iterable) or isinstance(data, Iterator):
-        raise ValueError(
-            f"`data` must be a DataLoader or another iterable of batches that can be iterated again, got "
-            f"{type(data).__name__}."
-        )
-    if SamplePositions(data).shuffled:
-        raise ValueError("`data` shuffles; a probe set is the same at every reading: give its loader shuffle=False.")
-    # A loader that is given its batches has an idle sampler of its own.
-    samplers = (getattr(one, "sampler", None) for one in (data, getattr(data, "batch_sampler", None)))
-    if any(isinstance(sampler, DistributedSampler) for sampler in samplers):
-        raise ValueError("`data` has a DistributedSampler; its batches are dealt out to ranks here: leave it off.")

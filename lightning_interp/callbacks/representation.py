@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from matplotlib.figure import Figure
@@ -22,10 +22,12 @@ from lightning_interp.compat import pl
 from lightning_interp.distributed import run
 from lightning_interp.figures import measure_curves, site_heatmap
 from lightning_interp.functional._numerics import finite_rows
+from lightning_interp.isolation import seeded
 from lightning_interp.labels import BatchReader, Key, LabelSource, ReadBatch
 from lightning_interp.metrics._names import BUILT_IN_LABELS
 from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric
 from lightning_interp.metrics.sample import FixedSample, Sample
+from lightning_interp.own_data import OwnData, OwnForward, apart
 from lightning_interp.positions import Selection
 from lightning_interp.run_settings import Settings, arguments
 from lightning_interp.site_rows import Pooling, ReadSite, SiteReader
@@ -34,7 +36,7 @@ from lightning_interp.sites import Call, Layout, OutputKey, SiteRecorder, resolv
 __all__ = ["RepresentationMetrics", "site_key"]
 
 _SITE = "<site>"
-_SAID: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+_SAID: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 
 
 def site_key(measure: str, site: str) -> str:
@@ -85,6 +87,11 @@ class RepresentationMetrics(ValidationAnalysis):
             the same with ``batch["attention_mask"].nonzero()[:, 0]``.
         pooling: One vector a sample in place of all of its positions: the ``"first"`` or ``"last"`` that is read, their
             ``"mean"``, or a callable on representations (B, T, D) and mask (B, T) that returns (B, D).
+        data: Batches of one's own to read in place of the validation run: a ``DataLoader`` that does not shuffle, or
+            any other iterable of batches that can be iterated again. They are run at the end of each validation that is
+            read; whole batches are dealt out to ranks. ``max_examples`` counts samples of these.
+        forward: How a batch of ``data`` goes through the module, ``forward(module, batch)``. By default the module's
+            ``forward``, which gets what it takes of a dict by name, or the first entry of a tuple.
         projector: Show so many representations of each site, of the last reading, on TensorBoard's page "Projector"
             (Weights & Biases: in a table) when the fit ends, under ``representations/<site>``; always the same
             positions, chosen at random over those that are read. Other loggers cannot, which is told at the start.
@@ -113,6 +120,8 @@ class RepresentationMetrics(ValidationAnalysis):
     """
 
     _outward = (*ValidationAnalysis._outward, "metrics", "projector", "label_names")
+    _runs_batches = False
+    """Whether the callback runs validation batches itself."""
 
     def __init__(
         self,
@@ -129,6 +138,8 @@ class RepresentationMetrics(ValidationAnalysis):
         output: OutputKey | Mapping[str, OutputKey] | None = None,
         read: ReadSite | Mapping[str, ReadSite] | None = None,
         pooling: Pooling | None = None,
+        data: Iterable[Any] | None = None,
+        forward: OwnForward | None = None,
         projector: int | None = None,
         label_names: Sequence[str] | Mapping[int, str] | Callable[[int], str] | None = None,
         **kwargs: Any,
@@ -162,6 +173,16 @@ class RepresentationMetrics(ValidationAnalysis):
         self.output = output
         self.pooling = pooling
         self._site_reader = SiteReader(layout, read, pooling)
+        if data is not None and self.dataloader_idx:
+            raise ValueError(
+                f"`dataloader_idx={self.dataloader_idx}` has no meaning with `data`: no validation batch is read."
+            )
+        if data is None and forward is not None and not self._runs_batches:
+            raise ValueError("`forward` says how a batch of `data` goes through the module, and there is none.")
+        self.forward = forward
+        self._own = None if data is None else OwnData(data, forward)
+        self._model: nn.Module | None = None
+        self._live: weakref.ref[Any] | None = None
         self._wants = {name: _parameters(metric) for name, metric in self.metrics.items()}
         self._names: dict[str, str] = {}
         self._recorder: SiteRecorder | None = None
@@ -170,6 +191,11 @@ class RepresentationMetrics(ValidationAnalysis):
         self._read: dict[Any, ReadBatch] = {}
         self.projector = projector
         self.label_names = label_names
+        if self._own is not None and self.given_by_place():
+            # At once, not when the data are read: their order does not depend on the Trainer.
+            self.positions = self._own.positions()
+            self.try_collate(self._own.value, self.positions)
+            super().check_positions()
         self._collecting: dict[str, FixedSample] = {}
         self._collected: dict[str, Sample] = {}
         self._dims: dict[str, int] = {}
@@ -212,6 +238,7 @@ class RepresentationMetrics(ValidationAnalysis):
 
     def resolve(self, model: nn.Module) -> None:
         """Attach hooks at the sites."""
+        self._model, self._live = model, None
         self._names = resolve_sites(model, self.sites)
         unknown = sorted(set(self._tokens_by_site) - set(self._names))
         if unknown:
@@ -247,7 +274,8 @@ class RepresentationMetrics(ValidationAnalysis):
         return sample.vectors, names
 
     def release(self) -> None:
-        """Take the hooks off and drop the metrics."""
+        """Take the hooks off, drop the metrics and let go of the model."""
+        self._model = self._live = None
         if self._recorder is not None:
             self._recorder.detach()
         self.abort()
@@ -273,7 +301,55 @@ class RepresentationMetrics(ValidationAnalysis):
         """Label sets that are arrays."""
         return [f"labels[{name!r}]" for name in self._reader.arrays]
 
+    def read_from(self) -> str:
+        """The validation loader, or data of one's own."""
+        return super().read_from() if self._own is None else "`data`"
+
+    def check_positions(self) -> None:
+        """The order of validation samples is of no consequence to data of one's own, which have theirs."""
+        if self._own is None:
+            super().check_positions()
+
     def before_batch(self, batch: Any, selection: Selection) -> None:
+        """Get ready for a validation batch, unless there are data of one's own."""
+        if self._own is None:
+            self._before_rows(batch, selection)
+
+    def after_batch(self, batch: Any, selection: Selection) -> None:
+        """Take in a validation batch, unless there are data of one's own."""
+        if self._own is None:
+            self._after_rows(batch, selection)
+
+    def collect(self) -> None:
+        """Read data of one's own."""
+        if self._own is not None:
+            self._read_own(self._own)
+
+    def _read_own(self, own: OwnData) -> None:
+        """Run this rank's batches of data of one's own."""
+        model = self._model
+        assert model is not None
+        trainer = None if self._live is None else self._live()
+        self.positions = own.positions(self.max_examples)
+        with apart(model, trainer):
+            model.eval()
+            seeded(0)
+            for batch, selection, counted in own.batches(model, self.positions, self.count, self.group, trainer):
+                super().check_positions()
+                if counted:
+                    if self.kept_for_samples():
+                        self._checksum.add(batch, self.watched(selection))
+                    self._before_rows(batch, selection)
+                own.run(model, batch)
+                if counted:
+                    self._after_rows(batch, selection)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Decide whether this validation run is read."""
+        super().on_validation_start(trainer, pl_module)
+        self._live = weakref.ref(trainer)
+
+    def _before_rows(self, batch: Any, selection: Selection) -> None:
         """Read tokens and labels, and capture what the sites put out."""
         assert self._recorder is not None
         places = selection.batch if self.positions.exact else None
@@ -286,7 +362,7 @@ class RepresentationMetrics(ValidationAnalysis):
                 )
         self._recorder.start()
 
-    def after_batch(self, batch: Any, selection: Selection) -> None:
+    def _after_rows(self, batch: Any, selection: Selection) -> None:
         """Hand the representations to the metrics."""
         assert self._recorder is not None
         self._recorder.stop()
