@@ -22,7 +22,7 @@ from lightning_interp.distributed import Steps, rank_in, run, world_size
 from lightning_interp.figures import measure_curves, site_heatmap
 from lightning_interp.functional.layers import best_layer, centre_of_gravity
 from lightning_interp.isolation import ModuleState, muted_loggers, seeded, untouched
-from lightning_interp.labels import LabelSource, batch_size, describe_batch
+from lightning_interp.labels import LabelSource, batch_size
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.metrics.linear_probe import STRENGTHS, LinearProbe
 from lightning_interp.positions import SamplePositions, Selection
@@ -301,15 +301,7 @@ class LayerProbe(RepresentationMetrics):
             for batch, selection, counted in self._dealt(model):
                 if counted:
                     self._read_batch(batch, selection)
-                try:
-                    forward(model, batch)
-                except (TypeError, NotImplementedError) as error:
-                    if self.forward is not None:
-                        raise
-                    raise ValueError(
-                        f"{type(model).__name__} does not run on a batch of `data`, {describe_batch(batch)}: "
-                        f"{type(error).__name__}: {error}. Say how with `forward=lambda module, batch: …`."
-                    ) from error
+                forward(model, batch)
                 if counted:
                     super().after_batch(batch, selection)
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any, Literal
 
+from torch import nn
+
 from lightning_interp.compat import check_trainer, pl
 from lightning_interp.schedule import StepSchedule
 
@@ -85,6 +87,10 @@ class ValidationSchedule(pl.Callback):
     def steps_up_to(self, stop: int) -> list[int]:
         """The scheduled steps from the first one to ``stop``, both included (without what ``last`` adds)."""
         return self.schedule.up_to(stop)
+
+    def logged_keys(self, model: nn.Module | None = None) -> list[str]:
+        """The keys that it logs: none."""
+        return []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take over from the Trainer's own settings, early enough for callbacks that ask about them in ``setup``."""
