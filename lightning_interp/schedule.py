@@ -57,7 +57,8 @@ class StepSchedule:
     """A set of training steps that can be asked for the next one, in constant time however far training has come.
 
     Args:
-        steps: ``"log"`` for :func:`log_spaced_steps`, a list of increasing steps, or ``None`` for ``every`` alone.
+        steps: ``"log"`` for :func:`log_spaced_steps`, a list or array of increasing steps, or ``None`` for ``every``
+            alone.
         per_decade: With ``"log"``, how many steps in each factor of ten.
         start: The first step; nothing is scheduled before it, and ``"log"`` counts from it.
         every: Every multiple of this number as well.
