@@ -355,7 +355,7 @@ def generated(args: argparse.Namespace, seed: int) -> Setting:
 def pretrained(args: argparse.Namespace, seed: int) -> Setting:
     """A pretrained model on the lines of a file, with what needs no generated text."""
     lm, tokenizer = load_causal_lm(args.model)
-    lines = [line.strip() for line in args.data.read_text().splitlines() if line.strip()]
+    lines = [line.strip() for line in args.data.read_text(encoding="utf-8").splitlines() if line.strip()]
     apart = max(2, min(500, len(lines) // 10))
     if len(lines) < 2 * apart:
         raise SystemExit(f"{args.data} has {len(lines)} lines that are not empty: too few to hold some out")

@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
     args = parse(argv)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     pl.seed_everything(args.seed)
-    lines = args.text.read_text().splitlines() if args.text else generate_corpus(args.sentences)
+    lines = args.text.read_text(encoding="utf-8").splitlines() if args.text else generate_corpus(args.sentences)
     lines = [line for line in lines if line.strip()][: args.sentences]
     held_out, tuned_on = lines[: args.held_out], lines[args.held_out :]
     if args.model:

@@ -370,13 +370,13 @@ def gather(logdir: Path, everything: bool = False) -> None:
         _, size, _, seed = folder.name.split("_")
         found = read_rows(readings)
         if facts.exists():
-            found[-1].update(json.loads(facts.read_text()))
+            found[-1].update(json.loads(facts.read_text(encoding="utf-8")))
         rows += [{"size": int(size), "seed": int(seed), **row} for row in found]
         taken.append(folder)
     if taken:
         columns = list(dict.fromkeys(key for row in rows for key in row))
         draft = path.with_suffix(".draft")
-        with draft.open("w", newline="") as file:
+        with draft.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(rows)

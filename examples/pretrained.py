@@ -63,7 +63,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     """Read every layer; print and draw what was found: site → measure → value."""
     args = parse(argv)
-    lines = args.text.read_text().splitlines() if args.text else generate_corpus(args.sentences)
+    lines = args.text.read_text(encoding="utf-8").splitlines() if args.text else generate_corpus(args.sentences)
     lines = [line for line in lines if line.strip()][: args.sentences]
     if args.model:
         model, tokenizer = load_causal_lm(args.model, gguf_file=args.gguf_file)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from lightning_interp.compat import is_overridden, pl
+from lightning_interp.labels import describe_batch
 
 __all__ = ["Forward", "default_forward", "module_forward"]
 
@@ -25,14 +26,27 @@ def default_forward(model: nn.Module) -> Forward:
 
 
 def module_forward(model: nn.Module) -> Forward:
-    """A function of model, batch and its number: the model's own forward on what it takes of the batch."""
+    """A function of model, batch and its number: the model's own forward on what it takes of the batch.
+
+    The function raises ``ValueError`` where the model does not run so, and names ``forward=``.
+    """
     # What `torch.compile` wraps around a module takes anything.
     parameters = inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
-    def forward(model: nn.Module, batch: Any, index: int) -> Any:
+    def given(model: nn.Module, batch: Any) -> Any:
         if isinstance(batch, Mapping):
             return model(**{key: value for key, value in batch.items() if takes_all or key in parameters})
         return model(batch[0] if isinstance(batch, list | tuple) else batch)
+
+    def forward(model: nn.Module, batch: Any, index: int) -> Any:
+        try:
+            return given(model, batch)
+        except (TypeError, NotImplementedError) as error:
+            raise ValueError(
+                f"{type(model).__name__}, whose forward takes {list(parameters)}, does not run on a batch, which is "
+                f"{describe_batch(batch)}: {type(error).__name__}: {error}. Say how with `forward=`, a function of the "
+                "module and the batch."
+            ) from error
 
     return forward

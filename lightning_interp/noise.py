@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import Unsupported
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
@@ -125,7 +126,7 @@ class SiteNoise:
     """Changes what sites return, or the tokens that they are given, while it is told to.
 
     Hooks are attached once, before the first compiled call, and look at a flag only. Under ``torch.compile`` a hook
-    that is switched on breaks the graph at its site.
+    that is switched on breaks the graph at its site, so a site within ``fullgraph=True`` is refused.
 
     Args:
         model: The module that the names are relative to.
@@ -138,7 +139,8 @@ class SiteNoise:
             :class:`~lightning_interp.sites.SiteRecorder`. A callable must return the very tensor.
 
     Raises:
-        ValueError: If an argument is unknown, a name matches no module, or a site's vocabulary is unknown or empty.
+        ValueError: If an argument is unknown, a name matches no module, a site's vocabulary is unknown or empty, or a
+            site lies in a module that is compiled with ``fullgraph=True``.
 
     Example:
         >>> model = nn.Sequential(nn.Identity(), nn.Identity())
@@ -178,6 +180,10 @@ class SiteNoise:
         self._handles: list[RemovableHandle] = []
         modules = modules_by_name(model)
         found = {site: modules[match_sites(name, modules, type(model).__name__)[0]] for site, name in sites.items()}
+        for site, module in found.items():
+            for name, other in model.named_modules():
+                if _is_whole_graph(other, within=module):
+                    raise ValueError(_fullgraph(site, self.sites[site], repr(name or type(other).__name__)))
         self._allowed = {
             site: _allowed_tokens(site, module, ignore_tokens, num_tokens) if kind == "tokens" else None
             for site, module in found.items()
@@ -207,6 +213,7 @@ class SiteNoise:
 
         Raises:
             CaptureError: At the end, if the site was not called.
+            ValueError: If the site lies in what may not be broken, as under ``fullgraph=True``.
 
         """
         hook = self._hooks[site]
@@ -216,7 +223,8 @@ class SiteNoise:
             nonlocal calls
             calls += 1
             changed = noise.gaussian(site, calls - 1, output, scale, self.relative)
-            norm = torch.linalg.vector_norm(output.data.detach(), dtype=torch.float32)
+            values = output.data.detach()
+            norm = torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32))
             self.sizes[site] = self.sizes.get(site, torch.zeros_like(norm)) + norm
             return changed
 
@@ -230,6 +238,8 @@ class SiteNoise:
         hook.change, hook.active = gaussian if self.kind == "gaussian" else tokens, True
         try:
             yield
+        except Unsupported as error:
+            raise ValueError(_fullgraph(site, self.sites[site], "what is compiled so")) from error
         finally:
             hook.active, hook.change = False, None
         if not calls:
@@ -290,6 +300,22 @@ def _changed_input(hook: _Injector, args: tuple[Any, ...], kwargs: dict[str, Any
                 new = hook.change(value)
                 return replaced(args, value, new), {key: new if one is value else one for key, one in kwargs.items()}
     raise CaptureError("a site was given no integer tensor (B, T): tokens can be replaced at an embedding only")
+
+
+def _is_whole_graph(module: nn.Module, within: nn.Module) -> bool:
+    """Whether a module is compiled with ``fullgraph=True``, and another one lies in it."""
+    # Told by no public name: what is not found here is told by the compiler, once noise is added.
+    cells = getattr(vars(module).get("_compiled_call_impl"), "__closure__", None) or ()
+    contexts = [vars(module).get("dynamo_ctx"), *(cell.cell_contents for cell in cells)]
+    whole = any(getattr(context, "fullgraph", False) is True for context in contexts)
+    return whole and any(one is within for one in module.modules())
+
+
+def _fullgraph(site: str, name: str, where: str) -> str:
+    return (
+        f"noise at site {site!r} ({name!r}) breaks the graph of {where}, and fullgraph=True lets nothing break it: "
+        "compile with fullgraph=False, or put noise on a site outside of it."
+    )
 
 
 def _allowed_tokens(site: str, module: nn.Module, ignore: Sequence[int], num_tokens: int | None) -> Tensor:

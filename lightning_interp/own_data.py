@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.utils.data import DistributedSampler
 
-from lightning_interp._batches import describe_batch
 from lightning_interp._forward import module_forward
 from lightning_interp.compat import pl
 from lightning_interp.distributed import rank_in, world_size
@@ -114,22 +113,11 @@ class OwnData:
             yield moved(spare), selection, False
 
     def run(self, model: nn.Module, batch: Any) -> None:
-        """A batch through the model.
-
-        Raises:
-            ValueError: If the module does not take it and nothing says how.
-
-        """
+        """A batch through the model."""
         if self.forward is not None:
             self.forward(model, batch)
-            return
-        try:
+        else:
             module_forward(model)(model, batch, 0)
-        except (TypeError, NotImplementedError) as error:
-            raise ValueError(
-                f"{type(model).__name__} does not run on a batch of `data`, {describe_batch(batch)}: "
-                f"{type(error).__name__}: {error}. Say how with `forward=lambda module, batch: …`."
-            ) from error
 
 
 @contextmanager

@@ -145,7 +145,7 @@ class Predictions:
         self.site = site
         self.output = output
         self.target = target
-        self.ignore_index = (ignore_index,) if isinstance(ignore_index, int) else tuple(ignore_index)
+        self.ignore_index = tuple(int(one) for one in torch.as_tensor(ignore_index).flatten())
         self.shift = shift
         self.mask = mask
         self.class_dim = class_dim

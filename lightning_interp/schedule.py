@@ -7,7 +7,10 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, pairwise
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+import torch
 
 __all__ = ["StepSchedule", "log_spaced_steps"]
 
@@ -54,7 +57,8 @@ class StepSchedule:
     """A set of training steps that can be asked for the next one, in constant time however far training has come.
 
     Args:
-        steps: ``"log"`` for :func:`log_spaced_steps`, a list of increasing steps, or ``None`` for ``every`` alone.
+        steps: ``"log"`` for :func:`log_spaced_steps`, a list or array of increasing steps, or ``None`` for ``every``
+            alone.
         per_decade: With ``"log"``, how many steps in each factor of ten.
         start: The first step; nothing is scheduled before it, and ``"log"`` counts from it.
         every: Every multiple of this number as well.
@@ -80,6 +84,9 @@ class StepSchedule:
     def __post_init__(self) -> None:
         _check_count("per_decade", self.per_decade)
         _check_count("start", self.start)
+        for name in ("per_decade", "start", "every"):
+            if isinstance(value := getattr(self, name), np.integer):
+                object.__setattr__(self, name, int(value))  # of numpy too: its powers of ten would overflow
         if self.every is not None:
             _check_count("every", self.every)
         if self.steps is None:
@@ -89,7 +96,10 @@ class StepSchedule:
             if self.steps != "log":
                 raise ValueError(f"steps={self.steps!r}: expected 'log', a list of increasing steps, or None.")
         else:
-            object.__setattr__(self, "_listed", _checked_list(self.steps, self.start))
+            listed = _checked_list(self.steps, self.start)
+            object.__setattr__(self, "_listed", listed)
+            if hasattr(self.steps, "tolist"):  # an array cannot be compared with a text
+                object.__setattr__(self, "steps", listed)
 
     def next_after(self, step: int) -> int | None:
         """The first scheduled step that is greater than ``step``, or ``None`` where a list has come to its end."""
@@ -130,7 +140,14 @@ def _log_step(index: int, per_decade: int, start: int) -> int:
     return round(whole * math.pow(10, rest / per_decade)) if rest else whole
 
 
-def _checked_list(steps: Sequence[int], start: int) -> tuple[int, ...]:
+def _checked_list(steps: Any, start: int) -> tuple[int, ...]:
+    if _is_count(steps):
+        raise ValueError(
+            f"steps={steps!r} is one number: for every {steps} steps say steps=None, every={steps}; for step {steps} "
+            f"alone, steps=[{steps}]."
+        )
+    if isinstance(steps, np.ndarray | torch.Tensor) and steps.ndim == 1:
+        steps = steps.tolist()
     if not isinstance(steps, Sequence):
         raise ValueError(f"steps={steps!r}: expected 'log', a list of increasing steps, or None.")
     for step in steps:
@@ -139,7 +156,7 @@ def _checked_list(steps: Sequence[int], start: int) -> tuple[int, ...]:
     for before, after in pairwise(steps):
         if after <= before:
             raise ValueError(f"steps={list(steps)!r}: steps increase, but {after} follows {before}.")
-    listed = tuple(step for step in steps if step >= start)
+    listed = tuple(int(step) for step in steps if step >= start)
     if not listed:
         raise ValueError(f"steps={list(steps)!r} has no step from start={start} on; give at least one.")
     return listed
@@ -150,5 +167,6 @@ def _check_count(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r}: expected a whole number of at least 1.")
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _is_count(value: Any) -> bool:
+    # numpy has whole numbers of its own
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)

@@ -55,6 +55,22 @@ def test_plain_module_with_dict_and_tuple_batches() -> None:
     assert by_dict["rows/embedding"] == data.mask.sum()
 
 
+def test_a_batch_that_the_model_does_not_take_names_the_way_out() -> None:
+    class Plain(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    message = r"Plain, whose forward takes \['x'\], does not run on a batch, which is a dict with 'chars'.*`forward=`"
+    with pytest.raises(ValueError, match=message):
+        analyze(Plain(), [{"chars": torch.zeros(2, 3)}], RepresentationGeometry({"all": ""}))
+    with pytest.raises(TypeError, match="own"):  # what the user's own function raises stays what it is
+        analyze(Plain(), [torch.zeros(2, 3)], RepresentationGeometry({"all": ""}), forward=refusing)
+
+
+def refusing(model: nn.Module, batch: torch.Tensor, index: int) -> None:
+    raise TypeError("own")
+
+
 def test_a_transformers_model_layer_by_layer() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(

@@ -2,7 +2,9 @@
 
 from itertools import islice, pairwise
 
+import numpy as np
 import pytest
+import torch
 
 from lightning_interp.schedule import StepSchedule, log_spaced_steps
 
@@ -14,6 +16,27 @@ def brute_force(schedule: StepSchedule, stop: int) -> list[int]:
     if schedule.every is not None:
         wanted |= set(range(schedule.every, stop + 1, schedule.every))
     return sorted(step for step in wanted if schedule.start <= step <= stop)
+
+
+def test_arrays_and_whole_numbers_of_numpy_are_taken() -> None:
+    for steps in (np.array([1, 5, 9]), torch.tensor([1, 5, 9]), [np.int64(1), 5, np.int32(9)], range(1, 10, 4)):
+        assert StepSchedule(steps).up_to(100) == [1, 5, 9]
+    schedule = StepSchedule("log", per_decade=np.int64(8), start=np.int32(1), every=np.int16(50))
+    assert schedule.up_to(10**6) == StepSchedule("log", per_decade=8, start=1, every=50).up_to(10**6)
+
+
+@pytest.mark.parametrize("steps", [10, np.int64(10)])
+def test_one_number_is_refused_with_what_it_may_mean(steps) -> None:
+    with pytest.raises(
+        ValueError, match=r"for every 10 steps say steps=None, every=10; for step 10 alone, steps=\[10\]"
+    ):
+        StepSchedule(steps)
+
+
+@pytest.mark.parametrize("steps", [np.array([1.5, 2]), np.array([[1, 2]]), np.array([2, 1]), torch.tensor(3.5), 2.5])
+def test_arrays_of_something_else_are_refused(steps) -> None:
+    with pytest.raises(ValueError, match="steps="):
+        StepSchedule(steps)
 
 
 def test_default_spacing_is_the_documented_one():
@@ -80,7 +103,7 @@ def test_next_after_is_exact_far_out():
         ({"steps": [True]}, "True is not"),
         ({"steps": []}, "has no step"),
         ({"steps": [1, 2], "start": 3}, "has no step from start=3"),
-        ({"steps": 5}, "steps=5: expected"),
+        ({"steps": 5}, "steps=5 is one number"),
         ({"steps": None}, "needs every"),
         ({"per_decade": 0}, "per_decade=0: expected a whole number"),
         ({"per_decade": 2.5}, r"per_decade=2\.5"),

@@ -77,13 +77,13 @@ folder = pathlib.Path({str(tmp_path)!r})
 for name, (read, _) in READERS.items():
     read(folder / name)
 log = CsvLog(folder / "written.csv")
-log.write([{{"step": 1, "setting/caf\\u00e9": "l\\u00e0"}}])
-log.write([{{"step": 2, "setting/caf\\u00e9": "l\\u00e0"}}])
-log.write([{{"step": 3, "setting/caf\\u00e9": "l\\u00e0", "x": 1.0}}])
+log.write([{{"step": 1, "setting/\\u00e9": "l\\u00e0"}}])
+log.write([{{"step": 2, "setting/\\u00e9": "l\\u00e0"}}])
+log.write([{{"step": 3, "setting/\\u00e9": "l\\u00e0", "x": 1.0}}])
 """
     environment = {**os.environ, "LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=300)
-    assert read_settings(tmp_path / "written.csv") == {"café": "là"}
+    assert read_settings(tmp_path / "written.csv") == {"é": "là"}
     assert [row["step"] for row in read_rows(tmp_path / "written.csv")] == [1, 2, 3]
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -429,8 +430,8 @@ def _class_names(names: Sequence[str] | Mapping[int, str] | int | None) -> dict[
         raise ValueError("`names` is needed: the names of the classes, or how many there are; or else `bands`.")
     if isinstance(names, str):
         raise ValueError(f"`names` must be a list of names, got the string {names!r}.")
-    if isinstance(names, int):
-        names = [str(label) for label in range(names)]
+    if isinstance(names, int | np.integer):
+        names = [str(label) for label in range(int(names))]
     found = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
     if not found or min(found) < 0:
         raise ValueError(f"`names` must name one class or more, with labels from 0 on, got {found}.")

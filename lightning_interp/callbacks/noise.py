@@ -22,7 +22,7 @@ from lightning_interp.distributed import Maximum, Minimum, Steps, Sum, run
 from lightning_interp.figures import measure_curves, retention_curves
 from lightning_interp.functional.robustness import (
     area_under_noise,
-    check_scales,
+    checked_scales,
     cosine_drift_sums,
     differs,
     half_scale,
@@ -182,7 +182,7 @@ class NoiseRobustness(ValidationAnalysis):
         if "max_examples" in kwargs:
             raise ValueError("`max_examples` is `limit_examples` here: whole batches are run again.")
         super().__init__(max_examples=None, **kwargs)
-        check_scales(scales)
+        scales = checked_scales(scales)
         if kind == "tokens" and scales[-1] > 1:
             raise ValueError(f"`scales` are rates for kind='tokens', so at most 1; got {list(scales)}.")
         self.monitors = dict(monitors or {})
@@ -200,7 +200,7 @@ class NoiseRobustness(ValidationAnalysis):
         elif start not in ("initial", None):
             raise ValueError(f"`start` must be 'initial', a value for each monitor, or None, got {start!r}.")
         self.sites = sites
-        self.scales = tuple(float(scale) for scale in scales)
+        self.scales = scales
         self.drift = drift
         self.score = score
         self.kind: Kind = kind

@@ -6,6 +6,8 @@ import math
 import weakref
 from typing import Any
 
+from torch import nn
+
 from lightning_interp._fresh import find
 from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
 from lightning_interp.callbacks.training_phases import TrainingPhases
@@ -134,6 +136,10 @@ class PhaseEarlyStopping(pl.Callback):
     def best_step(self) -> int | None:
         """The optimizer step of the best value."""
         return self._rule.best_step
+
+    def logged_keys(self, model: nn.Module | None = None) -> list[str]:
+        """The keys that it logs: none."""
+        return []
 
     @property
     def state_key(self) -> str:

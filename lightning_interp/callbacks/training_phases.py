@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
 from lightning_interp._fresh import FreshMetrics, find
 from lightning_interp.callbacks.analysis import ValidationAnalysis
@@ -269,8 +270,8 @@ class TrainingPhases(pl.Callback):
         follow = [] if self.follow is None else [self.follow]
         return list(dict.fromkeys([self.loss, *follow, *(self._improving or {}), *self.keys]))
 
-    def logged_keys(self) -> list[str]:
-        """The keys that it logs, those included that are undefined at first."""
+    def logged_keys(self, model: nn.Module | None = None) -> list[str]:
+        """The keys that it logs, those included that are undefined at first; they are the same for every model."""
         others = [key for key in self.followed() if key != self._deciding]
         names = ["current", "fits", "boundary_step", *(f"lag/{key}" for key in others)]
         return [f"{self.prefix}phase/{name}" for name in names]

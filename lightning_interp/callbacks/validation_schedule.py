@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any, Literal
 
+from torch import nn
+
 from lightning_interp.compat import check_trainer, pl
 from lightning_interp.schedule import StepSchedule
 
@@ -37,7 +39,7 @@ class ValidationSchedule(pl.Callback):
     stepped per epoch sees the latest validation, which may be epochs old.
 
     Args:
-        steps: ``"log"``, a list of increasing steps, or ``None`` for ``every`` alone.
+        steps: ``"log"``, a list or array of increasing steps, or ``None`` for ``every`` alone.
         per_decade: With ``"log"``, the number of validations in each factor of ten. The default 8 gives 1, 2, 3, 4, 6,
             7, 10, 13, 18, 24, 32, …, which are 31 validations in 10,000 steps.
         start: The first step; nothing before it.
@@ -85,6 +87,10 @@ class ValidationSchedule(pl.Callback):
     def steps_up_to(self, stop: int) -> list[int]:
         """The scheduled steps from the first one to ``stop``, both included (without what ``last`` adds)."""
         return self.schedule.up_to(stop)
+
+    def logged_keys(self, model: nn.Module | None = None) -> list[str]:
+        """The keys that it logs: none."""
+        return []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take over from the Trainer's own settings, early enough for callbacks that ask about them in ``setup``."""

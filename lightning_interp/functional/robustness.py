@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import variance as variance_of
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_interp.functional._numerics import as_float, finite_rows, wide_dtype
 from lightning_interp.functional.student import t_quantile
 
-__all__ = ["area_under_noise", "check_scales", "cosine_drift_sums", "differs", "half_scale", "retention"]
+__all__ = ["area_under_noise", "checked_scales", "cosine_drift_sums", "differs", "half_scale", "retention"]
 
 
 def area_under_noise(scales: Sequence[float], values: Sequence[float], clean: float) -> float:
@@ -40,7 +40,7 @@ def area_under_noise(scales: Sequence[float], values: Sequence[float], clean: fl
         0.5
 
     """
-    check_scales(scales)
+    scales = checked_scales(scales)
     if len(values) != len(scales):
         raise ValueError(f"`values` has {len(values)} entries for {len(scales)} scales.")
     at, of = [0.0, *scales], [clean, *values]
@@ -92,7 +92,7 @@ def half_scale(scales: Sequence[float], retained: Sequence[float]) -> float:
         0.75
 
     """
-    check_scales(scales)
+    scales = checked_scales(scales)
     if len(retained) != len(scales):
         raise ValueError(f"`retained` has {len(retained)} entries for {len(scales)} scales.")
     left, above = 0.0, 1.0
@@ -171,8 +171,23 @@ def differs(values: Sequence[float], others: Sequence[float]) -> float:
     return t_quantile(0.025, freedom) * math.sqrt(variance)
 
 
-def check_scales(scales: Sequence[float]) -> None:
-    """Refuse sizes of noise that are not finite, increasing and at least 0 with one above."""
-    increasing = all(left < right for left, right in itertools.pairwise(scales))
-    if not scales or not increasing or scales[0] < 0 or scales[-1] == 0 or not all(map(math.isfinite, scales)):
-        raise ValueError(f"`scales` must be finite, increasing and at least 0, one of them above, got {list(scales)}.")
+def checked_scales(scales: Iterable[float]) -> tuple[float, ...]:
+    """Sizes of noise as plain numbers, from a list, an array or a tensor.
+
+    Raises:
+        ValueError: If they are not finite, increasing and at least 0 with one above, or no list of numbers.
+
+    Example:
+        >>> import numpy as np
+        >>> checked_scales(np.linspace(0.5, 1.5, 3))
+        (0.5, 1.0, 1.5)
+
+    """
+    try:
+        found = tuple(float(scale) for scale in scales)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`scales` must be a list of numbers, got {scales!r}.") from error
+    increasing = all(left < right for left, right in itertools.pairwise(found))
+    if not found or not increasing or found[0] < 0 or found[-1] == 0 or not all(map(math.isfinite, found)):
+        raise ValueError(f"`scales` must be finite, increasing and at least 0, one of them above, got {list(found)}.")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import tempfile
@@ -41,6 +42,7 @@ from lightning_interp import (
     TruthProbe,
     ValidationAnalysis,
     ValidationSchedule,
+    analyze,
 )
 from lightning_interp.metrics import SpectralGeometry
 from lightning_interp.probing import Entities, Statement
@@ -305,6 +307,7 @@ class Checkpointed(Tagger):
 SETTINGS: dict[str, dict[str, Any]] = {
     "bf16-mixed": {"precision": "bf16-mixed"},
     "bf16-true": {"precision": "bf16-true"},
+    "64-true": {"precision": "64-true"},
     "val_check_interval": {"val_check_interval": 2},
     "check_val_every_n_epoch": {"check_val_every_n_epoch": 2},
     "limit_val_batches": {"limit_val_batches": 2},
@@ -378,6 +381,45 @@ def test_mixed_precision_ends_at_the_hook(tmp_path: Path) -> None:
     callback = RepresentationMetrics({"largest": ProductDtype()}, SITE, draw_figures=False)
     fit(tmp_path, [callback], Tagger(), precision="bf16-mixed")
     assert len(callback.history) == 4
+
+
+def test_a_double_model_is_read_as_the_same_one_in_float32() -> None:
+    """Planted: the same weights in both precisions; whatever is read agrees to the rounding of float32."""
+    torch.manual_seed(0)
+    single = Tagger().eval()
+    double = copy.deepcopy(single).double()
+    for name in CALLBACKS:
+        if name in ("TrainingPhases", "PhaseEarlyStopping", "ValidationSchedule"):
+            continue
+        values = []
+        for model in (single, double):
+            (callback,) = CALLBACKS[name](False)
+            if isinstance(callback, NoiseRobustness):
+                callback = NoiseRobustness({"emb": "embedding"}, score=losses, monitors={"loss": "loss"}, drift=SITE)
+            values.append(analyze(model, loader(seed=1), callback))
+        assert values[0].keys() == values[1].keys()
+        assert values[0], name
+        for key, value in values[0].items():
+            # Random weights are drawn in the precision of the model, so that they are others.
+            if "baseline" not in key:
+                assert values[1][key] == pytest.approx(value, rel=2e-3, abs=2e-4), key
+
+
+def losses(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    logits = model(batch["input_ids"])
+    found = nn.functional.cross_entropy(logits.movedim(-1, 1), batch["tags"], reduction="none")
+    return {"loss": found.mean(1)}
+
+
+def test_every_callback_names_its_keys_for_a_model() -> None:
+    for name in CALLBACKS:
+        for callback in CALLBACKS[name](False):
+            keys = callback.logged_keys(Tagger())
+            assert all(isinstance(key, str) for key in keys)
+            assert (
+                bool(keys) == (name not in ("PhaseEarlyStopping", "ValidationSchedule"))
+                or len(CALLBACKS[name](False)) > 1
+            )
 
 
 def test_no_class_keeps_what_belongs_to_a_run() -> None:

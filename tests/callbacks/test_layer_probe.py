@@ -377,7 +377,9 @@ def test_a_batch_that_the_module_does_not_take_asks_for_forward(tmp_path: Path) 
             logits = self(batch["input_ids"], batch["attention_mask"])
             return logits.sum(), logits.sum(-1)
 
-    with pytest.raises(ValueError, match=r"Picky does not run on a batch of `data`.*Say how with `forward="):
+    with pytest.raises(
+        ValueError, match=r"Picky, whose forward takes .*, does not run on a batch.*Say how with `forward="
+    ):
         fit(tmp_path, [probes(data=loader(seed=1))], Picky())
     given = probes(data=loader(seed=1), forward=lambda model, batch: model(batch["input_ids"], batch["attention_mask"]))
     fit(tmp_path, [given], Picky())

@@ -799,6 +799,58 @@ def test_compiled_model(tmp_path: Path, backend: str) -> None:
             assert compiled.reading[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
 
 
+class Body(nn.Module):
+    def __init__(self, embedding: nn.Module, encoder: nn.Module) -> None:
+        super().__init__()
+        self.embedding, self.encoder = embedding, encoder
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.encoder(self.embedding(input_ids))
+
+
+class Chain(Learner):
+    """The learner with its layers in one module, which is compiled in one of the ways there are."""
+
+    def __init__(self, way: str, **kwargs: Any) -> None:
+        super().__init__()
+        self.body: nn.Module = Body(self.embedding, self.encoder)
+        if way == "wrapped":
+            self.body = torch.compile(self.body, backend="eager", **kwargs)
+        elif way == "in place":
+            self.body.compile(backend="eager", **kwargs)
+        elif way == "function":
+            compiled = torch.compile(self.body.forward, backend="eager", **kwargs)
+            object.__setattr__(self, "run", compiled)
+        self.way = way
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.run(input_ids) if self.way == "function" else self.body(input_ids))
+
+
+@pytest.mark.parametrize("way", ["wrapped", "in place", "function"])
+def test_a_site_within_a_whole_graph_is_refused_in_words(tmp_path: Path, way: str) -> None:
+    torch.compiler.reset()
+    message = r"noise at site 'emb' \('embedding'\) breaks the graph of .*fullgraph=False, or put noise"
+    model = Chain(way, fullgraph=True)
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path, [noisy(sites={"emb": "embedding"})], model)
+    assert model.global_step == 0
+    torch.compiler.reset()
+    fit(tmp_path, [noisy(sites={"emb": "embedding"})], Chain(way))
+    # Outside of it noise breaks nothing.
+    torch.compiler.reset()
+    outside = noisy(sites={"out": "head"})
+    fit(tmp_path, [outside], Chain(way, fullgraph=True))
+    assert len(outside.history)
+
+
+def test_a_module_that_is_itself_a_whole_graph_is_refused_too() -> None:
+    torch.compiler.reset()
+    model = nn.Sequential(torch.compile(nn.Linear(3, 3), backend="eager", fullgraph=True))
+    with pytest.raises(ValueError, match=r"noise at site 'hidden' .* breaks the graph of '0'"):
+        SiteNoise(model, {"hidden": "0"})
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_half_precision(tmp_path: Path, precision: str) -> None:
     callback, reference = noisy(limit_examples=None), noisy(limit_examples=None)

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from lightning_interp import NoiseRobustness
 from lightning_interp.functional.counter_noise import counter_normal, counter_uniform
 from lightning_interp.functional.robustness import (
     area_under_noise,
+    checked_scales,
     cosine_drift_sums,
     differs,
     half_scale,
@@ -89,6 +91,16 @@ def test_retention_and_half_scale() -> None:
     assert half_scale([1.0], [-1.0]) == pytest.approx(0.25)
     assert half_scale([1.0, 2.0, 3.0], [0.4, 0.9, 0.1]) < 1
     assert math.isnan(half_scale([1.0], [0.6]))
+
+
+def test_scales_may_be_an_array_or_a_tensor() -> None:
+    for scales in (np.linspace(0.5, 1.0, 2), torch.tensor([0.5, 1.0]), (np.float32(0.5), 1)):
+        assert checked_scales(scales) == (0.5, 1.0)
+        assert area_under_noise(scales, [0.5, 0.0], clean=1.0) == 0.5
+        assert NoiseRobustness("emb", scales, {"val_loss": "loss"}).scales == (0.5, 1.0)
+    for scales in (0.5, np.float64(0.5), [[1.0, 2.0]], np.eye(2), "log"):
+        with pytest.raises(ValueError, match="`scales` must be a list of numbers, got"):
+            checked_scales(scales)
 
 
 @pytest.mark.parametrize("bad", [[], [0.0], [1.0, 0.5], [1.0, 1.0], [1.0, math.inf], [-1.0]])
