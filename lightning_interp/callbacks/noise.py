@@ -621,10 +621,11 @@ class NoiseRobustness(ValidationAnalysis):
             if not self._told:
                 self._told = True
                 pl.utilities.rank_zero_warn(
-                    f"{self._name} reads a single batch, so the noise of {list(self.monitors)} cannot be told: "
-                    "robustness is logged from the first difference on. Use smaller validation batches."
+                    f"{self._name} reads a single batch, so the noise of {list(self.monitors)} cannot be told, nor "
+                    "whether the model is better than before training: robustness is not logged. Use smaller "
+                    "validation batches."
                 )
-            width = 1e-6 * max(abs(clean), abs(started[0]))
+            return None
         return started[0] if gap > width else None
 
     def _add_drift(self, settings: Sequence[tuple[str, float]], sums: Tensor, values: dict[str, float]) -> None:
