@@ -91,7 +91,8 @@ class NoiseRobustness(ValidationAnalysis):
     ==============================================  ======  ==========================================================
 
     Conditional keys are undefined, and not logged, while v(0) is not better than v_start beyond its own noise (the 95 %
-    interval over up to eight groups of batches); ``half_scale`` also where more than half survives the largest scale.
+    interval over up to eight groups of batches), and where there is a single batch, of which that noise cannot be told;
+    ``half_scale`` also where more than half survives the largest scale.
     So an untrained model has no robustness that a gate could choose. Plain gates monitor ``under_noise``. With
     ``start="initial"`` they are undefined from the first reading on that is of other samples than the one before, since
     v_start cannot be read on them; that is said once. They are undefined, too, where no monitor changes by a bit even
