@@ -113,9 +113,9 @@ def fit_knees(
 
     Measured at ``level=0.05`` (``benchmarks/knees.py``; 150 to 200 runs a cell): false knees on straight lines with
     φ = 0 in 0, 0 and 1 % of runs at N = 12, 20 and 30; with φ = 0.5 in 2, 2 and 6 %; with φ = 0.7 in 4, 5 and 7 %.
-    Where the noise falls tenfold from the first reading to the last, in 2, 5 and 4 % (16 and 29 % at 20 and 30 with
-    critical values for noise of one size), where it rises, in 3, 4 and 7 %. The price is paid by few readings: a knee of a rise
-    of 8 standard deviations is found in 10, 45 and 80 % of runs at N = 12, 20 and 30. Ordinary critical values give 26
+    Where the noise falls tenfold from the first reading to the last, in 2, 5 and 4 % (7, 16 and 29 % with critical
+    values for noise of one size); where it rises, in 3, 4 and 7 %. The price is paid where readings are few: a knee of
+    a rise of 8 standard deviations is found in 10 and 45 % of runs at N = 12 and 20. Ordinary critical values give 26
     to 33 % at φ = 0.5. Intervals of 95 % held a planted knee in 85 to 100 % of runs, least after autocorrelated noise
     and least for two knees that are barely found (75 %), when only AR(1) noise of one size was considered.
 
