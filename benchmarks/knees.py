@@ -2,7 +2,7 @@
 
 Prints Markdown tables; every share has its 95 % binomial (Wilson) interval. Run i of a cell has the seed (N, 100 φ, i).
 
-    python benchmarks/knees.py --runs 400 --tables lines smooth one two cut
+    python benchmarks/knees.py --runs 400 --tables lines uneven smooth one two cut
 """
 
 from __future__ import annotations
@@ -86,6 +86,30 @@ def lines(runs: int) -> None:
             row(size, phi, share(false, runs), share(ordinary, runs), f"{1000 * seconds / runs:.0f}")
 
 
+UNEVEN = ("falls tenfold", "rises tenfold", "falls tenfold, φ = 0.5", "mean of three in a row")
+
+
+def uneven_noise(kind: str, size: int, run: int) -> Array:
+    """Noise that is not of one size, or not AR(1)."""
+    if kind == "mean of three in a row":
+        draws = np.random.default_rng([size, 3, run]).standard_normal(size + 2)
+        return np.convolve(draws, np.full(3, 3**-0.5), "valid")
+    change = np.logspace(-1, 0, size) if kind == "rises tenfold" else np.logspace(0, -1, size)
+    return noise(size, 0.5 if "φ" in kind else 0.0, run) * change
+
+
+def uneven(runs: int) -> None:
+    """False knees on straight lines whose noise changes, as that of losses and accuracies does."""
+    head("False knees on straight lines with other noise, % of runs", "noise", *(f"N = {size}" for size in SIZES[:3]))
+    for kind in UNEVEN:
+        cells = []
+        for size in SIZES[:3]:
+            x = readings(size)
+            fitted = (fit_knees(x, uneven_noise(kind, size, run), seed=run, intervals=False) for run in range(runs))
+            cells.append(share(sum(len(fit.knees) > 0 for fit in fitted), runs))
+        row(kind, *cells)
+
+
 def smooth(runs: int) -> None:
     """Knees found in curves without any; heights in standard deviations of the noise."""
     curves: dict[str, Callable[[Array], Array]] = {
@@ -149,7 +173,14 @@ def cut(runs: int) -> None:
                 row(after, phi, slope, share(near, runs))
 
 
-TABLES: dict[str, Callable[[int], None]] = {"lines": lines, "smooth": smooth, "one": one, "two": two, "cut": cut}
+TABLES: dict[str, Callable[[int], None]] = {
+    "lines": lines,
+    "uneven": uneven,
+    "smooth": smooth,
+    "one": one,
+    "two": two,
+    "cut": cut,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

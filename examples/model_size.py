@@ -161,7 +161,7 @@ def make_readers() -> list[ValidationAnalysis]:
     return [
         RepresentationStructure(sites, labels=["token", "bigram"], estimator="both", shuffles=2, **quiet),
         RepresentationMetrics(matched, sites, **quiet),
-        RepresentationGeometry(sites, **quiet),
+        RepresentationGeometry(sites, center=True, **quiet),
         NoiseRobustness(
             {"input": "model.source_input"}, scales=(0.25, 0.5), monitors={"val_acc": "score"}, drift=sites, **quiet
         ),
@@ -416,7 +416,7 @@ COMPRESSION = {
     "information, soft, matched": Series("projected_information/encoder"),
     "information, binned, matched": Series("projected_binned_information/encoder"),
     "effective rank": Series("effective_rank/encoder", relative=True),
-    "RankMe": Series("rankme/encoder", relative=True),
+    "RankMe, centred": Series("rankme/encoder", relative=True),
 }
 
 # What the published figures show, by both estimators, raw as published and above chance.
@@ -441,7 +441,7 @@ TASK = {
 # among them: a measure is of use where it tells more than they do.
 PREDICTORS = {
     **TASK,
-    **{name: series for name, series in COMPRESSION.items() if name != "RankMe"},
+    **{name: series for name, series in COMPRESSION.items() if name != "RankMe, centred"},
     "regularity token": Series("regularity_above_chance/encoder/token"),
     "regularity bigram": Series("regularity_above_chance/encoder/bigram"),
     "disentanglement token": Series("disentanglement_above_chance/encoder/token"),

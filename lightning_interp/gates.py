@@ -245,7 +245,8 @@ def judge(
     """What a template makes of the readings so far.
 
     - ``"two_phase"``: the second phase begins at the loss's :func:`plateau` if at least one of the ``improving`` keys
-      shows :func:`improvement` after it. The level of these tests is divided by the number of keys.
+      shows :func:`improvement` after it. The level of these tests is divided by the number of keys. The loss itself
+      must not show it from there on, or the phase begins at a later knee: its mirror image is no second phase.
     - ``"three_phase"``: the followed key falls, rises, falls. A segment goes in a direction if its slope is
       significant; others belong to what came before. Contradicted by any other order or a fourth change.
     - ``"none"``: every knee of the loss begins a new phase.
@@ -275,6 +276,9 @@ def _two_phase(name: str, loss: Track, improving: Mapping[str, Track], level: fl
     index = plateau(loss, level, share)
     if index is None:
         return Verdict((), True, f"{name} has no plateau yet")
+    index = _settled(loss, index, level, share)
+    if index is None:
+        return Verdict((), True, f"{name} has no plateau yet: it still improves noticeably, if slowly")
     start = boundaries(loss.fit)[index]
     at = f"{name} has its plateau from {start}"
     found = {
@@ -295,6 +299,19 @@ def _two_phase(name: str, loss: Track, improving: Mapping[str, Track], level: fl
         if one is not None
     )
     return Verdict((), False, f"{at}; nothing improves noticeably after it: {told or 'no key to look at'}")
+
+
+def _settled(track: Track, first: int, level: float, share: float) -> int | None:
+    """The first knee of a plateau from which on the key itself shows nothing of what is asked of others.
+
+    A plateau is judged by decade and an improvement in all, so that a slow rise over decades could be both.
+    """
+    assert track.fit is not None
+    for index in range(first, len(track.fit.knees)):
+        after = improvement(track, float(10 ** track.fit.knees[index]), level, share)
+        if after is None or not after.noticeable:
+            return index
+    return None
 
 
 def _p(one: Improvement) -> str:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pytorch_lightning.callbacks import EarlyStopping
 from scipy import stats
 
+from lightning_interp.functional import fit_knees
 from lightning_interp.gates import (
     Boundary,
     PatienceRule,
@@ -83,6 +84,22 @@ def track(fit: Fit, mode: str = "min", size: float = 0.0, seed: int = 0) -> Trac
 )
 def test_plateau(knees: tuple, slopes: tuple, mode: str, expected: int | None) -> None:
     assert plateau(track(Fit(knees, slopes), mode)) == expected
+
+
+@pytest.mark.parametrize("decades", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("slow", [0.0, 0.02, 0.04, 0.06, 0.5])
+def test_a_curve_is_no_second_phase_to_its_own_mirror_image(decades: float, slow: float) -> None:
+    # 2 in the first decade, then a slow fall: under .05 of the gain a decade, and over it in all.
+    x = np.linspace(0, 1 + decades, 40)
+    y = 5 - 2 * np.minimum(x, 1) - 2 * slow * np.maximum(x - 1, 0)
+    y = y + 0.002 * np.random.default_rng(0).standard_normal(40)
+    steps = [round(1000 * 10**one) for one in x]
+    curves = {}
+    for mode, sign in (("min", 1), ("max", -1)):
+        fit = fit_knees(np.log10(steps), sign * y, intervals=False)
+        curves[mode] = Track(steps, list(sign * y), mode, fit)
+    assert not judge("two_phase", ("loss", curves["min"]), {"score": curves["max"]}).boundaries
+    assert not judge("two_phase", ("score", curves["max"]), {"loss": curves["min"]}).boundaries
 
 
 def test_a_slope_within_its_error_is_none() -> None:

@@ -18,7 +18,7 @@ from lightning_interp.functional.ranking import ranking_measures
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.tasks.cloze import encode_cloze, mask_cloze
 from lightning_interp.tasks.encoding import Tokenizer
-from lightning_interp.tasks.facts import Fact, draw_facts, majority_share, read_facts, with_candidates
+from lightning_interp.tasks.facts import Fact, draw_facts, frequency_share, majority_share, read_facts, with_candidates
 from lightning_interp.tasks.likelihood import Forward
 from lightning_interp.tasks.loading import imported_function
 from lightning_interp.tasks.masked import MaskedToken
@@ -61,13 +61,18 @@ class ClozeFacts(SentenceAnalysis):
     ``cloze_acquired/<relation>``       full     first step from which P@1 was at least half way from the baseline to 1
                                                  at every reading up to now (``threshold``); conditional
     ``cloze_majority/<relation>``       full     P@1 of the most frequent answer of the relation
+    ``cloze_frequency/<relation>``      full     P@1 of the most frequent of a fact's candidates, by how often each is
+                                                 an answer of the relation (:func:`frequency_share`)
     ``cloze_chance/<relation>``         full     P@1 of a random candidate
     ``cloze_accuracy/<relation>/se``    full     standard error of the facts drawn (:func:`binomial_se`), if
                                                  ``standard_errors``; ``cloze_accuracy/mean/se`` too
     ``nonfinite/facts``                 full     facts without a score; they leave their relation's values undefined
     ==================================  =======  =====================================================================
 
-    The baseline is the larger of majority and chance. Conditional keys are undefined outside a fit, and
+    The baseline is what knows nothing of who a fact is about: the largest of majority, frequency and chance. Where
+    candidates are drawn, the most frequent answer is often not among them, and a common answer among drawn ones is
+    usually the commonest, so that frequency is far above majority; where all answers are candidates they are equal.
+    Conditional keys are undefined outside a fit, and
     ``cloze_acquired`` while the accuracy is below its level. :meth:`order` has the acquisition by the final level, with
     the readings it lies between, :meth:`summary` the same as text.
 
@@ -141,7 +146,11 @@ class ClozeFacts(SentenceAnalysis):
         for fact in self.facts:
             self._of.setdefault(fact.relation, []).append(fact)
         self._baselines = {
-            name: (majority_share(of), math.fsum(1 / len(fact.candidates) for fact in of) / len(of))
+            name: {
+                "majority": majority_share(of),
+                "chance": math.fsum(1 / len(fact.candidates) for fact in of) / len(of),
+                "frequency": frequency_share(of, [fact for fact in found if fact.relation == name]),
+            }
             for name, of in self._of.items()
         }
         self._reset()
@@ -158,7 +167,7 @@ class ClozeFacts(SentenceAnalysis):
         keys = {f"cloze_{what}/mean": SUMMARY for what in _MEASURES} | {"relations_acquired": SUMMARY}
         for name in self._of:
             keys |= {f"cloze_{what}/{name}": SUMMARY for what in _MEASURES}
-            keys |= {f"cloze_{what}/{name}": FULL for what in ("acquired", "majority", "chance")}
+            keys |= {f"cloze_{what}/{name}": FULL for what in ("acquired", "majority", "frequency", "chance")}
         if self.standard_errors:
             keys |= {f"cloze_accuracy/{name}/se": FULL for name in ("mean", *self._of)}
         return keys | {"nonfinite/facts": FULL}
@@ -175,8 +184,8 @@ class ClozeFacts(SentenceAnalysis):
         return {name: f"cloze_accuracy/{name}" for name in self._of}
 
     def chance_levels(self) -> dict[str, float]:
-        """The baseline of every relation: the larger of majority and chance."""
-        return {name: max(levels) for name, levels in self._baselines.items()}
+        """The baseline of every relation: the largest of majority, frequency and chance."""
+        return {name: max(levels.values()) for name, levels in self._baselines.items()}
 
     def figure_names(self) -> tuple[str, str]:
         """What tags begin with, and what colours stand for."""
@@ -206,8 +215,8 @@ class ClozeFacts(SentenceAnalysis):
         for what, numbers in zip(_MEASURES, by_relation, strict=True):
             values[f"cloze_{what}/mean"] = float(torch.tensor(numbers, dtype=torch.float64).nanmean())
             values |= {f"cloze_{what}/{name}": number for name, number in zip(self._of, numbers, strict=True)}
-        for name, (majority, chance) in self._baselines.items():
-            values[f"cloze_majority/{name}"], values[f"cloze_chance/{name}"] = majority, chance
+        for name, levels in self._baselines.items():
+            values |= {f"cloze_{what}/{name}": level for what, level in levels.items()}
         if self.standard_errors:
             known = [
                 (name, share, count)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import RepresentationMetrics
 from lightning_interp.figures import measure_curves
@@ -19,35 +21,39 @@ class RepresentationGeometry(RepresentationMetrics):
     r"""Views of representations without bins or reference points, read at every validation.
 
     Formulas and sources in :func:`lightning_interp.functional.spectral_measures`, ``anisotropy`` and
-    ``curvature_sums``; λ are the eigenvalues of the covariance of all positions that were read.
+    ``curvature_sums``; λ are the eigenvalues of the covariance of all positions that were read, μ those of their second
+    moment about zero, from which RankMe and matrix entropy are published.
 
     ===================================  =======  ==================================================================
     key                                  level    what it is
     ===================================  =======  ==================================================================
-    ``rankme/<site>``                    summary  exp of the entropy of √λ, 1 to D
+    ``rankme/<site>``                    summary  exp of the entropy of √μ, 1 to D
     ``effective_rank/<site>``            summary  exp of the entropy of λ, 1 to D
     ``participation_ratio/<site>``       summary  (Σλ)²/Σλ², 1 to D
-    ``matrix_entropy/<site>``            summary  entropy of λ / log min(N, D), 0 to 1
-    ``alpha/<site>``                     summary  decay of the spectrum, −slope of log λ on log rank
+    ``matrix_entropy/<site>``            summary  entropy of μ / log min(N, D), 0 to 1
+    ``alpha/<site>``                     summary  decay: −slope of log λ on log rank, ranks 11 to 100; conditional
     ``anisotropy/<site>``                summary  mean cosine of two positions
     ``curvature/<site>``                 summary  mean angle between successive steps along a sequence, radians
-    ``alpha_r2/<site>``                  full     fit of that line
+    ``alpha_r2/<site>``                  full     how straight these ranks lie; conditional
     ``rows/<site>``                      full     positions read
     ``nonfinite/<site>``                 full     positions left out as not finite
     ===================================  =======  ==================================================================
 
-    Curvature is undefined, and not logged, where no sequence has three positions in a row.
+    Curvature is undefined, and not logged, where no sequence has three positions in a row. Conditional keys are not
+    logged where fewer than 40 eigenvalues are above zero, as in narrow layers and where representations collapse
+    (:func:`~lightning_interp.functional.spectral_measures`).
 
     Args:
         sites: Where to read; see :class:`~lightning_interp.callbacks.RepresentationMetrics`.
-        center: Eigenvalues of the covariance; otherwise of the second moment about zero.
+        center: Whether the mean is taken out of all measures (``True``) or of none (``False``). By default as
+            published: of effective rank, participation ratio and α, not of RankMe and matrix entropy.
         thin_above: Dimensions above which only every so-manieth position enters all but curvature; see
             :class:`~lightning_interp.metrics.SpectralGeometry`.
         kwargs: Arguments of :class:`~lightning_interp.callbacks.RepresentationMetrics` and
             :class:`~lightning_interp.callbacks.ValidationAnalysis`.
 
-    Cost: one product (D, N) × (N, D) a reading and site, N thinned above 2,048 dimensions, and one eigendecomposition
-        O(D³); memory 8·D² bytes. Between ranks: 8·D² bytes.
+    Cost: one product (D, N) × (N, D) a reading and site, N thinned above 2,048 dimensions, and two
+        eigendecompositions O(D³), one with ``center`` given; memory 8·D² bytes. Between ranks: 8·D² bytes.
 
     Example:
         >>> RepresentationGeometry(sites={"encoder": "model.encoder"}).logged_keys()[:2]
@@ -58,11 +64,16 @@ class RepresentationGeometry(RepresentationMetrics):
     def __init__(
         self,
         sites: str | Sequence[str] | Mapping[str, str],
-        center: bool = True,
+        center: bool | None = None,
         thin_above: int | None = 2048,
         **kwargs: Any,
     ) -> None:
         super().__init__({"geometry": SpectralGeometry(center=center, thin_above=thin_above)}, sites, **kwargs)
+
+    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
+        """The decay of the spectrum, which needs 40 eigenvalues above zero, and what to monitor instead."""
+        keys = (key for key in self.measures(model) if key.split("/")[0] in ("alpha", "alpha_r2"))
+        return {self.full_key(key): self.full_key(f"effective_rank/{key.split('/', 1)[1]}") for key in keys}
 
     def figures(self) -> Mapping[str, Draw]:
         """Curves of every measure; for several sites a heat map of the effective rank."""

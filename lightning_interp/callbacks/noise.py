@@ -91,7 +91,8 @@ class NoiseRobustness(ValidationAnalysis):
     ==============================================  ======  ==========================================================
 
     Conditional keys are undefined, and not logged, while v(0) is not better than v_start beyond its own noise (the 95 %
-    interval over up to eight groups of batches); ``half_scale`` also where more than half survives the largest scale.
+    interval over up to eight groups of batches), and where there is a single batch, of which that noise cannot be told;
+    ``half_scale`` also where more than half survives the largest scale.
     So an untrained model has no robustness that a gate could choose. Plain gates monitor ``under_noise``. With
     ``start="initial"`` they are undefined from the first reading on that is of other samples than the one before, since
     v_start cannot be read on them; that is said once. They are undefined, too, where no monitor changes by a bit even
@@ -621,10 +622,11 @@ class NoiseRobustness(ValidationAnalysis):
             if not self._told:
                 self._told = True
                 pl.utilities.rank_zero_warn(
-                    f"{self._name} reads a single batch, so the noise of {list(self.monitors)} cannot be told: "
-                    "robustness is logged from the first difference on. Use smaller validation batches."
+                    f"{self._name} reads a single batch, so the noise of {list(self.monitors)} cannot be told, nor "
+                    "whether the model is better than before training: robustness is not logged. Use smaller "
+                    "validation batches."
                 )
-            width = 1e-6 * max(abs(clean), abs(started[0]))
+            return None
         return started[0] if gap > width else None
 
     def _add_drift(self, settings: Sequence[tuple[str, float]], sums: Tensor, values: dict[str, float]) -> None:

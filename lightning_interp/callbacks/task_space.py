@@ -19,7 +19,7 @@ from lightning_interp.figures import measure_curves
 from lightning_interp.figures.task_heatmap import task_heatmap
 from lightning_interp.figures.task_map import task_map
 from lightning_interp.functional.alignment import cosine_matrix, disattenuate, reliability, within_between
-from lightning_interp.functional.mantel import mantel, partial_mantel
+from lightning_interp.functional.mantel import beyond_control, mantel, partial_mantel
 from lightning_interp.functional.mds import classical_mds, cosine_distance, procrustes
 from lightning_interp.functional.overlap import overlap_above_null
 from lightning_interp.functional.rank_correlation import matrix_correlation, off_diagonal
@@ -41,7 +41,6 @@ __all__ = ["TaskSpace"]
 _KEPT = 64  # readings whose alignment is kept
 _DRAWS = 8  # gradients of general text
 _PANELS = 6  # maps side by side
-_SAME = 1 - 1e-9  # a rank correlation of two matrices that order their pairs alike
 
 
 class TaskSpace(ValidationAnalysis):
@@ -80,7 +79,8 @@ class TaskSpace(ValidationAnalysis):
     ``overlap/within``, ``overlap_null/…``    full     O and its null; ``between`` too
     ``agreement/phenomena``                   summary  Spearman correlation of C with same phenomenon = 1
     ``agreement_p/phenomena``                 summary  its p in a Mantel test
-    ``agreement/phenomena_given_words``       summary  the same beyond the overlap of vocabularies (partial Mantel)
+    ``agreement/phenomena_given_words``       summary  the same beyond any smooth function of the overlap of
+                                                       vocabularies (:func:`partial_mantel`)
     ``agreement_p/phenomena_given_words``     summary
     ``agreement/words``                       full     Spearman correlation of C with the overlap of vocabularies
     ``stability/previous``                    summary  … of C with C at the reading before; conditional
@@ -92,6 +92,9 @@ class TaskSpace(ValidationAnalysis):
     ``alignment_disattenuated`` while noise leaves no task enough signal (reliability above .1); a group of layers
     without a gradient. Keys that the tasks leave undefined at every reading are never logged: ``within`` without two
     tasks of one phenomenon, ``agreement`` with fewer than three tasks.
+
+    The overlap of vocabularies counts all words alike. Where a model's gradients follow some words more than others, a
+    part of the vocabulary is left in ``agreement/phenomena_given_words``.
 
     :attr:`matrices` has the last reading's matrices over tasks in the order of :attr:`tasks`: ``alignment``,
     ``alignment_centred``, ``alignment_disattenuated``, ``overlap``, ``overlap_null``, ``overlap_above``, ``lexical``,
@@ -268,7 +271,7 @@ class TaskSpace(ValidationAnalysis):
         """What the alignment can be compared with, given the tasks."""
         found = ["phenomena"] if len(self.tasks) > 2 and _ordered(self._hypothesis) else []
         if len(self.tasks) > 2 and _ordered(self._lexical):
-            given = bool(found) and abs(matrix_correlation(self._hypothesis, self._lexical)) < _SAME
+            given = bool(found) and beyond_control(self._hypothesis, self._lexical)
             found += ["phenomena_given_words"] * given + ["words"]
         return found
 
@@ -431,7 +434,7 @@ class TaskSpace(ValidationAnalysis):
                 continue
             if name == "phenomena":
                 result = mantel(alignment, hypothesis, self.permutations, self.seed)
-            elif max(abs(matrix_correlation(one, words)) for one in (alignment, hypothesis)) < _SAME:
+            elif all(beyond_control(one, words) for one in (alignment, hypothesis)):
                 result = partial_mantel(alignment, hypothesis, words, self.permutations, self.seed)
             else:
                 continue

@@ -8,7 +8,20 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["as_float", "check_matrix", "finite_rows", "full_precision", "norms", "plogp", "wide_dtype"]
+__all__ = [
+    "as_float",
+    "check_matrix",
+    "finite_rows",
+    "full_precision",
+    "in_range",
+    "norms",
+    "plogp",
+    "power_of_two",
+    "wide_dtype",
+]
+
+# Squares of such numbers, and sums of many of them, are far from the ends of float32.
+_SMALL, _LARGE = 1e-12, 1e12
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
@@ -36,6 +49,28 @@ def norms(z: Tensor) -> Tensor:
     """Lengths of the rows of (..., D), in float32 or wider: (...)."""
     norm: Tensor = torch.linalg.vector_norm(z, dim=-1, dtype=torch.promote_types(z.dtype, torch.float32))
     return norm
+
+
+def power_of_two(largest: Tensor) -> Tensor:
+    """A power of two that brings such sizes to between 1/2 and 1, or near it; 1 for 0. Of the shape of ``largest``.
+
+    To multiply by it costs no digit, and what is divided by a length afterwards is the same to the last bit.
+    """
+    exponent = largest.clamp_min(torch.finfo(torch.float32).tiny).log2().ceil().clamp(-126, 126)
+    return torch.where(largest > 0, torch.pow(2.0, -exponent), 1.0)
+
+
+def in_range(z: Tensor) -> Tensor:
+    """Rows of (..., D) of the same directions, scaled so that squares neither overflow nor vanish.
+
+    On the CPU the rows themselves where all of them are of usual size; elsewhere nothing is read back.
+    """
+    if not z.numel():
+        return z
+    largest = torch.linalg.vector_norm(z, ord=torch.inf, dim=-1, keepdim=True)
+    if z.device.type == "cpu" and bool((((largest > _SMALL) & (largest < _LARGE)) | (largest == 0)).all()):
+        return z
+    return z * power_of_two(largest)
 
 
 def plogp(p: Tensor) -> Tensor:

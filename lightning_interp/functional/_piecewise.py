@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PHIS", "GridSearch", "autocorrelated", "fit_pieces", "hinges", "refine", "solve", "tangents", "whitening"]
+__all__ = ["PHIS", "GridSearch", "NoiseKinds", "fit_pieces", "hinges", "refine", "solve", "tangents", "whitening"]
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 PHIS: Array = np.array([0.0, 0.2, 0.4, 0.6, 0.75, 0.9])
 """Lag-1 autocorrelations that are considered."""
+TRENDS: Array = np.array([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])
+"""Changes of the noise that are considered: log10 of its standard deviation at the last reading over the first."""
 CANDIDATES = 16
 """Most positions in the grid, so that triples stay near a thousand whatever the number of readings."""
 
@@ -147,13 +149,39 @@ def whitening(size: int) -> Array:
     return matrices
 
 
-def autocorrelated(phi: Array, draws: Array) -> Array:
-    """Stationary AR(1) rows of the variance of independent draws (R, N), with one phi per row (R,)."""
-    out = draws.copy()
-    fresh = np.sqrt(1 - phi * phi)
-    for t in range(1, draws.shape[1]):
-        out[:, t] = phi * out[:, t - 1] + fresh * draws[:, t]
-    return out
+class NoiseKinds:
+    """Every noise that is considered: AR(1) of PHIS and the mean of three in a row, each growing or shrinking.
+
+    Args:
+        x: Positions (N,), from 0 to 1: the logarithm of the standard deviation is a line over them.
+
+    """
+
+    def __init__(self, x: Array) -> None:
+        size = len(x)
+        lag = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
+        correlations = np.stack([*(phi**lag for phi in PHIS), np.maximum(1 - lag / 3, 0.0)])
+        root = np.linalg.cholesky(correlations)
+        profile = 10 ** (TRENDS[:, None] * (x - x.mean()))
+        self.factors: Array = (root[:, None] * profile[:, :, None]).reshape(-1, size, size)
+        """Kind k of noise is factors[k] @ independent draws: (K, N, N)."""
+        self.whitening: Array = (np.linalg.inv(root)[:, None] / profile[:, None, :]).reshape(-1, size, size)
+        """Their inverses."""
+        # The profile is of geometric mean 1.
+        self.volume: Array = np.repeat(np.log(np.diagonal(root, axis1=1, axis2=2)).sum(1), len(TRENDS))
+        """Logarithms of the determinants of the factors."""
+        prior = np.outer([*(1.0 for _ in PHIS), 0.5], np.exp(-np.abs(TRENDS) / 0.6)).ravel()
+        self.prior: Array = np.log(prior / prior.sum())
+        """Logarithms of how likely each is thought before the readings are seen."""
+        self.lag_one: Array = np.repeat(correlations[:, 0, 1], len(TRENDS))
+        """Correlation of neighbouring readings."""
+
+    def noise(self, which: Ints, draws: Array) -> Array:
+        """Noise (R, N) of kinds (R,) from independent draws (R, N)."""
+        out = np.empty_like(draws)
+        for kind in np.unique(which):
+            out[which == kind] = draws[which == kind] @ self.factors[kind].T
+        return out
 
 
 class GridSearch:

@@ -65,7 +65,8 @@ def multinomial_logistic(
 
     .. math:: \min_{W, b} -\sum_i \log \mathrm{softmax}(W^\top z_i + b)_{y_i} + \tfrac{\lambda}{2} \|W\|^2
 
-    scikit-learn's ``LogisticRegression(C=1 / l2)``, whose intercepts differ from these by one common number.
+    scikit-learn's ``LogisticRegression(C=1 / l2)``, whose intercepts differ from these by one common number; of two
+    classes it is its ``C=2 / l2``, since scikit-learn then has one vector of weights where this has two.
 
     Args:
         z: Vectors, (N, D).

@@ -9,16 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lightning_interp.functional._piecewise import (
-    PHIS,
     Array,
     GridSearch,
-    autocorrelated,
+    NoiseKinds,
     fit_pieces,
     hinges,
     refine,
     solve,
     tangents,
-    whitening,
 )
 
 __all__ = ["KneeFit", "fit_knees"]
@@ -69,15 +67,16 @@ class KneeFit:
 
 @dataclass(frozen=True)
 class _Noise:
-    """What is believed of the noise: a weight and a standard deviation per autocorrelation in PHIS."""
+    """What is believed of the noise: a weight and a standard deviation for each kind."""
 
+    kinds: NoiseKinds
     weights: Array
     deviations: Array
 
     def spread_over(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """Indices into PHIS, each as often among ``count`` as its weight says."""
+        """Indices of kinds, each as often among ``count`` as its weight says."""
         share = np.cumsum(self.weights) / self.weights.sum()
-        return np.searchsorted(share, (np.arange(count) + 0.5) / count).clip(max=len(PHIS) - 1)
+        return np.searchsorted(share, (np.arange(count) + 0.5) / count).clip(max=len(share) - 1)
 
 
 def fit_knees(
@@ -99,22 +98,26 @@ def fit_knees(
     the largest penalised gain in log-likelihood over all m > k and all positions of all knees,
     :math:`\max_m \{\ell_m - \ell_k - \tfrac32 (m - k) \log N\}`, with :math:`\ell` maximised over φ as well: a sup-F
     test (Andrews 1993; Bai & Perron 1998, whose double maximum sees a drop between two plateaus, which one knee hardly
-    improves) in whitened readings. Its critical values are simulated from the k-knee fit with AR(1) noise, since
-    ordinary ones find a false knee in every third line at φ = 0.5. φ cannot be known from a dozen readings, so the
-    replicates draw it from its restricted likelihood, averaged over the fits with k and more knees by the modified BIC
+    improves) in whitened readings. Its critical values are simulated from the k-knee fit with noise like that of the
+    readings, since ordinary ones find a false knee in every third line at φ = 0.5. Its kind is AR(1) or the mean of
+    three in a row, of a standard deviation that grows or shrinks by up to a factor of 30 along x, as that of losses and
+    accuracies does. It cannot be known from a dozen readings, so the replicates draw it from its restricted likelihood
+    (times a prior that prefers noise of one size), averaged over the fits with k and more knees by the modified BIC
     (Zhang & Siegmund 2007): the residuals of too few knees look autocorrelated, those of too many look white. Positions
     are refined between readings (Muggeo 2003).
 
     Intervals are percentiles over refits to block-bootstrapped noise (Künsch 1989), post-blackened (Davison & Hinkley
     1997, section 8.2): residuals are whitened, resampled in circular blocks of :math:`N^{1/3}/2`, rounded, and given
-    back their autocorrelation, with φ drawn as above. Blocks of the residuals themselves covered 54 to 79 % at N = 20
+    back their kind, drawn as above. Blocks of the residuals themselves covered 54 to 79 % at N = 20
     and 30 with φ = 0.5.
 
-    Measured at ``level=0.05`` (``benchmarks/knees.py``): false knees on straight lines with φ = 0, 0.3 and 0.5 in 1, 1
-    and 5 % of runs at N = 12; 1, 1 and 3 % at 20; 4, 4 and 6 % at 30; 5, 7 and 4 % at 60. At φ = 0.7 in 8, 10, 9 and
-    5 %: more than stated below about 40 readings, which are too few to tell such noise from a bend. Ordinary critical
-    values give 26 to 33 % at φ = 0.5. Intervals of 95 % hold a planted knee in 85 to 100 % of runs, least after
-    autocorrelated noise and least for two knees that are barely found (75 %).
+    Measured at ``level=0.05`` (``benchmarks/knees.py``; 150 to 200 runs a cell): false knees on straight lines with
+    φ = 0 in 0, 0 and 1 % of runs at N = 12, 20 and 30; with φ = 0.5 in 2, 2 and 6 %; with φ = 0.7 in 4, 5 and 7 %.
+    Where the noise falls tenfold from the first reading to the last, in 2, 5 and 4 % (7, 16 and 29 % with critical
+    values for noise of one size); where it rises, in 3, 4 and 7 %. The price is paid where readings are few: a knee of
+    a rise of 8 standard deviations is found in 10 and 45 % of runs at N = 12 and 20. Ordinary critical values give 26
+    to 33 % at φ = 0.5. Intervals of 95 % held a planted knee in 85 to 100 % of runs, least after autocorrelated noise
+    and least for two knees that are barely found (75 %), when only AR(1) noise of one size was considered.
 
     A curve that bends smoothly by more than its noise has knees here: they are where straight pieces follow it best.
 
@@ -167,8 +170,8 @@ def fit_knees(
     fitted = design @ coefficients
     belief = _belief(unit, values, [knees], floor)
     exact = bool(rss <= floor)
-    phi = 0.0 if exact else float(belief.weights @ PHIS)
-    noise, errors = _errors(unit, knees, float(rss), belief.weights, phi)
+    phi = 0.0 if exact else float(belief.weights @ belief.kinds.lag_one)
+    noise, errors = _errors(unit, knees, float(rss), belief)
     spans: Array = np.empty((0, 2))
     if intervals and len(knees):
         ends = np.array([level / 2, 1 - level / 2])
@@ -245,7 +248,7 @@ def _select(
             richer.append(found[left.argmin()])
         belief = _belief(x, y, [knees, *richer], floor)
         which = belief.spread_over(replicates)
-        noise = autocorrelated(PHIS[which], generator.standard_normal((replicates, len(x))))
+        noise = belief.kinds.noise(which, generator.standard_normal((replicates, len(x))))
         curves = design @ coefficients + belief.deviations[which, None] * noise
         fits = search.likelihoods(np.concatenate([y[None], curves]), floor)[:, count:]
         gains = fits[:, 1:] - fits[:, :1] - PENALTY * math.log(len(x)) * np.arange(1, most - count + 1)
@@ -258,58 +261,57 @@ def _select(
 
 
 def _belief(x: Array, y: Array, models: list[Array], floor: float) -> _Noise:
-    """Weights of autocorrelations, over fits with one knee more each; deviations under the first of them.
+    """Weights of kinds of noise, over fits with one knee more each; deviations under the first of them.
 
     Within a fit by restricted likelihood, which counts slopes and knees as estimated; fits by modified BIC.
     """
     size = len(x)
-    white = whitening(size)
-    curve = white @ y
-    stationary = 0.5 * np.log1p(-PHIS * PHIS)
+    kinds = NoiseKinds(x)
+    curve = kinds.whitening @ y
     likelihoods, posteriors, deviations = [], [], []
     for more, knees in enumerate(models):
-        q, r = np.linalg.qr(white @ tangents(x, knees))
+        q, r = np.linalg.qr(kinds.whitening @ tangents(x, knees))
         bends, free = 2 + len(knees), size - 2 - 2 * len(knees)
         along = np.einsum("pni,pn->pi", q, curve)
         total = (curve * curve).sum(1)
         left = np.maximum(total - (along[:, :bends] ** 2).sum(1), floor)
         least = np.maximum(total - (along * along).sum(1), floor)
         volume = np.log(np.maximum(np.abs(np.diagonal(r, axis1=1, axis2=2)), 1e-12)).sum(1)
-        likelihoods.append((stationary - 0.5 * size * np.log(left)).max() - PENALTY * more * math.log(size))
-        restricted = stationary - 0.5 * free * np.log(least) - volume
+        best = (kinds.prior - kinds.volume - 0.5 * size * np.log(left)).max()
+        likelihoods.append(best - PENALTY * more * math.log(size))
+        restricted = kinds.prior - kinds.volume - 0.5 * free * np.log(least) - volume
         posterior = np.exp(restricted - restricted.max())
         posteriors.append(posterior / posterior.sum())
-        deviations.append(np.sqrt(least / free / (1 - PHIS * PHIS)))
+        deviations.append(np.sqrt(least / free))
     trust = np.exp(np.array(likelihoods) - max(likelihoods))
-    return _Noise(trust @ np.array(posteriors) / trust.sum(), deviations[0])
+    return _Noise(kinds, trust @ np.array(posteriors) / trust.sum(), deviations[0])
 
 
 def _resampled(residuals: Array, belief: _Noise, count: int, generator: np.random.Generator) -> Array:
-    """Noise (count, N) from residuals (N,): whitened, in circular blocks, with its autocorrelation given back."""
+    """Noise (count, N) from residuals (N,): whitened, in circular blocks, with its kind given back."""
     size = len(residuals)
-    fresh = whitening(size) @ residuals
+    fresh = belief.kinds.whitening @ residuals
     fresh -= fresh.mean(1, keepdims=True)
     fresh *= belief.deviations[:, None] / np.sqrt((fresh * fresh).mean(1, keepdims=True))
     length = max(1, round(size ** (1 / 3) / 2))
     starts = generator.integers(0, size, (count, -(-size // length)))
     index = ((starts[:, :, None] + np.arange(length)) % size).reshape(count, -1)[:, :size]
     which = belief.spread_over(count)
-    return autocorrelated(PHIS[which], fresh[which[:, None], index])
+    return belief.kinds.noise(which, fresh[which[:, None], index])
 
 
-def _errors(x: Array, knees: Array, rss: float, weights: Array, phi: float) -> tuple[float, Array]:
-    """Standard deviation of the noise, and standard errors of the slopes: a sandwich of AR(1) noise."""
+def _errors(x: Array, knees: Array, rss: float, belief: _Noise) -> tuple[float, Array]:
+    """Standard deviation of the noise, and standard errors of the slopes: a sandwich of the kinds of noise."""
     columns = tangents(x, knees)
     inverse = np.linalg.pinv(columns)
     into_slopes = np.cumsum(inverse[1 : 2 + len(knees)], 0)
-    lag = np.abs(np.subtract.outer(np.arange(len(x)), np.arange(len(x))))
-
-    def left(correlation: Array) -> float:  # expected squares of residuals per unit of variance
-        return float(len(x) - np.einsum("pn,nm,mp->", inverse, correlation, columns))
-
     variances: Array = np.zeros(len(into_slopes))
-    for weight, each in zip(weights, PHIS, strict=True):
-        correlation = each**lag
-        spread = np.einsum("sn,nm,sm->s", into_slopes, correlation, into_slopes)
-        variances += weight * rss / left(correlation) * spread
-    return math.sqrt(rss / left(phi**lag)), np.sqrt(variances)
+    unit = 0.0  # mean squared noise for each unit of squared residuals
+    for weight, factor in zip(belief.weights, belief.kinds.factors, strict=True):
+        if weight < 1e-6:
+            continue
+        noise = factor @ factor.T
+        left = np.trace(noise) - np.einsum("pn,nm,mp->", inverse, noise, columns)  # expected squares of residuals
+        variances += weight * rss / left * ((into_slopes @ factor) ** 2).sum(1)
+        unit += weight * np.trace(noise) / len(x) / left
+    return math.sqrt(rss * unit), np.sqrt(variances)

@@ -14,6 +14,8 @@ __all__ = ["MantelTest", "mantel", "partial_mantel"]
 
 _ENTRIES = 1 << 22  # of permuted matrices held at a time: 32 MiB
 _ROUNDING = 1e-12  # sums of equal products in another order
+_PAIRS_A_COLUMN = 20  # of the spline that takes a control out
+_NOTHING = 1e-6  # of ranks of length 1
 
 
 class MantelTest(NamedTuple):
@@ -62,19 +64,29 @@ def mantel(a: Tensor, b: Tensor, permutations: int = 9999, seed: int = 0) -> Man
 def partial_mantel(a: Tensor, b: Tensor, control: Tensor, permutations: int = 9999, seed: int = 0) -> MantelTest:
     r"""Mantel's test of what two matrices share beyond a third one (Smouse, Long & Sokal 1986), on ranks.
 
-    The ranks of ``a`` and of ``b`` are each regressed on those of ``control``; the statistic is the correlation of the
-    two residual matrices, which is the partial correlation
+    From the ranks of ``a`` and of ``b`` a smooth function of ``control`` is taken out: least squares on a cubic spline
+    in the control's own units, :math:`1, x, x^2, x^3` and :math:`(x - q)_+^3` at its quartiles q. With
+    :math:`M` the projection on what is left, and :math:`P` a permutation of the tasks,
 
-    .. math:: r_{ab \cdot c} = (r_{ab} - r_{ac} r_{bc}) / \sqrt{(1 - r_{ac}^2)(1 - r_{bc}^2)}
+    .. math:: r = \frac{\langle M a, M b \rangle}{\|M a\| \|M b\|}, \qquad
+              r_P = \frac{\langle M P M a, M b \rangle}{\|M P M a\| \|M b\|}
 
-    and its distribution comes from permuting rows and columns of ``a``'s residual matrix together, the residuals held
-    fixed (method 3 of Legendre 2000). Only the part that is linear in ranks is taken out. Where both matrices vary
-    smoothly over the same hidden dimension p is too small, as it is for the plain test (Guillot & Rousset 2013).
+    (residuals are permuted and the control is taken out again: Freedman & Lane 1983, method 3 of Legendre 2000). One
+    column of the spline is used for each 20 pairs of tasks, up to six: below 9 tasks it is a line, from 16 on all of
+    it. A line in the ranks of the control is not enough: where the space is the overlap of words and noise, it leaves
+    a part of the overlap in it, and p ≤ .05 in 65 % of such spaces instead of 5 %.
+
+    Measured on spaces that are a function of the control and noise (its own units, exponential, logistic, vectors that
+    are sums of word vectors, overlaps of the grammar's and of BLiMP's vocabularies; 16 to 67 tasks): p ≤ .05 in 0 to
+    9 %, mean statistic within .015 of 0. What remains: a control that is measured with error, as where some words
+    matter more to the space than others and the control counts them alike, is not fully taken out by this or any
+    other regression. Where both matrices vary smoothly over the same hidden dimension p is too small, as it is for the
+    plain test (Guillot & Rousset 2013).
 
     Args:
         a: Shape (tasks, tasks), at least 3 tasks; the diagonal is not read.
         b: The same shape and order of tasks.
-        control: The same, such as the overlap of vocabularies.
+        control: The same, such as the overlap of vocabularies; finite.
         permutations: How many; the smallest p is 1 / (1 + permutations).
         seed: Fixes the permutations.
 
@@ -82,29 +94,60 @@ def partial_mantel(a: Tensor, b: Tensor, control: Tensor, permutations: int = 99
         :class:`MantelTest`.
 
     Raises:
-        ValueError: As in :func:`mantel`, and where ``control`` orders the pairs exactly as ``a`` or ``b`` does, which
-            leaves nothing to compare.
+        ValueError: As in :func:`mantel`, where ``control`` is not finite, and where it says all there is to ``a`` or
+            ``b``, which leaves nothing to compare.
 
-    Cost: as :func:`mantel`.
+    Cost: as :func:`mantel`, and a third more.
 
     Example:
         >>> points = torch.tensor([0.0, 5.0, 1.0, 7.0, 3.0, 2.0])
         >>> a = (points[:, None] - points).abs()
         >>> control = torch.outer(points, points)
         >>> round(partial_mantel(a, a + 0.1 * control, control, permutations=99).statistic, 3)
-        0.96
+        0.981
 
     """
-    given = _rank_matrix("control", control, a)
+    smooth = _smooth_functions(control, a)
     residuals = []
     for name, matrix in (("a", a), ("b", b)):
-        ranks = _rank_matrix(name, matrix, a)
-        rest = ranks - (ranks * given).sum() * given
+        rest = _rest(_rank_matrix(name, matrix, a), smooth)
         size = rest.norm()
-        if size < 1e-6:
-            raise ValueError(f"`control` orders the pairs as `{name}` does, or in reverse: nothing is left of it.")
+        if size < _NOTHING:
+            raise ValueError(f"`control` explains the order of the pairs in `{name}`: nothing is left of it.")
         residuals.append(rest / size)
-    return _permutation_test(residuals[0], residuals[1], permutations, seed)
+    return _permutation_test(residuals[0], residuals[1], permutations, seed, smooth)
+
+
+def beyond_control(matrix: Tensor, control: Tensor) -> bool:
+    """Whether anything of the order of a matrix's pairs is left where :func:`partial_mantel` takes the control out."""
+    return float(_rest(_rank_matrix("matrix", matrix, matrix), _smooth_functions(control, matrix)).norm()) >= _NOTHING
+
+
+def _rest(matrix: Tensor, smooth: Tensor) -> Tensor:
+    """What orthonormal functions (tasks², k) leave of a matrix (tasks, tasks)."""
+    flat = matrix.flatten()
+    return (flat - smooth @ (smooth.T @ flat)).view_as(matrix)
+
+
+def _smooth_functions(control: Tensor, like: Tensor) -> Tensor:
+    """An orthonormal basis of the splines in a control, 0 on the diagonal: (tasks², k), the constant among them."""
+    _rank_matrix("control", control, like)  # its errors
+    x = off_diagonal(control.detach().cpu().double(), "control")
+    if not bool(x.isfinite().all()):
+        raise ValueError(
+            f"`control` must be finite off its diagonal, got {int((~x.isfinite()).sum())} infinite values."
+        )
+    x = (x - x.mean()) / x.std()
+    columns = max(1, min(6, len(x) // 2 // _PAIRS_A_COLUMN))
+    knots = x.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype)).tolist()
+    powers = [x, x**2, x**3, *((x - knot).clamp_min(0) ** 3 for knot in knots)][:columns]
+    design = torch.stack([torch.ones_like(x), *powers], 1)
+    # Scaled to one length; what few distinct values of the control leave equal to other columns is dropped.
+    left, size, _ = torch.linalg.svd(design / design.norm(dim=0).clamp_min(1e-300), full_matrices=False)
+    kept = left[:, size > 1e-9 * size[0]]
+    basis = torch.zeros(len(control) ** 2, kept.shape[1], dtype=torch.float64)
+    basis[~torch.eye(len(control), dtype=torch.bool).flatten()] = kept
+    return basis
 
 
 def _rank_matrix(name: str, matrix: Tensor, like: Tensor) -> Tensor:
@@ -122,7 +165,8 @@ def _rank_matrix(name: str, matrix: Tensor, like: Tensor) -> Tensor:
     return ranks
 
 
-def _permutation_test(a: Tensor, b: Tensor, permutations: int, seed: int) -> MantelTest:
+def _permutation_test(a: Tensor, b: Tensor, permutations: int, seed: int, smooth: Tensor | None = None) -> MantelTest:
+    """Of matrices of length 1; ``smooth``, of which ``b`` has nothing, is taken out of each permuted ``a``."""
     if permutations < 1:
         raise ValueError(f"`permutations` must be at least 1, got {permutations}.")
     tasks = len(a)
@@ -135,5 +179,9 @@ def _permutation_test(a: Tensor, b: Tensor, permutations: int, seed: int) -> Man
         counters = torch.arange(start * tasks, (start + number) * tasks).view(number, tasks)
         orders = _mixed(counters, seed).argsort(dim=1)
         permuted = a[orders].gather(2, orders[:, None, :].expand(number, tasks, tasks))
-        reached += int((permuted.flatten(1) @ flat >= statistic - _ROUNDING).sum())
+        found = permuted.flatten(1) @ flat
+        if smooth is not None:
+            left = 1 - (permuted.flatten(1) @ smooth).square().sum(1)
+            found = torch.where(left > _NOTHING**2, found / left.clamp_min(_NOTHING**2).sqrt(), 0.0)
+        reached += int((found >= statistic - _ROUNDING).sum())
     return MantelTest(max(-1.0, min(1.0, statistic)), (1 + reached) / (1 + permutations))

@@ -10,7 +10,7 @@ from statistics import variance as variance_of
 import torch
 from torch import Tensor
 
-from lightning_interp.functional._numerics import as_float, finite_rows, wide_dtype
+from lightning_interp.functional._numerics import as_float, finite_rows, in_range, wide_dtype
 from lightning_interp.functional.student import t_quantile
 
 __all__ = ["area_under_noise", "checked_scales", "cosine_drift_sums", "differs", "half_scale", "retention"]
@@ -127,8 +127,9 @@ def cosine_drift_sums(clean: Tensor, noisy: Tensor, mask: Tensor) -> Tensor:
 
     """
     clean, noisy = as_float(clean), as_float(noisy)
-    norms = [torch.linalg.vector_norm(z, dim=-1, keepdim=True) for z in (clean, noisy)]
     finite = finite_rows(clean) & finite_rows(noisy)
+    clean, noisy = in_range(clean), in_range(noisy)
+    norms = [torch.linalg.vector_norm(z, dim=-1, keepdim=True) for z in (clean, noisy)]
     valid = finite & (norms[0] > 0).squeeze(-1) & (norms[1] > 0).squeeze(-1)  # zero has no direction
     tiny = torch.finfo(clean.dtype).tiny
     apart = clean / norms[0].clamp_min(tiny) - noisy / norms[1].clamp_min(tiny)

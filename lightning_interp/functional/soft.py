@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_interp.functional._numerics import as_float, check_matrix, full_precision, plogp, wide_dtype
+from lightning_interp.functional._numerics import as_float, check_matrix, full_precision, in_range, plogp, wide_dtype
 
 __all__ = ["reference_points", "soft_assignment", "soft_entropy", "vmf_temperature"]
 
@@ -18,6 +18,7 @@ __all__ = ["reference_points", "soft_assignment", "soft_entropy", "vmf_temperatu
 # few rows their rounding does not average out, while float64 costs nothing.
 _FLOAT64_BELOW_DIM = 64
 _FLOAT64_BELOW_SIZE = 1 << 16
+_SMALLEST_NORM = 1e-12
 
 
 @lru_cache(maxsize=64)
@@ -154,6 +155,10 @@ def assigned(z: Tensor, reference_points: Tensor, temperature: float, norm: Tens
     """:func:`soft_assignment` without its checks, for rows whose lengths (N,) may be known."""
     values = as_float(z)
     result = values.dtype
+    small = norm is None or values.device.type != "cpu" or (len(norm) and float(norm.min()) < _SMALLEST_NORM)
+    if small:
+        # Squares of such entries vanish in float32, and what is left depends on how many rows come at once.
+        values, norm = in_range(values), None
     if z.shape[1] < _FLOAT64_BELOW_DIM or z.numel() <= _FLOAT64_BELOW_SIZE:
         values, norm = values.to(wide_dtype(z.device)), None
     with full_precision(z.device):

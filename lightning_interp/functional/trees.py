@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -163,9 +164,12 @@ def tree_scores(
 ) -> TreeScores:
     """UUAS, DSpr, root accuracy and NSpr of predicted distances and depths (Hewitt & Manning 2019, N19-1419).
 
-    UUAS is over all edges of all sentences between words that are kept, root accuracy over all sentences; the
-    correlations are over all words, those that are not kept too, each word's with its distance to itself, as in the
-    paper's code. A prediction that is the same for all words has no order, and counts as correlation 0.
+    All of them as in the paper's code. UUAS is over the edges of all sentences between words that are kept: those of
+    the tree, and where words hang on one that is not kept, those of the minimum spanning tree of gold distances between
+    kept words (Kruskal's, of equal distances the first pair of words first). Root accuracy is over all sentences with a
+    kept word: the shallowest kept word has to be the root, which it cannot where the root is not kept. The correlations
+    are over all words, those that are not kept too, each word's with its distance to itself. A prediction that is the
+    same for all words has no order, and counts as correlation 0.
 
     Args:
         distances: Of each sentence, shape (n, n), smaller for closer words; in any units.
@@ -212,15 +216,19 @@ def tree_scores(
         words = torch.arange(n)
         ends = torch.where(gold_heads < 0, words, gold_heads)
         edge = (gold_heads >= 0) & kept & kept.gather(1, ends)
-        edges += int(edge.sum())
+        edges += int((kept.sum(1) - 1).clamp_min(0).sum())
         found = minimum_spanning_tree(d, kept)
         linked = torch.zeros(len(places), n, n, dtype=torch.bool)
         linked.scatter_(2, found.clamp(min=0)[:, :, None], (found >= 0)[:, :, None])
         linked = linked | linked.mT
-        right += int((linked.gather(2, ends[:, :, None]).squeeze(2) & edge).sum())
+        # Where words hang on one that is not kept, edges of the tree between kept words are too few.
+        whole = edge.sum(1) >= kept.sum(1) - 1
+        right += int((linked.gather(2, ends[:, :, None]).squeeze(2) & edge)[whole].sum())
+        for place in (~whole).nonzero().flatten().tolist():
+            right += sum(bool(linked[place, i, j]) for i, j in _shortest_edges(gold[place], kept[place]))
 
         root = gold_heads == -1
-        candidates = (root & kept).any(1)
+        candidates = kept.any(1)
         shallowest = torch.where(kept, h, math.inf).argmin(1)
         rooted += int((root.gather(1, shallowest[:, None]).squeeze(1) & candidates).sum())
         roots += int(candidates.sum())
@@ -234,6 +242,20 @@ def tree_scores(
         root_accuracy=rooted / roots if roots else math.nan,
         nspr=_mean(depth_means),
     )
+
+
+def _shortest_edges(distances: Tensor, kept: Tensor) -> list[tuple[int, int]]:
+    """The minimum spanning tree of some words by Kruskal's algorithm, of equal distances the first pair first."""
+    words = kept.nonzero().flatten().tolist()
+    pairs = sorted(itertools.combinations(words, 2), key=lambda pair: float(distances[pair]))
+    group = {word: word for word in words}
+    edges = []
+    for i, j in pairs:
+        if group[i] != group[j]:
+            edges.append((i, j))
+            old, new = group[j], group[i]
+            group = {word: new if one == old else one for word, one in group.items()}
+    return edges
 
 
 def chain_scores(

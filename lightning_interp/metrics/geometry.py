@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_interp.distributed import Maximum, Steps, Sum
-from lightning_interp.functional._numerics import full_precision, wide_dtype
+from lightning_interp.functional._numerics import full_precision, power_of_two, wide_dtype
 from lightning_interp.functional.spectral import anisotropy, curvature_sums, spectral_measures
 from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric, batch_shape, sample_of
 
@@ -25,14 +25,17 @@ class SpectralGeometry(RepresentationMetric):
     Formulas and sources: :func:`~lightning_interp.functional.spectral_measures`,
     :func:`~lightning_interp.functional.anisotropy`, :func:`~lightning_interp.functional.curvature_sums`. Kept between
     batches: count, mean and centred second moment, merged pairwise in float64 (Chan et al. 1979), so that a mean far
-    from zero costs no digits. Memory: 8·D² bytes, whatever the number of rows.
+    from zero costs no digits. Vectors of any size are summed, after scaling by a power of two. Memory: 8·D² bytes,
+    whatever the number of rows.
 
     Above ``thin_above`` dimensions only one position in k = ⌈D / thin_above⌉ enters the spectrum and the anisotropy,
     which one being decided by the sample's place in the data set, so that the cost of the products grows with D and not
     with D². Curvature takes all positions. ``rows`` counts what entered the spectrum.
 
     Args:
-        center: Spectrum of the covariance; otherwise of the second moment about zero.
+        center: Whether the mean is taken out. ``None`` is as published: RankMe and matrix entropy of the vectors
+            themselves, effective rank, participation ratio and α of their covariance. ``True``: all of the covariance.
+            ``False``: all of the second moment about zero.
         thin_above: Dimensions above which rows are thinned; ``None`` never does.
         kwargs: Further arguments of ``torchmetrics.Metric``.
 
@@ -52,7 +55,7 @@ class SpectralGeometry(RepresentationMetric):
     angle: Tensor
     angles: Tensor
 
-    def __init__(self, center: bool = True, thin_above: int | None = 2048, **kwargs: Any) -> None:
+    def __init__(self, center: bool | None = None, thin_above: int | None = 2048, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if thin_above is not None and thin_above < 1:
             raise ValueError(f"`thin_above` must be at least 1, or None for no thinning, got {thin_above}.")
@@ -98,6 +101,8 @@ class SpectralGeometry(RepresentationMetric):
         some |= self._every(dim) > 1
         left_out = ~valid[:, None]
         number = valid.to(wide).sum()
+        scale = self._scale(z)
+        z = z if scale is None else z * scale
         # The shift need not be the mean to the last digit: what is left over is known, and belongs to the scatter.
         shift = z.sum(0) / number.clamp_min(1).to(z.dtype)
         centred = z - shift
@@ -110,6 +115,9 @@ class SpectralGeometry(RepresentationMetric):
         left = centred.sum(0).to(wide) / number.clamp_min(1)
         mean = shift.to(wide) + left
         scatter = scatter - number * torch.outer(left, left)
+        if scale is not None:
+            back = scale.to(wide).reciprocal()
+            mean, scatter = mean * back, scatter * back * back
         if self.mean.numel() == 0:
             for state, size in (("count", ()), ("mean", (dim,)), ("scatter", (dim, dim)), ("unit_total", (dim,))):
                 setattr(self, state, torch.zeros(size, dtype=wide, device=z.device))
@@ -124,6 +132,16 @@ class SpectralGeometry(RepresentationMetric):
         self.unit_total = self.unit_total + (z * inverse[:, None]).sum(0).to(wide)
         self.directions = self.directions + (norm > 0).sum().to(wide)
         self.angle, self.angles = self.angle + angle, self.angles + angles
+
+    @staticmethod
+    def _scale(z: Tensor) -> Tensor | None:
+        """A power of two that keeps squares and their sums within float32; ``None`` where none is needed."""
+        if not z.numel():
+            return None
+        largest = torch.linalg.vector_norm(z.flatten(), ord=torch.inf)
+        if z.device.type == "cpu" and (1e-9 < float(largest) < 1e9 or not largest):
+            return None
+        return power_of_two(largest)
 
     def _every(self, dim: int) -> int:
         """One position in so many enters the spectrum."""
@@ -170,12 +188,17 @@ class SpectralGeometry(RepresentationMetric):
         # A spread below the rounding of the vectors themselves is none.
         rounding = torch.finfo(torch.float32).eps ** 2 * (centre @ centre)
         covariance = torch.where(covariance.trace() > rounding, covariance, 0.0)
-        if not self.center:
-            covariance = covariance + torch.outer(centre, centre)
         # No rows at all: no spread, and so NaN throughout.
         covariance = covariance if number > 0 else torch.zeros_like(covariance)
-        found = spectral_measures(covariance.cpu(), max(int(number), 1))._asdict()
-        found = {name: value.cpu() for name, value in found.items()}
+        about_zero = (covariance + torch.outer(centre, centre)).cpu()
+        rows = max(int(number), 1)
+        if self.center is False:
+            found = spectral_measures(about_zero, rows)._asdict()
+        else:
+            found = spectral_measures(covariance.cpu(), rows, centred=True)._asdict()
+        if self.center is None:
+            own = spectral_measures(about_zero, rows)
+            found |= {"rankme": own.rankme, "matrix_entropy": own.matrix_entropy}
         values = {
             **found,
             "anisotropy": anisotropy(unit_total, sums[2]).cpu(),

@@ -147,6 +147,37 @@ def majority_share(facts: Iterable[Fact]) -> float:
     return max(counts.values()) / counts.total()
 
 
+def frequency_share(facts: Sequence[Fact], known: Iterable[Fact] | None = None) -> float:
+    """P@1 of always naming the most frequent of a fact's candidates: what knows how common answers are, and no fact.
+
+    Candidates that are as frequent share the choice.
+
+    Args:
+        facts: Facts with their candidates, of one relation.
+        known: The facts whose answers are counted; ``facts`` by default.
+
+    Raises:
+        ValueError: If there are none.
+
+    Example:
+        >>> town = {"a": "ulm", "b": "ulm", "c": "rom", "d": "bern"}
+        >>> facts = [Fact("born", f"{name} was born in ___", town[name], ("ulm", "rom")) for name in "abc"]
+        >>> facts.append(Fact("born", "d was born in ___", "bern", ("rom", "bern")))
+        >>> frequency_share(facts)
+        0.625
+
+    """
+    if not facts:
+        raise ValueError("`facts` is empty.")
+    counts = Counter(fact.answer for fact in (facts if known is None else known))
+    right = 0.0
+    for fact in facts:
+        most = max(counts[one] for one in fact.candidates)
+        if counts[fact.answer] == most:
+            right += 1 / sum(counts[one] == most for one in fact.candidates)
+    return right / len(facts)
+
+
 # ------------------------------------------------- files
 
 

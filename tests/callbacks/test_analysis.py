@@ -71,7 +71,7 @@ def test_two_callbacks_with_one_key_are_an_error(tmp_path: Path) -> None:
     run = fit(
         tmp_path, [structure(), structure(prefix="b/"), RepresentationGeometry(sites={"enc": "encoder"}, log="full")]
     )
-    assert {"information/enc", "b/information/enc", "alpha_r2/enc"} <= set(run.callback_metrics)
+    assert {"information/enc", "b/information/enc", "matrix_entropy/enc"} <= set(run.callback_metrics)
 
 
 class Plain(Tagger):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import random
 import tempfile
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp import ClozeFacts
+from lightning_interp.functional import binomial_se
 from lightning_interp.tasks import Fact, Scorer, WordTokenizer, fact_world
 from lightning_interp.tasks.batching import pad_right
 from lightning_interp.tasks.cloze import mask_cloze
 from lightning_interp.tasks.encoding import encode_sentences
-from lightning_interp.tasks.facts import majority_share, with_candidates
+from lightning_interp.tasks.facts import frequency_share, majority_share, with_candidates
 from lightning_interp.tasks.likelihood import sentence_log_probs
 from tests.toy import timeless, trainer
 
@@ -91,7 +94,7 @@ def test_every_key_is_logged_and_is_what_scores_of_sentences_say(tmp_path: Path)
         for what, numbers in zip(("accuracy", "mrr", "margin"), zip(*found, strict=True), strict=True):
             assert values[f"cloze_{what}/{relation}"] == pytest.approx(sum(numbers) / len(of), abs=1e-5), what
         p = values[f"cloze_accuracy/{relation}"]
-        assert values[f"cloze_accuracy/{relation}/se"] == pytest.approx(math.sqrt(p * (1 - p) / len(of)))
+        assert values[f"cloze_accuracy/{relation}/se"] == pytest.approx(binomial_se([p], [len(of)]))
         assert values[f"cloze_majority/{relation}"] == majority_share(of)
     assert values["cloze_chance/pet"] == 1 / 4
     assert values["cloze_chance/own"] == pytest.approx(1 / 3)
@@ -191,6 +194,38 @@ def test_planted_knowledge_gives_the_planted_steps(tmp_path: Path) -> None:
     assert callback.history.series("relations_acquired")[1] == [0.0, 2.0, 2.0, 1.0, 2.0]
     assert [(one.name, one.acquired.high) for one in callback.order()[:2]] == [("early", 3.0), ("late", 5.0)]
     assert math.isnan(callback.order()[2].acquired.step)
+
+
+def zipf_facts(answers: int = 200, facts: int = 600) -> list[Fact]:
+    """Answers by Zipf's law, which say nothing of who a fact is about."""
+    found = random.Random(0).choices(range(answers), [1 / (rank + 1) for rank in range(answers)], k=facts)
+    return [Fact("home", f"{number} lives in ___", f"town{answer}") for number, answer in enumerate(found)]
+
+
+@pytest.mark.parametrize("number", [None, 100])
+def test_the_baseline_is_what_knows_how_common_answers_are(number: int | None) -> None:
+    facts = zipf_facts()
+    words = WordTokenizer(["lives", "in", *map(str, range(600)), *(f"town{n}" for n in range(200))])
+    callback = ClozeFacts(facts, words, candidates=20, facts_per_relation=number)
+    common = Counter(fact.answer for fact in facts)
+    right = []
+    for fact in callback.facts:
+        most = max(common[one] for one in fact.candidates)
+        best = [one for one in fact.candidates if common[one] == most]
+        right.append((fact.answer in best) / len(best))
+    expected = sum(right) / len(right)
+    assert expected > 1.9 * max(majority_share(callback.facts), 1 / 20)
+    assert callback.chance_levels() == {"home": pytest.approx(expected)}
+    # Where all answers are candidates it is the majority's share, as ever.
+    everything = ClozeFacts(facts, words, candidates=None, facts_per_relation=number)
+    assert everything.chance_levels() == {"home": majority_share(everything.facts)}
+
+
+def test_answers_that_are_equally_common_leave_a_draw() -> None:
+    facts = with_candidates([Fact("home", f"{name} lives in ___", f"town{name}") for name in "abcdef"], 3)
+    assert frequency_share(facts) == pytest.approx(1 / 3)
+    with pytest.raises(ValueError, match="`facts` is empty"):
+        frequency_share([])
 
 
 # ------------------------------------------------- masked

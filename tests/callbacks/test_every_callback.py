@@ -181,6 +181,9 @@ CALLBACKS: dict[str, Callable[[bool], list[pl.Callback]]] = {
 ANALYSES = [name for name in CALLBACKS if issubclass(getattr(lightning_interp, name), ValidationAnalysis)]
 BY_NAME = pytest.mark.parametrize("name", CALLBACKS)
 
+NARROW = "own/alpha/enc"
+"""The decay of a spectrum needs 40 dimensions, which this model does not have."""
+
 
 def everything(draw: bool = False) -> list[pl.Callback]:
     """All that go together in one Trainer; the schedule would move validations."""
@@ -345,7 +348,7 @@ def test_settings(tmp_path: Path, setting: str) -> None:
         if isinstance(callback, ValidationAnalysis):
             assert len(callback.history) == validations
             assert callback.failed == 0
-            conditional = callback.conditional_keys(watched)
+            conditional = {*callback.conditional_keys(watched), NARROW}
             for key in callback.logged_keys(watched):
                 assert key in conditional or math.isfinite(callback.reading[key]), key
                 assert key in conditional or key in run.callback_metrics
@@ -465,7 +468,7 @@ def test_several_loggers_and_none(tmp_path: Path) -> None:
     header = (tmp_path / "csv" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
     for callback in callbacks:
         if isinstance(callback, ValidationAnalysis):
-            assert set(callback.logged_keys(Tagger())) - set(callback.conditional_keys(Tagger())) <= set(header)
+            assert set(callback.logged_keys(Tagger())) - {*callback.conditional_keys(Tagger()), NARROW} <= set(header)
 
 
 def test_two_loaders_and_validate_and_test(tmp_path: Path) -> None:

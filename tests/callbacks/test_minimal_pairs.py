@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp import MinimalPairs, TaskSpace, analyze
+from lightning_interp.functional import binomial_se
 from lightning_interp.tasks import Scorer, Task, WordTokenizer, grammar_tasks, grammar_words
 from lightning_interp.tasks.batching import pad_right
 from lightning_interp.tasks.encoding import encode_sentences
@@ -82,9 +83,7 @@ def test_every_key_is_logged_and_is_what_a_scorer_says(tmp_path: Path) -> None:
     agreement = [found["agreement_simple"], found["agreement_auxiliary"]]
     assert values["pairs_accuracy/subject_verb_agreement"] == pytest.approx(sum(agreement) / 2)
     assert values["pairs_accuracy/mean"] == pytest.approx(sum(found.values()) / 4)
-    assert values["pairs_accuracy/subject_verb_agreement/se"] == pytest.approx(
-        math.sqrt(sum(p * (1 - p) / 12 for p in agreement)) / 2
-    )
+    assert values["pairs_accuracy/subject_verb_agreement/se"] == pytest.approx(binomial_se(agreement, [12, 12]))
     assert values["nonfinite/pairs"] == 0
     assert len(callback.summary().splitlines()) == 1 + 3
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

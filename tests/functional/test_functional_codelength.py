@@ -107,3 +107,15 @@ def test_minimise_says_when_it_does_not_converge() -> None:
     with pytest.raises(RuntimeError, match="not converged in 2 steps"):
         minimise(start, evaluate, lambda gradient: gradient, max_steps=2)
     assert minimise(start, evaluate, lambda gradient: gradient).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("classes", "strength"), [(2, 2.0), (3, 1.0)])
+def test_the_penalty_is_scikit_learn_s(classes: int, strength: float) -> None:
+    # Of two classes scikit-learn has one vector of weights; two that differ by as much have half its penalty.
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(120, 5, generator=generator)
+    y = (z[:, 0] + torch.randn(120, generator=generator)).argsort().argsort() * classes // 120
+    found = multinomial_logistic(z, y, classes, l2=20.0).predict(z)
+    theirs = LogisticRegression(C=strength / 20, tol=1e-12, max_iter=100_000).fit(z.double().numpy(), y.numpy())
+    expected = theirs.predict_log_proba(z.double().numpy())
+    np.testing.assert_allclose(found.log_softmax(1).numpy(), expected, atol=1e-4)

@@ -247,6 +247,17 @@ def rates(truth, size, phi, runs, **options) -> float:
     return float(np.mean(np.array(found) > 0))
 
 
+def shrinking_rate(size: int, runs: int, change: float) -> float:
+    """False knees of lines whose noise changes by a power of ten, as that of losses does."""
+    x = np.linspace(0, 4, size)
+    profile = np.logspace(0, change, size)
+    found = [
+        fit_knees(x, x + profile * ar1(size, 0, np.random.default_rng([size, 5, run])), intervals=False, seed=run).knees
+        for run in range(runs)
+    ]
+    return float(np.mean([len(knees) > 0 for knees in found]))
+
+
 def ordinary_rate(size: int, phi: float, runs: int) -> float:
     """False knees of sup-F with the critical value for independent noise."""
     x = np.linspace(0, 4, size)
@@ -265,6 +276,18 @@ def ordinary_rate(size: int, phi: float, runs: int) -> float:
 def test_few_lines_with_autocorrelated_noise_have_knees():
     assert rates(lambda x: 2 * x, 20, 0.5, 60, intervals=False) <= 0.10
     assert ordinary_rate(20, 0.5, 60) >= 0.20
+
+
+@pytest.mark.parametrize("change", [-1.0, 1.0])
+def test_few_lines_with_noise_that_changes_have_knees(change: float) -> None:
+    # With critical values for noise of one size, in 25 to 30 % of runs.
+    assert shrinking_rate(30, 60, change) <= 0.15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [12, 20, 30])
+def test_false_knees_are_rare_where_noise_shrinks_too(size: int) -> None:
+    assert shrinking_rate(size, 400, -1.0) <= 0.10
 
 
 def test_gentle_curvature_below_the_noise_is_no_knee():

@@ -135,6 +135,15 @@ def test_drift_is_one_minus_the_cosine(seed: int, rows: int, dim: int) -> None:
     assert total == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-38, 1e-25, 1e15])
+def test_drift_does_not_depend_on_length(scale: float) -> None:
+    clean, noisy = torch.randn(2, 50, 8, generator=torch.Generator().manual_seed(0))
+    everything = torch.ones(50, dtype=torch.bool)
+    total, count, left_out = cosine_drift_sums(clean * scale, noisy, everything).tolist()
+    assert (count, left_out) == (50, 0)
+    assert total == pytest.approx(float(cosine_drift_sums(clean, noisy, everything)[0]), rel=1e-5)
+
+
 def test_drift_leaves_out_what_has_no_direction() -> None:
     clean = torch.tensor([[1.0, 0.0], [0.0, 0.0], [float("nan"), 1.0], [1.0, 1.0]])
     total, count, left_out = cosine_drift_sums(clean, clean.clone(), torch.tensor([1, 1, 1, 0]).bool()).tolist()

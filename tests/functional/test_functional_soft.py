@@ -188,7 +188,7 @@ def test_rows_sum_to_one_and_zero_vectors_fall_evenly(dtype):
 
 
 @pytest.mark.parametrize("dim", [2, 3, 8, 64, 512])
-@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e6, 1e12])
+@pytest.mark.parametrize("scale", [1e-38, 1e-25, 1e-12, 1e-3, 1e6, 1e12])
 def test_length_does_not_matter(dim, scale):
     z = torch.randn(40, dim, generator=torch.Generator().manual_seed(0))
     w = reference_points(25, dim)

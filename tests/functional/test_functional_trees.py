@@ -77,7 +77,7 @@ def test_scores_are_those_of_loops(seed: int) -> None:
     lengths = [5, 9, 2, 5, 7, 4, 9, 5, 3]
     heads, distances, depths = drawn(seed, lengths)
     generator = torch.Generator().manual_seed(seed + 1)
-    keep = [(torch.rand(n, generator=generator) < 0.8) | (tree == -1) for n, tree in zip(lengths, heads, strict=True)]
+    keep = [(torch.rand(n, generator=generator) < 0.7) | (torch.arange(n) == n - 1) for n in lengths]
     found = tree_scores(distances, depths, heads, keep)
     arrays = [[one.numpy() for one in many] for many in (distances, depths)]
     lists = [[one.tolist() for one in many] for many in (heads, keep)]
@@ -92,14 +92,24 @@ def test_the_gold_tree_scores_one_and_a_constant_has_no_order() -> None:
     assert (nothing.dspr, nothing.nspr) == (0, 0)
 
 
+def test_punctuation_with_dependents_counts_as_in_the_paper_s_code() -> None:
+    # The root is a dash: no kept word can be the root, and the words that hang on it are joined by the shortest pairs.
+    heads, keep = torch.tensor([1, -1, 1, 2]), torch.tensor([True, False, True, True])
+    gold = tree_distances(heads).double(), tree_depths(heads).double()
+    assert tree_scores([gold[0]], [gold[1]], [heads], [keep])[:3:2] == (1.0, 0.0)
+    wrong = gold[0].clone()
+    wrong[0, 3] = wrong[3, 0] = 0.5  # of the edges 0-2 and 2-3 the first is not found
+    assert tree_scores([wrong], [gold[1]], [heads], [keep]).uuas == 0.5
+
+
 def test_the_chain_has_half_the_edges_of_this_tree() -> None:
     # 0 - 1, 1 - 2 are neighbours; 0 - 3 and 0 - 4 are not.
     scores = chain_scores([torch.tensor([-1, 0, 1, 0, 0])])
     assert scores.uuas == 0.5
     assert scores.root_accuracy == 1
-    # Without word 1, words 0 and 2 are neighbours, but no edge of the tree joins them.
+    # Without word 1, words 0 and 2 are neighbours, and of the other words 0 is nearest to 2 in the tree.
     keep = [torch.tensor([True, False, True, True, True])]
-    assert chain_scores([torch.tensor([-1, 0, 1, 0, 0])], keep).uuas == 0
+    assert chain_scores([torch.tensor([-1, 0, 1, 0, 0])], keep).uuas == pytest.approx(1 / 3)
 
 
 def test_what_cannot_be_scored_is_nan() -> None:

@@ -9,15 +9,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import spectral as plain
+from reference.entropy import Array
 from reference.readings import Reading, assert_values, random_reading, random_split
 
 from lightning_interp.metrics import SpectralGeometry
 
 
-def expected_geometry(reading: Reading, center: bool = True) -> dict[str, float]:
+def of_cloud(rows: Array, center: bool | None) -> dict[str, float]:
+    """As published where ``center`` is None: RankMe and matrix entropy of the rows, the others of their covariance."""
+    either = {one: plain.of_spectrum(plain.spectrum(rows, one), *rows.shape, one) for one in (True, False)}
+    if center is not None:
+        return either[center]
+    return either[True] | {key: either[False][key] for key in ("rankme", "matrix_entropy")}
+
+
+def expected_geometry(reading: Reading, center: bool | None = None) -> dict[str, float]:
     rows = reading.rows()
-    of_spectrum = plain.of_spectrum(plain.spectrum(rows, center), len(rows), rows.shape[1])
-    return of_spectrum | {
+    return of_cloud(rows, center) | {
         "anisotropy": plain.anisotropy(rows),
         "curvature": plain.curvature(reading.z.double().numpy(), reading.mask.numpy()),
         "rows": float(len(rows)),
@@ -33,7 +41,7 @@ def scaled(expected: dict[str, float]) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("center", [None, True, False])
 @given(
     seed=st.integers(0, 10**6),
     dim=st.sampled_from([1, 2, 3, 10, 33, 130]),
@@ -71,8 +79,45 @@ def test_a_dimension_of_massive_activations_does_not_hide_the_others(dtype):
     metric = SpectralGeometry()
     for part in z.split(200):
         metric.update(part)
-    expected = plain.of_spectrum(plain.spectrum(z.double().numpy()), 2000, 64)
-    assert_values(metric.compute(), expected, 1e-4)
+    assert_values(metric.compute(), of_cloud(z.double().numpy(), None), 1e-4)
+
+
+def test_rankme_is_of_the_vectors_themselves() -> None:
+    """Garrido et al. 2023 take no mean out; under a common mean theirs is about half of the covariance's."""
+    z = torch.randn(500, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 3
+    singular = torch.linalg.svdvals(z)
+    share = singular / singular.sum()
+    published = float((-(share * share.log()).sum()).exp())
+    found = {}
+    for center in (None, True, False):
+        metric = SpectralGeometry(center=center)
+        metric.update(z)
+        found[center] = metric.compute()
+    assert float(found[None]["rankme"]) == pytest.approx(published, abs=1e-6) == float(found[False]["rankme"])
+    assert float(found[True]["rankme"]) > 1.7 * published
+    for key in ("effective_rank", "participation_ratio", "alpha"):
+        assert found[None][key].equal(found[True][key])
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-25, 1e-12, 1e12, 1e18])
+@pytest.mark.parametrize("batch", [7, 100])
+def test_vectors_of_any_size_have_the_same_shape(scale: float, batch: int) -> None:
+    # In float32 the squares of such rows, or the sums of these over rows, overflow or vanish.
+    z = torch.randn(100, 6, 48, generator=torch.Generator().manual_seed(0)) + 0.5
+    usual, metric = SpectralGeometry(), SpectralGeometry()
+    usual.update(z)
+    for part in (z * scale).split(batch):
+        metric.update(part)
+    assert_values(metric.compute(), {key: float(value) for key, value in usual.compute().items()}, 1e-5)
+
+
+def test_a_power_of_two_changes_no_digit() -> None:
+    z = torch.randn(50, 3, 20, generator=torch.Generator().manual_seed(0)) + 0.5
+    usual, large = SpectralGeometry(), SpectralGeometry()
+    usual.update(z)
+    large.update(z * 2.0**50)
+    found, expected = large.compute(), usual.compute()
+    assert all(found[key].equal(expected[key]) for key in ("rankme", "effective_rank", "anisotropy", "curvature"))
 
 
 def test_matrix_entropy_of_fewer_rows_than_dimensions():
@@ -102,11 +147,10 @@ def test_few_rows(rows):
     reading = random_reading(2, sequences=rows, length=1, dim=6, padding=False)
     found = {key: float(value) for key, value in reading.feed(SpectralGeometry()).compute().items()}
     if rows == 1:
+        assert found.pop("rankme") == pytest.approx(1)  # one vector is one direction
         assert all(math.isnan(value) for key, value in found.items() if key not in ("rows", "nonfinite"))
         return
-    expected = expected_geometry(reading)
-    del expected["matrix_entropy"]  # see above
-    assert_values(found, expected)
+    assert_values(found, expected_geometry(reading))
 
 
 def test_equal_vectors_have_a_direction_and_no_spread():
@@ -114,7 +158,9 @@ def test_equal_vectors_have_a_direction_and_no_spread():
     metric.update(torch.full((20, 3), 0.1))
     values = metric.compute()
     assert values["anisotropy"].item() == pytest.approx(1, abs=1e-6)
-    for key in ("rankme", "effective_rank", "participation_ratio", "matrix_entropy", "alpha", "alpha_r2"):
+    assert values["rankme"].item() == pytest.approx(1)
+    assert values["matrix_entropy"].item() == pytest.approx(0, abs=1e-6)
+    for key in ("effective_rank", "participation_ratio", "alpha", "alpha_r2"):
         assert math.isnan(values[key]), key
 
 
@@ -134,7 +180,7 @@ def test_memory_does_not_grow_with_rows():
 
 @pytest.mark.parametrize("value", [1e-3, 0.1, 7.3, 12345.678])
 def test_a_constant_cloud_has_no_spread(value: float) -> None:
-    metric = SpectralGeometry()
+    metric = SpectralGeometry(center=True)
     for rows in (3, 700, 2001):
         metric.update(torch.full((rows, 8), value) * torch.linspace(0.1, 1, 8))
     found = metric.compute()

@@ -475,3 +475,17 @@ def test_measures_list_every_key_with_a_level():
     assert "variation_above_chance/token" in levels
     assert "information/token/se" in levels
     assert "regularity_chance/token/se" not in levels
+
+
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("scale", [1e-38, 1e-25, 1e18])
+def test_small_vectors_have_the_same_information_in_any_batch(scale: float, center: bool) -> None:
+    # Large batches are read in float32, where squares of such entries vanish, and small ones in float64.
+    z = torch.randn(1200, 64, generator=torch.Generator().manual_seed(1))
+    values = []
+    for size, factor in ((1200, 1.0), (1200, scale), (100, scale)):
+        metric = SoftStructure(center=center, shuffles=0)
+        for part in (z * factor).split(size):
+            metric.update(part)
+        values.append(float(metric.compute()["information"]))
+    assert values == pytest.approx([values[0]] * 3, abs=1e-6)

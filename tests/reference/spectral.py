@@ -18,24 +18,28 @@ def spectrum(z: Array, center: bool = True) -> Array:
     return np.sort(found)[::-1]
 
 
-def of_spectrum(eigenvalues: Array, count: int, dim: int) -> dict[str, float]:
-    """Every measure of a spectrum."""
+def of_spectrum(eigenvalues: Array, count: int, dim: int, center: bool = False) -> dict[str, float]:
+    """Every measure of a spectrum; without the mean there is one direction less than rows."""
     singular = np.sqrt(eigenvalues)
     share = eigenvalues / eigenvalues.sum()
     positive = eigenvalues[eigenvalues > eigenvalues[0] * 1e-12]
+    most = min(count - center, dim)
     values = {
         "rankme": math.exp(entropy(singular / singular.sum())),
         "effective_rank": math.exp(entropy(share)),
         "participation_ratio": float(eigenvalues.sum() ** 2 / (eigenvalues**2).sum()),
-        "matrix_entropy": entropy(share) / math.log(min(count, dim)) if min(count, dim) > 1 else math.nan,
+        "matrix_entropy": entropy(share) / math.log(most) if most > 1 else math.nan,
         "alpha": math.nan,
         "alpha_r2": math.nan,
     }
-    if len(positive) >= 3:
-        x, y = np.log(np.arange(1, len(positive) + 1)), np.log(positive)
-        slope, intercept = np.polyfit(x, y, 1)
+    last = min(100, len(positive) // 2)
+    if last >= 20:
+        ranks = np.arange(11, last + 1)
+        x, y = np.log(ranks), np.log(positive[10:last])
+        slope, intercept = np.polyfit(x, y, 1, w=np.sqrt(1 / ranks))  # of residuals, which are squared
+        left, spread = (y - slope * x - intercept) ** 2, (y - np.average(y, weights=1 / ranks)) ** 2
         values["alpha"] = float(-slope)
-        values["alpha_r2"] = float(1 - ((y - slope * x - intercept) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+        values["alpha_r2"] = float(1 - (left / ranks).sum() / (spread / ranks).sum())
     return values
 
 

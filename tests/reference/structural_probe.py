@@ -48,6 +48,18 @@ def depth_loss(matrix: Array, words: Sequence[Array], heads: Sequence[Sequence[i
     return total / len(words)
 
 
+def shortest_edges(tree: Sequence[int], words: Sequence[int]) -> set[frozenset[int]]:
+    """As the paper's reporter: pairs of kept words by gold distance, each taken that joins two parts."""
+    parts, found = [{word} for word in words], set()
+    pairs = [(i, j) for i in words for j in words if i < j]
+    for i, j in sorted(pairs, key=lambda pair: distance(tree, *pair)):
+        one, other = (next(part for part in parts if word in part) for word in (i, j))
+        if one is not other:
+            parts = [part for part in parts if part not in (one, other)] + [one | other]
+            found.add(frozenset((i, j)))
+    return found
+
+
 def scores(
     distances: Sequence[Array], depths: Sequence[Array], heads: Sequence[Sequence[int]], keep: Sequence[Sequence[bool]]
 ) -> tuple[float, float, float, float]:
@@ -59,7 +71,7 @@ def scores(
         # Distances above zero: scipy takes a zero for a missing edge.
         rows, columns = minimum_spanning_tree(d[np.ix_(words, words)] + 1 - np.eye(len(words))).nonzero()
         found = {frozenset((words[i], words[j])) for i, j in zip(rows, columns, strict=True)}
-        gold = {frozenset((i, tree[i])) for i in words if tree[i] in words}
+        gold = shortest_edges(tree, words)
         right += len(found & gold)
         edges += len(gold)
         rooted += tree[min(words, key=lambda i: h[i])] == -1

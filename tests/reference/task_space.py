@@ -13,12 +13,6 @@ def upper(matrix: Array) -> list[float]:
     return [matrix[i, j] for i in range(len(matrix)) for j in range(i + 1, len(matrix))]
 
 
-def partial(a: list[float], b: list[float], control: list[float]) -> float:
-    """Partial rank correlation by its formula of three plain ones."""
-    ab, ac, bc = (stats.spearmanr(x, y).statistic for x, y in ((a, b), (a, control), (b, control)))
-    return float((ab - ac * bc) / np.sqrt((1 - ac**2) * (1 - bc**2)))
-
-
 def orders(tasks: int, permutations: int, seed: int) -> list[list[int]]:
     """The permutations that a seed stands for: tasks in the order of their hashes."""
     hashes = [[signed(mixed(p * tasks + i, seed)) for i in range(tasks)] for p in range(permutations)]
@@ -39,20 +33,25 @@ def mantel(a: Array, b: Array, permutations: int, seed: int) -> tuple[float, flo
 
 
 def partial_mantel(a: Array, b: Array, control: Array, permutations: int, seed: int) -> tuple[float, float]:
-    """For symmetric matrices: correlate residuals of ranks, permute those of a."""
-    given = stats.rankdata(upper(control))
-    rest = []
-    for matrix in (a, b):
-        ranks = stats.rankdata(upper(matrix))
-        line = stats.linregress(given, ranks)
-        rest.append(ranks - line.intercept - line.slope * given)
+    """For symmetric matrices: correlate residuals of ranks on a spline of the control, permute those of a."""
+    x = np.array(upper(control))
+    both = np.concatenate([x, x])  # quartiles and the spread over both triangles
+    powers = [x, x**2, x**3, *(np.maximum(x - q, 0) ** 3 for q in np.quantile(both, [0.25, 0.5, 0.75]))]
+    columns = max(1, min(6, len(x) // 20))
+    design = np.stack([np.ones_like(x), *((one - one.mean()) / one.std() for one in powers[:columns])], 1)
+
+    def rest(values: Array) -> Array:
+        return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+
+    residuals, fixed = (rest(stats.rankdata(upper(matrix))) for matrix in (a, b))
     square = np.zeros_like(a)
-    square[np.triu_indices(len(a), 1)] = rest[0]
+    square[np.triu_indices(len(a), 1)] = residuals
     square += square.T
-    found = np.corrcoef(rest[0], rest[1])[0, 1]
+    found = np.corrcoef(residuals, fixed)[0, 1]
     reached = 0
     for order in orders(len(a), permutations, seed):
-        reached += np.corrcoef(upper(square[order][:, order]), rest[1])[0, 1] >= found - 1e-12
+        moved = rest(np.array(upper(square[order][:, order])))
+        reached += np.corrcoef(moved, fixed)[0, 1] >= found - 1e-12
     return found, (1 + reached) / (1 + permutations)
 
 
