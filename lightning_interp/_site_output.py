@@ -70,7 +70,12 @@ def plain_choice(module: nn.Module, output: Any, where: OutputKey | None) -> tup
     return None
 
 
-def select(module: nn.Module, output: Any, where: OutputKey | None, site: str) -> tuple[str, SiteTensor]:
+WHICH = "say which with `output=`, an index, a key or a callable on what it returned"
+
+
+def select(
+    module: nn.Module, output: Any, where: OutputKey | None, site: str, advice: str = WHICH
+) -> tuple[str, SiteTensor]:
     """The tensor to read, with its path in the output.
 
     That is the output itself, or what ``where`` says; ``last_hidden_state`` or ``logits`` where it has one; the first
@@ -82,6 +87,7 @@ def select(module: nn.Module, output: Any, where: OutputKey | None, site: str) -
         output: What it returned.
         where: A key, an index or an attribute of the output, or a callable on it.
         site: The site, for messages.
+        advice: What to do where there are several.
 
     Raises:
         TypeError: If there is none.
@@ -117,10 +123,7 @@ def select(module: nn.Module, output: Any, where: OutputKey | None, site: str) -
     if len(several) > 1:
         listed = ", ".join(f"output{path}: {described(one)}" for path, one in several[:_LISTED])
         more = f" and {len(several) - _LISTED} more" if len(several) > _LISTED else ""
-        raise ValueError(
-            f"{site} returned {len(several)} tensors that could be its representations, {listed}{more}: say which with "
-            "`output=`, an index, a key or a callable on what it returned"
-        )
+        raise ValueError(f"{site} returned {len(several)} tensors that could be what is read, {listed}{more}: {advice}")
     return several[0]
 
 

@@ -19,6 +19,8 @@ __all__ = ["PredictedRows", "PredictionRecorder", "Predictions", "Scores"]
 
 Scores = Literal["logits", "probabilities"]
 
+_CALLS: tuple[Call, ...] = ("only", "first", "last")
+_SEVERAL = "name the module that gives the logits, or let validation_step return them and say where with `output=`"
 _TARGET_KEYS = ("labels", "label", "targets", "target")
 # Probabilities in bfloat16 sum to 1 up to 2⁻⁸.
 _SUM = 4e-3
@@ -101,7 +103,8 @@ class Predictions:
         scores: What is read: ``"logits"``, of which log-probabilities are a kind, or ``"probabilities"``, as of a model
             that ends in a softmax or, with one for each target, a sigmoid. By default logits, unless all of a reading
             look like probabilities: then :meth:`check_scores` says so.
-        call: For a site that fires several times in a forward pass, ``"only"`` (an error) or ``"last"``.
+        call: For a site that fires several times in a forward pass, ``"only"`` (an error), ``"first"`` (before a step
+            goes on to generate) or ``"last"``.
 
     Raises:
         ValueError: If neither or both of ``site`` and ``output`` are given or an argument is out of range; when a batch
@@ -140,8 +143,8 @@ class Predictions:
             raise ValueError(f"`class_dim` must be -1 or 1, got {class_dim}.")
         if scores not in (None, "logits", "probabilities"):
             raise ValueError(f"`scores` must be 'logits' or 'probabilities', got {scores!r}.")
-        if call not in ("only", "last"):
-            raise ValueError(f"`call` must be 'only' or 'last', got {call!r}.")
+        if call not in _CALLS:
+            raise ValueError(f"`call` must be one of {list(_CALLS)}, got {call!r}.")
         self.site = site
         self.output = output
         self.target = target
@@ -393,12 +396,13 @@ class PredictionRecorder:
             raise ValueError("`predictions` is empty.")
         self.predictions = dict(predictions)
         self._recorders: list[SiteRecorder] = []
-        for call in ("only", "last"):
+        for call in _CALLS:
             sites = {one.site: one for one in predictions.values() if one.site is not None and one.call == call}
             if sites:
                 # Named by their dotted names: several predictions may read one site.
                 names = {site: next(iter(resolve_sites(model, site).values())) for site in sites}
-                self._recorders.append(SiteRecorder(model, names, call=call))
+                recorder = SiteRecorder(model, names, call, offer=("first", "last"), advice=_SEVERAL)
+                self._recorders.append(recorder)
         self._targets: dict[str, tuple[Tensor, Tensor]] = {}
 
     def attach(self) -> None:

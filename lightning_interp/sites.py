@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_interp._layout import Layout, LayoutResolver, check_sites, fit_mask, from_btd, infer_layout, to_btd
 from lightning_interp._site_names import clean_name, listed, match_sites, modules_by_name, resolve_sites, short_names
-from lightning_interp._site_output import OutputKey, copied, copied_tensor, plain_choice, replicated, select
+from lightning_interp._site_output import WHICH, OutputKey, copied, copied_tensor, plain_choice, replicated, select
 
 __all__ = [
     "resolve_sites",
@@ -58,6 +58,7 @@ class SiteRecorder:
             it, for all sites or by site; see :func:`~lightning_interp._site_output.select`.
         whole: Sites of which the whole output is kept, whatever it is.
         offer: Which of ``"first"``, ``"last"`` and ``"all"`` an error may advise.
+        advice: What an error about several tensors advises.
 
     Raises:
         ValueError: If ``call`` is unknown, ``sites`` is empty or a dotted name matches no module.
@@ -82,6 +83,7 @@ class SiteRecorder:
         output: OutputKey | Mapping[str, OutputKey] | None = None,
         whole: Iterable[str] = (),
         offer: Sequence[Call] = ("first", "last", "all"),
+        advice: str = WHICH,
     ) -> None:
         if call not in get_args(Call):
             raise ValueError(f"call={call!r} is unknown; use one of {', '.join(map(repr, get_args(Call)))}")
@@ -94,6 +96,7 @@ class SiteRecorder:
         self.output = by_site(output, self.sites)
         self.whole = frozenset(whole)
         self.offer = tuple(offer)
+        self.advice = advice
         self.found: dict[str, Found] = {}
         """Of each site what was taken last."""
         self._taps: dict[str, _Tap] = {}
@@ -200,7 +203,7 @@ class SiteRecorder:
         tensor: Any = output
         if path is None:
             module = modules_by_name(self.model)[clean_name(self.sites[short])]
-            path, tensor = select(module, output, self.output[short], site)
+            path, tensor = select(module, output, self.output[short], site, self.advice)
         if not hasattr(tensor, "placements"):
             return path, tensor
         if not replicated(tensor):

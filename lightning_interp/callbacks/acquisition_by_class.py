@@ -20,6 +20,7 @@ from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.positions import Selection
 from lightning_interp.predictions import PredictedRows, PredictionRecorder, Predictions, Scores
 from lightning_interp.run_settings import Settings
+from lightning_interp.sites import Call
 
 __all__ = ["AcquisitionByClass"]
 
@@ -94,6 +95,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
         mask: Where the padding mask of the targets is.
         class_dim: The dimension of the logits that runs over their classes.
         scores: ``"logits"`` or ``"probabilities"``; by default logits, and no guess where they look like probabilities.
+        call: For a site that fires several times in a forward pass, ``"only"`` (an error), ``"first"`` or ``"last"``.
         share: Of the level at which a class counts as acquired.
         chance: The level of chance: ``share`` is of what is above it.
         alpha: Level of the test for forgetting.
@@ -127,6 +129,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
         mask: Key | None = None,
         class_dim: int = -1,
         scores: Scores | None = None,
+        call: Call = "only",
         share: float = 0.9,
         chance: float = 0.0,
         alpha: float = 0.05,
@@ -135,7 +138,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
     ) -> None:
         super().__init__(**kwargs)
         own: dict[str, Any] = {"target": target, "ignore_index": ignore_index, "shift": shift, "mask": mask}
-        own |= {"class_dim": class_dim, "scores": scores}
+        own |= {"class_dim": class_dim, "scores": scores, "call": call}
         self._given = _predictions(site, own)
         for name, value in (("share", share), ("alpha", alpha)):
             if not 0 < value <= 1:
@@ -161,7 +164,9 @@ class AcquisitionByClass(AcquisitionAnalysis):
             raise ValueError(f"there are {len(self.class_names)} classes, more than `max_classes={max_classes}`.")
         # A prediction names a class where that is the target itself.
         self._names_classes = labels is None and bands is None
-        self._reader = None if labels is None else BatchReader({"class": labels}, padding_idx=-1)
+        self._reader = (
+            None if labels is None else BatchReader({"class": labels}, padding_idx=-1, batch_size=self.batch_size)
+        )
         self._reset()
 
     def _reset(self) -> None:
@@ -445,7 +450,8 @@ class AcquisitionByClass(AcquisitionAnalysis):
 
 def _predictions(site: str | Predictions | Mapping[str, Predictions], own: Mapping[str, Any]) -> dict[str, Predictions]:
     """By name; ``""`` where it is the site's own."""
-    defaults = {"target": None, "ignore_index": -100, "shift": 0, "mask": None, "class_dim": -1, "scores": None}
+    defaults: dict[str, Any] = {"target": None, "ignore_index": -100, "shift": 0, "mask": None, "class_dim": -1}
+    defaults |= {"scores": None, "call": "only"}
     if isinstance(site, str):
         return {"": Predictions(site, **own)}
     given = sorted(name for name, value in own.items() if value != defaults[name])

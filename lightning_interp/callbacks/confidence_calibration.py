@@ -21,7 +21,7 @@ from lightning_interp.figures.reliability_diagram import reliability_diagram
 from lightning_interp.figures.selective_accuracy_curve import selective_accuracy_curve
 from lightning_interp.functional._numerics import as_float
 from lightning_interp.functional.calibration import multiclass_brier
-from lightning_interp.labels import Key, batch_size
+from lightning_interp.labels import Key
 from lightning_interp.metrics.calibration import ConfidenceMetric
 from lightning_interp.positions import Selection
 from lightning_interp.predictions import PredictedRows, PredictionRecorder, Predictions, Scores
@@ -82,7 +82,8 @@ class ConfidenceCalibration(ValidationAnalysis):
         class_dim: The dimension of logits that runs over classes, −1 or 1.
         scores: ``"logits"`` (or log-probabilities) or ``"probabilities"``. By default logits; where they look like
             probabilities, an error, and for one a target a warning, asks which.
-        call: For a site that fires several times in a forward pass, ``"only"`` (an error) or ``"last"``.
+        call: For a site that fires several times in a forward pass, ``"only"`` (an error), ``"first"`` (before a step
+            goes on to generate) or ``"last"``.
         confidence: Instead of all of these but ``sites``: called with the batch and the output of the one site, or what
             ``validation_step`` returned, it gives the confidences, 0 to 1, and whether each is right, 1 or 0, and −1
             where there is nothing to be right about: both (B,) or both (B, T).
@@ -265,7 +266,7 @@ class ConfidenceCalibration(ValidationAnalysis):
             self._output_recorder.stop()
             ((name, outputs),) = self._output_recorder.take().items()
             output = outputs[-1]
-        self._take_spoken(name, self.confidence(batch, output), batch_size(batch), selection)
+        self._take_spoken(name, self.confidence(batch, output), self.count(batch), selection)
 
     def _take_logits(self, name: str, rows: PredictedRows, selection: Selection) -> None:
         shape = len(selection), -1

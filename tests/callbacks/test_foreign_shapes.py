@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from lightning_interp import (
+    AcquisitionByClass,
+    ConfidenceCalibration,
     NoiseRobustness,
     RepresentationGeometry,
     RepresentationMetrics,
@@ -22,7 +24,7 @@ from lightning_interp import (
 from lightning_interp.functional.robustness import cosine_drift_sums
 from lightning_interp.metrics import SpectralGeometry
 from lightning_interp.noise import BatchNoise
-from lightning_interp.sites import LayoutResolver
+from lightning_interp.sites import CaptureError, LayoutResolver
 from tests.toy import trainer
 from tests.zoo import Animal, Net, zoo
 
@@ -339,3 +341,90 @@ def test_how_a_site_is_read_is_said_once(tmp_path: Path, caplog: pytest.LogCaptu
         "mask/here": "none",
         "dimension/here": 6,
     }
+
+
+# ------------------------------------------------- a step that scores and then generates
+
+
+class Generator(pl.LightningModule):
+    """Logs its loss, then decodes, as modules for summaries do."""
+
+    def __init__(self, generates: bool) -> None:
+        super().__init__()
+        self.generates = generates
+        self.emb, self.head = nn.Embedding(12, 8), nn.Linear(8, 12)
+        torch.manual_seed(0)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.emb(ids))
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        logits = self(batch["input_ids"])[:, :-1]
+        return nn.functional.cross_entropy(logits.flatten(0, 1), batch["input_ids"][:, 1:].flatten())
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return 0 * self.loss(batch)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.log("val_loss", self.loss(batch), batch_size=len(batch["input_ids"]))
+        ids = batch["input_ids"]
+        for _ in range(3 if self.generates else 0):
+            ids = torch.cat([ids, self(ids[:, -1:]).argmax(-1)], dim=1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.0)
+
+
+def generated(tmp_path: Path, generates: bool, call: str) -> list[dict[str, float]]:
+    ids = torch.randint(1, 12, (24, 6), generator=torch.Generator().manual_seed(0))
+    rows = [{"input_ids": one, "attention_mask": torch.ones_like(one)} for one in ids]
+    settings = {"call": call, "draw_figures": False, "log": "full"}
+    callbacks = [
+        RepresentationStructure("head", labels=["token"], **settings),
+        ConfidenceCalibration("head", target="input_ids", shift=1, prefix="c/", **settings),
+        AcquisitionByClass("head", target="input_ids", shift=1, bands=2, prefix="a/", **settings),
+    ]
+    data = DataLoader(rows, 8)
+    trainer(tmp_path, callbacks, max_epochs=1).fit(Generator(generates), data, data)
+    return [{key: one for key, one in each.reading.items() if "seconds" not in key} for each in callbacks]
+
+
+def test_the_first_call_is_that_of_the_loss(tmp_path: Path) -> None:
+    assert generated(tmp_path, True, "first") == generated(tmp_path, False, "only")
+
+
+def test_only_calls_that_a_callback_takes_are_offered(tmp_path: Path) -> None:
+    data = DataLoader([{"input_ids": torch.arange(6)}] * 8, 4)
+    for callback in (
+        ConfidenceCalibration("head", target="input_ids", shift=1),
+        AcquisitionByClass("head", target="input_ids", shift=1, bands=2),
+    ):
+        with pytest.raises(CaptureError, match="ran 4 times") as error:
+            trainer(tmp_path, [callback]).fit(Generator(True), data, data)
+        assert "call='first' or call='last'" in str(error.value)
+        assert "'all'" not in str(error.value)
+
+
+def test_logits_among_several_tensors_are_asked_for(tmp_path: Path) -> None:
+    class Both(Generator):
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.both(ids)[1]
+
+        def __init__(self) -> None:
+            super().__init__(False)
+            self.both = Pair(self.emb, self.head)
+
+    class Pair(nn.Module):
+        def __init__(self, emb: nn.Module, head: nn.Module) -> None:
+            super().__init__()
+            self.emb, self.head = emb, head
+
+        def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+            z = self.emb(ids)
+            return z, self.head(z)
+
+    data = DataLoader([{"input_ids": torch.arange(6)}] * 8, 4)
+    with pytest.raises(ValueError, match=r"2 tensors that could be what is read, .*: name the module that gives the"):
+        trainer(tmp_path, [ConfidenceCalibration("both", target="input_ids", shift=1)]).fit(Both(), data, data)

@@ -645,7 +645,7 @@ def test_noise_on_one_of_several_tensors_needs_to_be_told_which() -> None:
     x = torch.ones(3, 5, 4)
     noise = SiteNoise(site, {"model": ""})
     noise.attach()
-    several = r"2 tensors that could be its representations, output\[1\]: .*, output\[2\]: .*say which with `output=`"
+    several = r"2 tensors that could be what is read, output\[1\]: .*, output\[2\]: .*say which with `output=`"
     with pytest.raises(ValueError, match=several), noise.adding("model", 0.5, BatchNoise(torch.arange(3))):
         site(x)
     noise.detach()
