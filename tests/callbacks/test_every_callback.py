@@ -8,6 +8,7 @@ import random
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -423,6 +424,46 @@ def test_every_callback_names_its_keys_for_a_model() -> None:
                 bool(keys) == (name not in ("PhaseEarlyStopping", "ValidationSchedule"))
                 or len(CALLBACKS[name](False)) > 1
             )
+
+
+@dataclass
+class Attributes:
+    """A batch whose parts are attributes, one of them of another length."""
+
+    weights: torch.Tensor
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    tags: torch.Tensor
+    sentence: torch.Tensor
+
+
+def as_attributes(items: list[dict[str, torch.Tensor]]) -> Attributes:
+    return Attributes(weights=torch.ones(3), **torch.utils.data.default_collate(items))
+
+
+class OfAttributes(Tagger):
+    def _loss(self, batch: Attributes) -> tuple[torch.Tensor, torch.Tensor]:
+        return super()._loss(vars(batch))
+
+    def validation_step(self, batch: Attributes, batch_idx: int, dataloader_idx: int = 0) -> None:
+        loss, hit = self._loss(batch)
+        self.accuracy.update(hit)
+        self.collected.append(loss.item())
+        self.log("val_loss", loss, sync_dist=True, batch_size=len(batch.input_ids))
+        self.log("val_acc", self.accuracy)
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_a_batch_with_attributes_is_read_as_the_same_one_with_keys(tmp_path: Path, name: str) -> None:
+    found = []
+    for model, collate in ((Tagger(), None), (OfAttributes(), as_attributes)):
+        pl.seed_everything(0, verbose=False)
+        callbacks = CALLBACKS[name](False)
+        data = [loader(collate_fn=collate), loader(seed=1, collate_fn=collate)]
+        trainer(tmp_path, callbacks, max_epochs=1).fit(model, *data)
+        found.append(timeless(callbacks[0]))
+    assert len(found[0]) == 1
+    assert found[0] == found[1]
 
 
 def test_no_class_keeps_what_belongs_to_a_run() -> None:
