@@ -44,21 +44,22 @@ class Told:
     """What a model tells of the axes of one site's output.
 
     Args:
-        model: The model.
-        name: Dotted name of the site.
+        modules: The modules of the model by dotted name.
+        name: That of the site.
+        anywhere: The numbers of features of all modules.
 
     Example:
-        >>> told = Told(nn.Sequential(nn.Conv1d(2, 8, 3)), "0")
+        >>> model = nn.Sequential(nn.Conv1d(2, 8, 3))
+        >>> told = Told(dict(model.named_modules()), "0", feature_sizes(model))
         >>> told.axis.size, sorted(told.inside.second)
         (8, [2, 8])
 
     """
 
-    def __init__(self, model: nn.Module, name: str) -> None:
-        modules = modules_by_name(model)
-        self.axis: FeatureAxis | None = feature_axis(modules, clean_name(name))
-        self.inside: FeatureSizes = feature_sizes(modules[clean_name(name)])
-        self.anywhere: FeatureSizes = feature_sizes(model)
+    def __init__(self, modules: Mapping[str, nn.Module], name: str, anywhere: FeatureSizes) -> None:
+        self.axis: FeatureAxis | None = feature_axis(modules, name)
+        self.inside = feature_sizes(modules[name])
+        self.anywhere = anywhere
 
 
 def infer_layout(
@@ -320,7 +321,10 @@ class LayoutResolver:
         check_sites("layout", layout, names)
         self.layouts: dict[str, Layout] = given
         self.default: Layout | None = None if isinstance(layout, Mapping) else layout
-        self._told = {} if model is None else {site: Told(model, name) for site, name in (names or {}).items()}
+        self._told: dict[str, Told] = {}
+        if model is not None and names:
+            modules, anywhere = modules_by_name(model), feature_sizes(model)
+            self._told = {site: Told(modules, clean_name(name), anywhere) for site, name in names.items()}
         self._first: dict[str, tuple[int, ...]] = {}
 
     def __call__(

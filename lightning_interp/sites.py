@@ -102,8 +102,10 @@ class SiteRecorder:
         self._taps: dict[str, _Tap] = {}
         self._handles: list[RemovableHandle] = []
         modules = modules_by_name(model)
-        for name in self.sites.values():
-            match_sites(name, modules, type(model).__name__)
+        self.modules: dict[str, nn.Module] = {}
+        """The module of each site."""
+        for short, name in self.sites.items():
+            self.modules[short] = modules[match_sites(name, modules, type(model).__name__)[0]]
 
     @property
     def attached(self) -> bool:
@@ -202,8 +204,7 @@ class SiteRecorder:
             return "", output
         tensor: Any = output
         if path is None:
-            module = modules_by_name(self.model)[clean_name(self.sites[short])]
-            path, tensor = select(module, output, self.output[short], site, self.advice)
+            path, tensor = select(self.modules[short], output, self.output[short], site, self.advice)
         if not hasattr(tensor, "placements"):
             return path, tensor
         if not replicated(tensor):

@@ -670,8 +670,8 @@ class ValidationAnalysis(pl.Callback):
             self._warned_of_undefined = True
             pl.utilities.rank_zero_warn(
                 f"{self._name}: {', '.join(keys[:4])}{f' and {len(keys) - 4} more' if len(keys) > 4 else ''} cannot be "
-                "told from this reading and are not logged at it (too few labels, positions or dimensions). This is said "
-                "once."
+                "told from this reading and are not logged at it (too few labels, positions or dimensions). This is "
+                "said once."
             )
 
     def _omissions(self) -> list[str]:

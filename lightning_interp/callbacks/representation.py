@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_interp._loggers import how_to_embed
-from lightning_interp._site_names import clean_name, modules_by_name
 from lightning_interp.callbacks._grids import site_grid
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.compat import pl
@@ -30,7 +29,7 @@ from lightning_interp.metrics.sample import FixedSample, Sample
 from lightning_interp.own_data import OwnData, OwnForward, apart
 from lightning_interp.positions import Selection
 from lightning_interp.run_settings import Settings, arguments
-from lightning_interp.site_rows import Pooling, ReadSite, SiteReader
+from lightning_interp.site_rows import HowRead, Pooling, ReadSite, SiteReader
 from lightning_interp.sites import Call, Layout, OutputKey, SiteRecorder, resolve_sites, short_names
 
 __all__ = ["RepresentationMetrics", "site_key"]
@@ -200,6 +199,7 @@ class RepresentationMetrics(ValidationAnalysis):
         self._collected: dict[str, Sample] = {}
         self._dims: dict[str, int] = {}
         self._how: dict[str, dict[str, str]] = {}
+        self._told: Mapping[str, HowRead] | None = None
         self._units: dict[str, dict[str, str]] = {}
 
     def _reset(self) -> None:
@@ -374,12 +374,15 @@ class RepresentationMetrics(ValidationAnalysis):
 
     def _tell_how(self) -> None:
         """Say once, of each site of a model, how it is read."""
-        assert self._recorder is not None
-        said = _SAID.setdefault(self._recorder.model, set())
-        modules = modules_by_name(self._recorder.model)
-        for site, how in self._site_reader.told.items():
-            name, found = self._names[site], self._recorder.found[site]
-            module = f"{name or 'the model'}, {type(modules[clean_name(name)]).__name__}"
+        recorder, told = self._recorder, self._site_reader.told
+        assert recorder is not None
+        if self._told is told:
+            return
+        self._told = told
+        said = _SAID.setdefault(recorder.model, set())
+        for site, how in told.items():
+            name, found = self._names[site], recorder.found[site]
+            module = f"{name or 'the model'}, {type(recorder.modules[site]).__name__}"
             line = how.line(site, module, found, self.call)
             self._how[site] = {"layout": how.layout, "output": f"output{found.path}", "mask": how.mask}
             if line not in said:
