@@ -176,10 +176,14 @@ class SiteNoise:
         self.output = by_site(output, self.sites)
         self.sizes: dict[str, Tensor] = {}
         """Norms of the outputs that noise was added to, summed by site."""
+        self.paths: dict[str, str] = {}
+        """Where in the output of a site the tensor stands that gets noise."""
         self._hooks: dict[str, _Injector] = {}
         self._handles: list[RemovableHandle] = []
         modules = modules_by_name(model)
         found = {site: modules[match_sites(name, modules, type(model).__name__)[0]] for site, name in sites.items()}
+        self.modules = found
+        """The module of each site."""
         for site, module in found.items():
             for name, other in model.named_modules():
                 if _is_whole_graph(other, within=module):
@@ -235,6 +239,7 @@ class SiteNoise:
             assert allowed is not None
             return noise.tokens(site, calls - 1, ids, scale, allowed.to(ids.device))
 
+        hook.paths = self.paths
         hook.change, hook.active = gaussian if self.kind == "gaussian" else tokens, True
         try:
             yield
@@ -261,6 +266,7 @@ class _Injector:
         self.output = output
         self.active = False
         self.change: Callable[[Any], Any] | None = None
+        self.paths: dict[str, str] = {}
 
     def after(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook: another output."""
@@ -279,7 +285,7 @@ class _Injector:
 def _changed_output(hook: _Injector, module: nn.Module, output: Any) -> Any:
     assert hook.change is not None
     try:
-        _, chosen = select(module, output, hook.output, f"site {hook.site!r}")
+        hook.paths[hook.site], chosen = select(module, output, hook.output, f"site {hook.site!r}")
     except TypeError as error:
         raise CaptureError(f"{error}, so noise cannot be added there") from error
     changed = replaced(output, chosen, hook.change(chosen))

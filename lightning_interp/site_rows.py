@@ -62,6 +62,10 @@ class HowRead(NamedTuple):
     mask: str
     """Where it is known which rows count: from the ``"batch"``, the ``"output"``, ``"read"``, or ``"none"``."""
 
+    def settings(self, found: Found) -> dict[str, str]:
+        """The same for ``setting/…``."""
+        return {"layout": self.layout, "output": f"output{found.path}", "mask": self.mask}
+
     def line(self, site: str, module: str, found: Found, call: str) -> str:
         """A sentence that says it all.
 

@@ -198,6 +198,10 @@ class SiteRecorder:
             taken[short] = [one for _, one in found]
         return taken
 
+    def described(self, short: str) -> str:
+        """Dotted name and class of a site."""
+        return f"{self.sites[short] or 'the model'}, {type(self.modules[short]).__name__}"
+
     def _checked(self, short: str, output: Any, path: str | None) -> tuple[str, Any]:
         site = f"site {short!r} ({self.sites[short]!r})"
         if short in self.whole:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lightning_interp._forward import Forward, default_forward
 from lightning_interp._overheard import Overheard
+from lightning_interp._said_once import say_once
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.compat import pl
 from lightning_interp.distributed import Maximum, Minimum, Steps, Sum, run
@@ -34,6 +35,7 @@ from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.noise import BatchNoise, Kind, Relative, SiteNoise
 from lightning_interp.positions import Selection
 from lightning_interp.replay import KeptBatch, Life, Replay, Score, ScoreReplay, StepReplay, independent
+from lightning_interp.run_settings import Settings
 from lightning_interp.site_rows import Pooling, ReadSite, SiteReader
 from lightning_interp.sites import (
     Call,
@@ -245,6 +247,7 @@ class NoiseRobustness(ValidationAnalysis):
         self._live: weakref.ref[Any] | None = None
         self._layouts = LayoutResolver(self.layout)
         self._drift_reader = SiteReader()
+        self._how: dict[str, dict[str, str]] = {}
         self._kept: list[KeptBatch] = []
         self._epoch_start: ModuleState | None = None
         self._overheard: Overheard | None = None
@@ -417,9 +420,31 @@ class NoiseRobustness(ValidationAnalysis):
     def finish(self) -> Mapping[str, Tensor | float]:
         """Run the kept batches under every setting, and compare."""
         try:
-            return run(self._steps(), self.group)
+            found = run(self._steps(), self.group)
+            self._tell_how()
+            return found
         finally:
             self.abort()
+
+    def _tell_how(self) -> None:
+        """Say once where noise is added, and how sites of drift are read."""
+        assert self._noise is not None
+        assert self._model is not None
+        for site, path in self._noise.paths.items():
+            layout = self._layouts.layouts[site]
+            module = f"{self._names[site] or 'the model'}, {type(self._noise.modules[site]).__name__}"
+            say_once(self._model, f"Site {site!r} ({module}) gets noise: output{path}, layout {layout}.")
+            self._how[f"noise/{site}"] = {"layout": layout, "output": f"output{path}"}
+        if self._recorder is not None:
+            for site, how in self._drift_reader.told.items():
+                found = self._recorder.found[site]
+                say_once(self._model, how.line(site, self._recorder.described(site), found, self.call))
+                self._how[site] = how.settings(found)
+
+    def settings(self) -> Settings:
+        """How readings are taken: arguments, and how each site is made noisy or read."""
+        found = super().settings()
+        return found | {f"{key}/{site}": value for site, how in self._how.items() for key, value in how.items()}
 
     def shared(self) -> Mapping[str, Tensor | float]:
         """The size of what noise was added to, by site: a part of an activation has another."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_interp._loggers import how_to_embed
+from lightning_interp._said_once import say_once
 from lightning_interp.callbacks._grids import site_grid
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.compat import pl
@@ -35,7 +36,6 @@ from lightning_interp.sites import Call, Layout, OutputKey, SiteRecorder, resolv
 __all__ = ["RepresentationMetrics", "site_key"]
 
 _SITE = "<site>"
-_SAID: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 
 
 def site_key(measure: str, site: str) -> str:
@@ -379,15 +379,10 @@ class RepresentationMetrics(ValidationAnalysis):
         if self._told is told:
             return
         self._told = told
-        said = _SAID.setdefault(recorder.model, set())
         for site, how in told.items():
-            name, found = self._names[site], recorder.found[site]
-            module = f"{name or 'the model'}, {type(recorder.modules[site]).__name__}"
-            line = how.line(site, module, found, self.call)
-            self._how[site] = {"layout": how.layout, "output": f"output{found.path}", "mask": how.mask}
-            if line not in said:
-                said.add(line)
-                pl.utilities.rank_zero_info(line)
+            found = recorder.found[site]
+            self._how[site] = how.settings(found)
+            say_once(recorder.model, how.line(site, recorder.described(site), found, self.call))
 
     def count(self, batch: Any) -> int:
         """The number of samples in a batch."""
