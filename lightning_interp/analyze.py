@@ -69,9 +69,10 @@ def analyze(
             for reader in readers:
                 reader.resolve(model)
                 reader.run_batch = run
-                reader.positions = SamplePositions(dataloader, max_examples=reader.max_examples)
-                reader.try_collate(dataloader, reader.positions)
-                reader.check_positions()
+                if reader.reads_batches:
+                    reader.positions = SamplePositions(dataloader, max_examples=reader.max_examples)
+                    reader.try_collate(dataloader, reader.positions)
+                    reader.check_positions()
                 reader.begin()
             for index, batch in enumerate(dataloader):
                 _run_batch(model, pl.utilities.move_data_to_device(batch, device), index, run, readers)
@@ -87,6 +88,7 @@ def analyze(
 
 def _run_batch(model: nn.Module, batch: Any, index: int, run: Forward, readers: Sequence[ValidationAnalysis]) -> None:
     selected = []
+    readers = [reader for reader in readers if reader.reads_batches]
     for reader in readers:
         selection = reader.positions.select(reader.count(batch))
         reader.check_positions()

@@ -41,8 +41,8 @@ class SentenceAnalysis(AcquisitionAnalysis):
         batch_tokens: Tokens in a forward pass, padding included.
         add_bos: Of causal models, whether a start token is put in front; by default where the tokenizer has one.
         bos_token_id: The start token; the tokenizer's own by default.
-        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples`` and
-            ``dataloader_idx``.
+        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples``,
+            ``dataloader_idx`` and ``batch_size``.
 
     """
 
@@ -57,7 +57,7 @@ class SentenceAnalysis(AcquisitionAnalysis):
         bos_token_id: int | None,
         **kwargs: Any,
     ) -> None:
-        for name in ("max_examples", "dataloader_idx"):
+        for name in ("max_examples", "dataloader_idx", "batch_size"):
             if name in kwargs:
                 raise ValueError(f"`{name}` has no meaning here: no validation batch is read.")
         super().__init__(max_examples=None, dataloader_idx=0, **kwargs)
@@ -121,6 +121,11 @@ class SentenceAnalysis(AcquisitionAnalysis):
     def release(self) -> None:
         """Let go of the model."""
         self._lm, self._encoded, self._masked = None, [], []
+
+    @property
+    def reads_batches(self) -> bool:
+        """No batch of the validation run is read."""
+        return False
 
     def after_batch(self, batch: Any, selection: Selection) -> None:
         """Nothing: no validation batch is read."""

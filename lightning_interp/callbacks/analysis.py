@@ -213,6 +213,11 @@ class ValidationAnalysis(pl.Callback):
     def abort(self) -> None:
         """The reading is given up: forget it."""
 
+    @property
+    def reads_batches(self) -> bool:
+        """Whether batches of the validation run are read; else they may be of any kind."""
+        return True
+
     def collect(self) -> None:
         """The validation run is over: read on this rank what is not part of it. Called on all ranks, or on none."""
 
@@ -320,7 +325,7 @@ class ValidationAnalysis(pl.Callback):
         """Check what gates watch; only now does Lightning know of schedulers."""
         if self is _analyses(trainer)[0]:
             check_gates(trainer, pl_module)
-        if self.given_by_place() and trainer.val_dataloaders is not None:
+        if self.reads_batches and self.given_by_place() and trainer.val_dataloaders is not None:
             self.positions = self._find_loader(trainer)
             self.check_positions()
 
@@ -363,8 +368,10 @@ class ValidationAnalysis(pl.Callback):
             self._validations += 1
             if (self._validations - 1) % self.every_n_validations or not self._affordable():
                 return
-        self.positions, self.group = self._find_loader(trainer), _data_group(trainer)
-        self.check_positions()
+        self.positions, self.group = SamplePositions([]), _data_group(trainer)
+        if self.reads_batches:
+            self.positions = self._find_loader(trainer)
+            self.check_positions()
         self._active = True
         self._checksum, self.changed = DataChecksum(), None
         self._guarded(self.begin)
@@ -628,6 +635,8 @@ class ValidationAnalysis(pl.Callback):
             )
 
     def _before(self, batch: Any) -> None:
+        if not self.reads_batches:
+            return
         selection = self.positions.select(self.count(batch))
         self.check_positions()
         if len(selection):

@@ -92,8 +92,8 @@ class ClozeFacts(SentenceAnalysis):
         batch_tokens: Tokens in a forward pass, padding included.
         add_bos: Of causal models, whether a start token is put in front; by default where the tokenizer has one.
         bos_token_id: The start token; the tokenizer's own by default.
-        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples`` and
-            ``dataloader_idx``.
+        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples``,
+            ``dataloader_idx`` and ``batch_size``.
 
     Raises:
         ValueError: If an argument is out of range, a name matches nothing, a relation has one answer and no candidates,

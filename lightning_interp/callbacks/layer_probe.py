@@ -229,7 +229,7 @@ class LayerProbe(RepresentationMetrics):
 
     def before_batch(self, batch: Any, selection: Selection) -> None:
         """Get ready for a validation batch, unless there is a probe set."""
-        if self._own is None and (self._baseline_due() or self._unsteady):
+        if self._baseline_due() or self._unsteady:
             index = len(self._kept) if self._batch_idx is None else self._batch_idx
             self._kept.append(KeptBatch(independent(batch), index, self.dataloader_idx, selection))
         super().before_batch(batch, selection)

@@ -76,8 +76,8 @@ class MinimalPairs(SentenceAnalysis):
         add_bos: Of causal models, whether a start token is put in front; by default where the tokenizer has one.
         bos_token_id: The start token; the tokenizer's own by default. That of a chat model is no start of a sentence.
         within_word: Of masked models, whether the rest of a word is masked with each of its tokens.
-        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples`` and
-            ``dataloader_idx``.
+        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples``,
+            ``dataloader_idx`` and ``batch_size``.
 
     Raises:
         ValueError: If an argument is out of range, a name matches nothing, two tasks have one name, a name has a slash

@@ -194,7 +194,7 @@ class RepresentationMetrics(ValidationAnalysis):
             # At once, not when the data are read: their order does not depend on the Trainer.
             self.positions = self._own.positions()
             self.try_collate(self._own.value, self.positions)
-            super().check_positions()
+            self.check_positions()
         self._collecting: dict[str, FixedSample] = {}
         self._collected: dict[str, Sample] = {}
         self._dims: dict[str, int] = {}
@@ -305,20 +305,18 @@ class RepresentationMetrics(ValidationAnalysis):
         """The validation loader, or data of one's own."""
         return super().read_from() if self._own is None else "`data`"
 
-    def check_positions(self) -> None:
-        """The order of validation samples is of no consequence to data of one's own, which have theirs."""
-        if self._own is None:
-            super().check_positions()
+    @property
+    def reads_batches(self) -> bool:
+        """Those of the validation run, unless there are data of one's own."""
+        return self._own is None
 
     def before_batch(self, batch: Any, selection: Selection) -> None:
-        """Get ready for a validation batch, unless there are data of one's own."""
-        if self._own is None:
-            self._before_rows(batch, selection)
+        """Read tokens and labels of a validation batch, and capture what the sites put out."""
+        self._before_rows(batch, selection)
 
     def after_batch(self, batch: Any, selection: Selection) -> None:
-        """Take in a validation batch, unless there are data of one's own."""
-        if self._own is None:
-            self._after_rows(batch, selection)
+        """Hand the representations of a validation batch to the metrics."""
+        self._after_rows(batch, selection)
 
     def collect(self) -> None:
         """Read data of one's own."""
@@ -335,7 +333,7 @@ class RepresentationMetrics(ValidationAnalysis):
             model.eval()
             seeded(0)
             for batch, selection, counted in own.batches(model, self.positions, self.count, self.group, trainer):
-                super().check_positions()
+                self.check_positions()
                 if counted:
                     if self.kept_for_samples():
                         self._checksum.add(batch, self.watched(selection))

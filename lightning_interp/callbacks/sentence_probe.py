@@ -92,8 +92,8 @@ class SentenceProbe(ValidationAnalysis):
         layout: As for :class:`~lightning_interp.callbacks.RepresentationMetrics`.
         call: As there.
         output: As there.
-        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples`` and
-            ``dataloader_idx``.
+        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples``,
+            ``dataloader_idx`` and ``batch_size``.
 
     Raises:
         ValueError: If an argument is out of range, a name matches nothing, the sentences and the tokenizer do not go
@@ -126,7 +126,7 @@ class SentenceProbe(ValidationAnalysis):
         output: OutputKey | Mapping[str, OutputKey] | None = None,
         **kwargs: Any,
     ) -> None:
-        for name in ("max_examples", "dataloader_idx"):
+        for name in ("max_examples", "dataloader_idx", "batch_size"):
             if name in kwargs:
                 raise ValueError(f"`{name}` has no meaning here: no validation batch is read. Give fewer sentences.")
         super().__init__(max_examples=None, dataloader_idx=0, **kwargs)
@@ -264,6 +264,11 @@ class SentenceProbe(ValidationAnalysis):
         self._found = {}
         if self._recorder is not None:
             self._recorder.stop()
+
+    @property
+    def reads_batches(self) -> bool:
+        """No batch of the validation run is read."""
+        return False
 
     def after_batch(self, batch: Any, selection: Selection) -> None:
         """Nothing: no validation batch is read."""

@@ -121,8 +121,8 @@ class TaskSpace(ValidationAnalysis):
         batch_tokens: Tokens in a forward and backward pass, padding included.
         add_bos: Whether a start token is put in front; by default where the tokenizer has one.
         bos_token_id: The start token; the tokenizer's own by default. That of a chat model is no start of a sentence.
-        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples`` and
-            ``dataloader_idx``.
+        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples``,
+            ``dataloader_idx`` and ``batch_size``.
 
     Raises:
         ValueError: If an argument is out of range, a name matches nothing, fewer than two tasks or two pairs of a task
@@ -160,7 +160,7 @@ class TaskSpace(ValidationAnalysis):
         bos_token_id: int | None = None,
         **kwargs: Any,
     ) -> None:
-        for name in ("max_examples", "dataloader_idx"):
+        for name in ("max_examples", "dataloader_idx", "batch_size"):
             if name in kwargs:
                 raise ValueError(f"`{name}` has no meaning here: no validation batch is read. See `pairs_per_task`.")
         super().__init__(max_examples=None, dataloader_idx=0, **kwargs)
@@ -309,6 +309,11 @@ class TaskSpace(ValidationAnalysis):
     def abort(self) -> None:
         """Forget the reading."""
         self._found = {}
+
+    @property
+    def reads_batches(self) -> bool:
+        """No batch of the validation run is read."""
+        return False
 
     def after_batch(self, batch: Any, selection: Selection) -> None:
         """Nothing: no validation batch is read."""

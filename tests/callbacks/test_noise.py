@@ -1003,12 +1003,14 @@ def test_the_picture_says_whether_it_shows_shares_or_values(tmp_path: Path) -> N
 
 def test_where_noise_is_added_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
-        callback, _ = pyramid_reading(tmp_path, monitors={"val_loss": "loss"}, output={"encoder": 1}, drift={"out": "head"})
+        callback, _ = pyramid_reading(
+            tmp_path, monitors={"val_loss": "loss"}, output={"encoder": 1}, drift={"out": "head"}
+        )
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Site '")]
     assert lines == [
         "Site 'encoder' (encoder, Passing) gets noise: output[1], layout BD.",
-        "Site 'out' (head, Linear) is read: output, layout BD, 1 row of 2 features a sample, all of which count, since no "
-        "mask is known.",
+        "Site 'out' (head, Linear) is read: output, layout BD, 1 row of 2 features a sample, all of which count, since "
+        "no mask is known.",
     ]
     settings = callback.settings()
     assert settings["layout/noise/encoder"] == "BD"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from lightning_interp import (
+    MinimalPairs,
     RepresentationDrift,
     RepresentationGeometry,
     RepresentationMetrics,
@@ -17,7 +20,8 @@ from lightning_interp import (
     ValidationAnalysis,
     analyze,
 )
-from tests.toy import Norm, Tagger, loader, trainer
+from lightning_interp.tasks import Task
+from tests.toy import Norm, Sequences, Tagger, loader, trainer
 
 SITE = {"enc": "encoder"}
 CALLBACKS = {
@@ -102,3 +106,34 @@ def test_changed_own_data_are_noticed_by_what_is_compared_with_earlier_readings(
     with pytest.warns(UserWarning, match="`data` gave other samples than at the reading before"):
         fit(tmp_path, [callback], num_sanity_val_steps=0)
     assert not any(key.startswith("cka") for key in callback.reading)
+
+
+class Odd(Tagger):
+    """Its validation batches hold nothing that could be samples."""
+
+    def validation_step(self, batch: object, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.log("val_loss", 1.0, batch_size=1)
+
+    def on_validation_epoch_end(self) -> None:
+        pass
+
+
+def test_validation_batches_that_are_not_read_may_be_anything(tmp_path: Path) -> None:
+    pairs = [Task("end", "end", tuple((f"a{x}c", f"a{x}d") for x in "abcdef"))]
+
+    def letters(sentence: str) -> list[int]:
+        return [ord(letter) - 96 for letter in sentence]
+
+    def scores(model: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return model(input_ids) @ torch.arange(36.0).view(3, 12).cos()
+
+    own = CALLBACKS["geometry"](data=loader(12, seed=5))
+    sentences = MinimalPairs(pairs, letters, forward=scores, draw_figures=False)
+    odd = DataLoader([object(), object()], batch_size=None, collate_fn=lambda item: item)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*does not tell which samples.*")
+        trainer(tmp_path, [own, sentences], max_epochs=1).fit(Odd(), loader(), odd)
+    assert own.reading["rows/enc"] == int(Sequences(12, seed=5).mask.sum())
+    assert "pairs_accuracy/end" in sentences.reading
+    with pytest.raises(ValueError, match="`batch_size` has no meaning here"):
+        MinimalPairs(pairs, letters, batch_size=3)
