@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from lightning_interp.callbacks._acquisition import AcquisitionAnalysis
 from lightning_interp.distributed import Maximum, Steps, Sum, run
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.acquisition import acquisition_step, forgetting_p
+from lightning_interp.functional.design_effect import design_effect, sample_sums
 from lightning_interp.functional.frequency_bands import frequency_bands
 from lightning_interp.labels import BatchReader, Key, LabelSource
 from lightning_interp.metrics.base import FULL, SUMMARY
@@ -25,6 +26,7 @@ from lightning_interp.sites import Call
 __all__ = ["AcquisitionByClass"]
 
 _RESERVED = ("mean",)
+_CONDITIONAL = ("class_acquired", "class_effective", "class_forgotten", "class_known", "classes_forgotten")
 
 
 class AcquisitionByClass(AcquisitionAnalysis):
@@ -48,6 +50,9 @@ class AcquisitionByClass(AcquisitionAnalysis):
                                                 the target itself
     ``class_acquired/<site>/<class>``  full     first step at which a was at least ``share`` of its best so far;
                                                 conditional
+    ``class_effective/<site>/<class>`` full     n / D, how many independent rows they are as good as; conditional
+    ``class_known/<site>/<class>``     full     1 where the class is named among its own rows more often than among
+                                                others beyond chance, else 0; where it is the target itself; conditional
     ``class_forgotten/<site>/<class>`` full     1 where a has fallen below its best beyond chance, else 0; conditional
     ``nonfinite/<site>``               full     rows left out since their logits are not finite
     =================================  =======  ======================================================================
@@ -62,6 +67,14 @@ class AcquisitionByClass(AcquisitionAnalysis):
     is the target itself (neither ``labels`` nor ``bands``), only readings count as best at which the class was known:
     named among its own rows more often than among the others, by the same test at ``alpha``. So a model that always
     names one class, and another one later, never knew either.
+
+    Rows of one sample (words of a sentence, patches of an image) are right together more often than others, so the test
+    is of n / D rows, with the design effect D of the class at one of the two readings, where it is larger
+    (:func:`design_effect`): of 49 positions that are always right together, one counts. The share of runs above is then
+    0 to 7 % of 4 to 300 samples with 10 to 200 positions that go together always or in part, and by rows alone 60 to
+    100 %. A reading at which all rows of a class are right, or none, does not tell D, so that of the other counts; nor
+    does the first reading of a fit with ``bands`` and no ``counts``, as bands are known from its end on. What goes
+    together over samples (pages of one book, each a sample) is not known of.
     Where a reading is of other samples than the one before, which is said once, levels are compared from it on only.
 
     A masked language model's two accuracies, and a causal one's::
@@ -106,8 +119,8 @@ class AcquisitionByClass(AcquisitionAnalysis):
         ValueError: If an argument is out of range, a name matches no module, the batch lacks targets or labels, a
             target has no logit, or a label no name.
 
-    Cost: a copy of the logits of one batch, two passes over them, and sums of 24 bytes a class; with ``bands``, a
-        target id. Between ranks: those sums.
+    Cost: a copy of the logits of one batch, two passes over them, 24 bytes a sample of the batch and class, and sums of
+        80 bytes a class; with ``bands``, 32 bytes a target id too. Between ranks: those sums.
 
     Example:
         >>> callback = AcquisitionByClass("model.head", target="tags", names=["noun", "verb"], mask="attention_mask")
@@ -177,6 +190,8 @@ class AcquisitionByClass(AcquisitionAnalysis):
         self._batch_labels: Tensor | None = None
         self._sums: dict[str, Tensor] = {}
         """By name, for each class or target id: right ones, log-probabilities, how many, how often predicted."""
+        self._by_sample: dict[str, Tensor] = {}
+        """By name, of own rows that are right and of others that are named, for each class: :func:`sample_sums`."""
         self._omitted: dict[str, Tensor] = {}
         """By name: rows with logits that are not finite, with a target, a label that is unknown; then ``scored``."""
 
@@ -203,7 +218,8 @@ class AcquisitionByClass(AcquisitionAnalysis):
         for site in self._named(model):
             keys |= {f"class_accuracy/{site}/{name}": SUMMARY for name in (*self.class_names.values(), "mean")}
             keys[f"classes_forgotten/{site}"] = SUMMARY
-            for what in ("loss", "count", *["named"] * self._names_classes, "acquired", "forgotten"):
+            named = ["named", "known"] if self._names_classes else []
+            for what in ("loss", "count", "effective", *named, "acquired", "forgotten"):
                 keys |= {f"class_{what}/{site}/{name}": FULL for name in self.class_names.values()}
             keys[f"nonfinite/{site}"] = FULL
         return keys
@@ -213,7 +229,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
         keys: dict[str, str] = {}
         for key in self.measures(model):
             what, site, *name = key.split("/")
-            if what in ("class_acquired", "class_forgotten", "classes_forgotten"):
+            if what in _CONDITIONAL:
                 keys[self.full_key(key)] = self.full_key("/".join(["class_accuracy", site, *(name or ["mean"])]))
         return keys
 
@@ -265,7 +281,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
         """Forget the reading."""
         if self._recorder is not None:
             self._recorder.stop()
-        self._sums, self._omitted, self._batch_labels = {}, {}, None
+        self._sums, self._by_sample, self._omitted, self._batch_labels = {}, {}, {}, None
 
     def kept_for_samples(self) -> str:
         """Accuracies that later ones are compared with."""
@@ -309,7 +325,9 @@ class AcquisitionByClass(AcquisitionAnalysis):
         dtype = wide_dtype(rows.logits.device)
         # Not times `counted`: 0 × −inf is no number.
         ones = torch.ones_like(counted, dtype=dtype)
-        scores = torch.stack([rows.hits().to(dtype), rows.log_probs().to(dtype), ones, torch.zeros_like(ones)])
+        guess = rows.logits.argmax(-1)
+        hits = (guess == rows.targets) & counted
+        scores = torch.stack([hits.to(dtype), rows.log_probs().to(dtype), ones, torch.zeros_like(ones)])
         scores = torch.where(counted, scores, 0).T
         before = self._sums.get(name)
         if before is None:
@@ -317,13 +335,42 @@ class AcquisitionByClass(AcquisitionAnalysis):
         # Not in place: a state made under inference mode could not be written to outside it.
         added = before.index_add(0, labels.masked_fill(~counted, 0), scores)
         if self._names_classes:
-            guess = rows.logits.argmax(-1)
             named = counted & (guess < size)
             column = torch.stack([*[torch.zeros_like(ones)] * 3, named.to(dtype)]).T
             added = added.index_add(0, guess.masked_fill(~named, 0), column)
         self._sums[name] = added
+        if self._step is not None:
+            self._add_by_sample(name, rows, labels, counted, guess)
         omitted = torch.stack([rows.nonfinite, rows.unknown, unknown.sum(), *rows.scored])
         self._omitted[name] = self._omitted.get(name, torch.zeros_like(omitted)) + omitted
+
+    def _add_by_sample(self, name: str, rows: PredictedRows, labels: Tensor, counted: Tensor, guess: Tensor) -> None:
+        """Add how alike rows of one sample are, which lie in one batch."""
+        if self.bands is not None:
+            if self.counts is not None and name not in self._bands:
+                self._band_of(name, torch.zeros(rows.logits.shape[1]))
+            if name not in self._bands:
+                return
+        device, samples, classes = labels.device, rows.shape[0], len(self.class_names)
+        # The last column is of rows with a label that has no name.
+        columns = torch.full((max(self.class_names) + 1,), classes)
+        columns[list(self.class_names)] = torch.arange(classes)
+        columns = (columns if self.bands is None else self._bands[name]).to(device)
+        places = torch.arange(samples, device=device).repeat_interleave(len(labels) // max(samples, 1))
+        dtype = wide_dtype(device)
+
+        def table(of: Tensor, among: Tensor) -> Tensor:
+            at = places * (classes + 1) + columns[of.masked_fill(~among, 0)]
+            found = torch.zeros(samples * (classes + 1), dtype=dtype, device=device)
+            return found.index_add(0, at, among.to(dtype)).view(samples, classes + 1)
+
+        hits, counts = table(labels, counted & (guess == rows.targets)), table(labels, counted)
+        sums = [sample_sums(hits, counts)]
+        if self._names_classes:
+            named = table(guess, counted & (guess < len(columns)))
+            sums.append(sample_sums(named - hits, counts.sum(1, keepdim=True) - counts))
+        found = torch.stack(sums)
+        self._by_sample[name] = self._by_sample.get(name, torch.zeros_like(found)) + found
 
     def finish(self) -> Mapping[str, Tensor | float]:
         """Merge ranks, and compare with earlier readings."""
@@ -345,6 +392,8 @@ class AcquisitionByClass(AcquisitionAnalysis):
             merged: Tensor = yield Sum(sums.cpu())
             own = self._omitted.get(name, torch.zeros(6, dtype=torch.long))
             omitted: Tensor = yield Sum(own.cpu())
+            empty = torch.zeros(1 + self._names_classes, len(self.class_names) + 1, 3, dtype=torch.float64)
+            by_sample: Tensor = yield Sum(self._by_sample.get(name, empty).cpu())
             nonfinite, no_logit, no_name, *scored = omitted.tolist()
             if no_logit:
                 raise ValueError(
@@ -354,17 +403,17 @@ class AcquisitionByClass(AcquisitionAnalysis):
             predictions.check_scores(name, scored)
             if no_name:
                 raise ValueError(f"{no_name} labels at {name!r} are beyond those that `names` has: {self.class_names}.")
-            values |= self._by_class(name, merged)
+            values |= self._by_class(name, merged, by_sample)
             values[f"nonfinite/{name}"] = float(nonfinite)
         return values
 
-    def _by_class(self, site: str, sums: Tensor) -> dict[str, float]:
+    def _by_class(self, site: str, sums: Tensor, by_sample: Tensor) -> dict[str, float]:
         if self.bands is not None:
             band = self._band_of(site, sums[:, 2])
             sums = sums.new_zeros(self.bands, 4).index_add(0, band, sums)
         values: dict[str, float] = {}
         forgotten = []
-        for label, name in self.class_names.items():
+        for place, (label, name) in enumerate(self.class_names.items()):
             right, log_p, count, named = sums[label].tolist()
             values[f"class_count/{site}/{name}"] = count
             if self._names_classes:
@@ -372,7 +421,12 @@ class AcquisitionByClass(AcquisitionAnalysis):
             values[f"class_accuracy/{site}/{name}"] = right / count if count else math.nan
             values[f"class_loss/{site}/{name}"] = -log_p / count if count else math.nan
             if self._step is not None:
-                acquired, lost = self._followed(site, name, right, count)
+                own = _Rows(right, count, *by_sample[0, place].tolist())
+                values[f"class_effective/{site}/{name}"] = count / own.design() if count else math.nan
+                if self._names_classes:
+                    others = _Rows(named - right, float(sums[:, 2].sum()) - count, *by_sample[1, place].tolist())
+                    values[f"class_known/{site}/{name}"] = _is_known(own, others, self.alpha)
+                acquired, lost = self._followed(site, name, own)
                 values[f"class_acquired/{site}/{name}"] = acquired
                 values[f"class_forgotten/{site}/{name}"] = lost
                 forgotten.append(lost)
@@ -383,40 +437,34 @@ class AcquisitionByClass(AcquisitionAnalysis):
             values[f"classes_forgotten/{site}"] = math.fsum(lost for lost in forgotten if lost == 1)
         return values
 
-    def _followed(self, site: str, name: str, right: float, count: float) -> tuple[float, float]:
+    def _followed(self, site: str, name: str, now: _Rows) -> tuple[float, float]:
         """Since when the class is known, and whether it is forgotten."""
-        if not count:
+        if not now.number:
             return math.nan, math.nan
-        steps, levels = self._comparable(*self._curve(f"class_accuracy/{site}/{name}", right / count))
+        steps, levels = self._comparable(*self._curve(f"class_accuracy/{site}/{name}", now.right / now.number))
         acquired = acquisition_step(steps, levels, self.share, self.chance, max(levels), stays=False).high
         earlier = levels[:-1]
         if not earlier:
             return acquired, 0.0
-        # Counts also stand at readings at which the class did not occur, so they are found by step.
-        counts = dict(zip(*self._curve(f"class_count/{site}/{name}", count), strict=True))
-        known = [at for at, step in enumerate(steps[:-1]) if self._known(site, name, step, earlier[at] * counts[step])]
+
+        # Values also stand at readings at which the class did not occur, so they are found by step.
+        def at(what: str) -> dict[int, float]:
+            return dict(zip(*self._curve(f"class_{what}/{site}/{name}"), strict=True))
+
+        # Nothing is known of a class that is not the target.
+        unknown = {step for step, known in at("known").items() if not known}
+        known = [place for place, step in enumerate(steps[:-1]) if step not in unknown]
         if not known:
             return acquired, 0.0
         best = max(known, key=earlier.__getitem__)
-        of = counts[steps[best]]
-        p = forgetting_p(round(right), round(count), round(earlier[best] * of), round(of))
+        of = at("count")[steps[best]]
+        then = of / at("effective").get(steps[best], math.nan)
+        # How alike the rows of a sample are does not show where all or none are right.
+        designs = [now.design()] * (0 < levels[-1] < 1) + [then] * (0 < earlier[best] < 1) or [now.design(), then]
+        design = max((one for one in designs if not math.isnan(one)), default=now.design())
+        hits = round(now.right), round(now.number), round(earlier[best] * of), round(of)
         tests = len(self.class_names) * 2 * len(earlier) * (len(earlier) + 1)
-        return acquired, float(p < self.alpha / tests)
-
-    def _known(self, site: str, name: str, step: int, hits: float) -> bool:
-        """Whether a class was named among its own rows more often than among the others, beyond chance."""
-        if not self._names_classes:
-            return True
-
-        def at(key: str) -> float:
-            return dict(zip(*self._curve(key), strict=True)).get(step, math.nan)
-
-        counts = {one: at(f"class_count/{site}/{one}") for one in self.class_names.values()}
-        named, others = at(f"class_named/{site}/{name}"), math.fsum(counts.values()) - counts[name]
-        if math.isnan(named) or others < 1:
-            return True
-        p = forgetting_p(round(named - hits), round(others), round(hits), round(counts[name]))
-        return p < self.alpha
+        return acquired, float(forgetting_p(*hits, design, design) < self.alpha / tests)
 
     def _band_of(self, site: str, counted: Tensor) -> Tensor:
         """The band of every target id."""
@@ -446,6 +494,30 @@ class AcquisitionByClass(AcquisitionAnalysis):
         super().load_state_dict(state_dict)
         self._bands = dict(state_dict["bands"])
         self._since = state_dict.get("since")
+
+
+class _Rows(NamedTuple):
+    """Rows of a class, and what :func:`design_effect` needs of the samples that they come from."""
+
+    right: float
+    number: float
+    samples: float
+    squares: float
+    between: float
+
+    def design(self) -> float:
+        """NaN where samples were not looked at, since bands were not known yet."""
+        return design_effect(*self) if self.samples else math.nan
+
+
+def _is_known(own: _Rows, others: _Rows, alpha: float) -> float:
+    """Whether a class is named among its own rows more often than among the others, beyond chance; 1 without others."""
+    if not own.number:
+        return math.nan
+    if others.number < 1:
+        return 1.0
+    hits = round(others.right), round(others.number), round(own.right), round(own.number)
+    return float(forgetting_p(*hits, others.design(), own.design()) < alpha)
 
 
 def _predictions(site: str | Predictions | Mapping[str, Predictions], own: Mapping[str, Any]) -> dict[str, Predictions]:

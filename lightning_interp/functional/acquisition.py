@@ -166,7 +166,9 @@ def acquisition_order(
     return sorted(found, key=lambda one: math.inf if math.isnan(one.acquired.step) else one.acquired.step)
 
 
-def forgetting_p(hits: int, count: int, best_hits: int, best_count: int) -> float:
+def forgetting_p(
+    hits: int, count: int, best_hits: int, best_count: int, design: float = 1.0, best_design: float = 1.0
+) -> float:
     r"""How surprising it is to do so badly now, were the model still as good as at its best: Fisher's exact test.
 
     With h of n right now and H of N at the best reading, one level for both makes the number right now hypergeometric
@@ -176,35 +178,56 @@ def forgetting_p(hits: int, count: int, best_hits: int, best_count: int) -> floa
 
     The best of many readings is good by luck too, so p is to be held against a level divided by the number of readings
     and of things that are watched (Bonferroni). Readings of the same examples vary less than the test assumes, which
-    makes it the more careful.
+    makes it the more careful. Answers of one sample (words of a sentence, patches of an image) vary together, and more
+    than it assumes: h and n are divided by their :func:`design_effect`, as are H and N (Rao & Scott 1992), and rounded
+    to the side on which p is larger.
 
     Args:
         hits: h, right now.
         count: n, at least 1.
         best_hits: H, right at the best reading.
         best_count: N, at least 1.
+        design: How many of the n count as one; 1 where they are independent.
+        best_design: The same of the N.
 
     Returns:
         One-sided p: small where the level has fallen.
 
     Raises:
-        ValueError: If a count is below 1 or hits are not between 0 and the count.
+        ValueError: If a count is below 1, hits are not between 0 and the count, or a design effect is below 1.
 
     Example:
         >>> round(forgetting_p(10, 20, 19, 20), 5)
         0.00167
         >>> round(forgetting_p(19, 20, 19, 20), 2)
         0.76
+        >>> round(forgetting_p(10, 20, 19, 20, design=4, best_design=4), 2)
+        0.5
 
     """
     for what, number, of in (("hits", hits, count), ("best_hits", best_hits, best_count)):
         if of < 1 or not 0 <= number <= of:
             raise ValueError(f"`{what}` must be between 0 and its count, at least 1; got {number} of {of}.")
+    for what, effect in (("design", design), ("best_design", best_design)):
+        if not effect >= 1:
+            raise ValueError(f"`{what}` must be at least 1, got {effect}.")
+    count, best_count = _whole(count / design), _whole(best_count / best_design)
+    hits, best_hits = min(-_floor(-hits / design), count), min(_floor(best_hits / best_design), best_count)
     total = hits + best_hits
     # Less than `total − best_count` right now cannot be, with so many right in all.
     right = torch.arange(max(0, total - best_count), min(count, total) + 1, dtype=torch.float64)
     log_p = _log_choose(count, right) + _log_choose(best_count, total - right)
     return float((log_p[right <= hits].logsumexp(0) - log_p.logsumexp(0)).exp().clamp(max=1.0))
+
+
+def _whole(number: float) -> int:
+    """At least one answer."""
+    return max(1, _floor(number))
+
+
+def _floor(number: float) -> int:
+    # What is whole but for rounding errors counts as whole.
+    return math.floor(number + 1e-6)
 
 
 def _log_choose(n: int, k: torch.Tensor) -> torch.Tensor:

@@ -264,6 +264,109 @@ def test_planted_accuracies_give_the_planted_steps_and_flags(tmp_path: Path) -> 
         draw().draw_without_rendering()
 
 
+SAMPLES, POSITIONS, READINGS = 40, 49, 10
+
+
+class Alike(Scripted):
+    """Right or wrong at all positions of a sample together, at levels that are planted by reading and class."""
+
+    def __init__(self, levels: Tensor, order: list[int]) -> None:
+        super().__init__()
+        self.levels = levels
+        draws = torch.rand(READINGS, SAMPLES, generator=torch.Generator().manual_seed(3))
+        self.right = draws[:, order]
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        numbers, labels = batch
+        place = min(max(self.global_step, 1), READINGS) - 1
+        right = self.right[place][numbers][:, None] < self.levels[place][labels]
+        return self.answer(4.0 * nn.functional.one_hot(torch.where(right, labels, (labels + 1) % 4), 4))
+
+
+ALIKE: dict[str, dict[str, Any]] = {
+    "target": {"names": 4},
+    "labels": {"labels": 1, "names": ["zero", "one", "two", "three"]},
+    "bands": {"bands": 2},
+    "counts": {"bands": 2, "counts": [4, 3, 2, 1]},
+}
+
+
+def alike(folder: Path, levels: Tensor, classes: Tensor, **kwargs: Any) -> AcquisitionByClass:
+    callback = AcquisitionByClass("answer", target=1, log="full", draw_figures=False, **kwargs)
+    data = DataLoader(TensorDataset(torch.arange(SAMPLES), classes), batch_size=7)
+    run = trainer(folder, [callback], max_epochs=1, val_check_interval=1)
+    steps = DataLoader(TensorDataset(torch.zeros(READINGS)), batch_size=1)
+    run.fit(Alike(levels, torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(4)).tolist()), steps, data)
+    return callback
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_positions_that_are_right_together_count_once(tmp_path: Path, kind: str) -> None:
+    classes = torch.randint(4, (SAMPLES, POSITIONS), generator=torch.Generator().manual_seed(1))
+    levels = torch.full((READINGS, 4), 0.6)
+    constant = alike(tmp_path / "constant", levels, classes, **ALIKE[kind])
+    assert constant.history.series("classes_forgotten/answer")[1] == [0.0] * READINGS
+    # Of forty samples, all positions of which count as one, no more than so many.
+    name = next(iter(constant.class_names.values()))
+    steps, effective = constant.history.series(f"class_effective/answer/{name}")
+    assert steps == list(range(1 + (kind == "bands"), READINGS + 1))
+    assert max(effective) <= SAMPLES
+    assert min(effective) > SAMPLES / 2
+    # By rows alone, several readings would have been called forgotten.
+    hits = [round(one * 500) for one in constant.history.series(f"class_accuracy/answer/{name}")[1]]
+    tests = len(constant.class_names) * 2
+    flags = [
+        as_bad_as(hits[at], 500, max(hits[:at]), 500) < 0.05 / (tests * at * (at + 1)) for at in range(1, READINGS)
+    ]
+    assert any(flags)
+    # What falls is seen, whatever reading was the best: the first, or one at which all were right.
+    for best, level in ((0, 0.95), (3, 0.95), (3, 1.0), (0, 1.0)):
+        levels = torch.full((READINGS, 4), 0.5)
+        levels[best], levels[READINGS - 2 :] = level, 0.1
+        lost = alike(tmp_path / f"{best}{level}", levels, classes, **ALIKE[kind])
+        assert lost.history.series("classes_forgotten/answer")[1][-1] == len(lost.class_names), (best, level)
+
+
+def test_one_position_a_sample_counts_as_it_did(tmp_path: Path) -> None:
+    callback = scripted(tmp_path, epochs=2)
+    for name in SCRIPT:
+        assert callback.history.series(f"class_effective/answer/{name}")[1] == [40.0] * 8
+
+
+def test_a_class_that_a_model_names_for_whole_samples_is_not_known_by_luck(tmp_path: Path) -> None:
+    """Four samples of a class, two of which it names throughout, as it does with two of twelve others."""
+
+    class Whole(Scripted):
+        def validation_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            numbers, labels = batch
+            chosen = numbers % 4 == 0 if self.global_step < 3 else torch.zeros_like(numbers, dtype=torch.bool)
+            said = torch.where(chosen | (numbers == 1), 0, 2)[:, None].expand_as(labels)
+            return self.answer(4.0 * nn.functional.one_hot(said, 4))
+
+    labels = torch.where(torch.arange(16) < 6, 0, 1)[:, None].expand(16, 30).contiguous()
+    callback = AcquisitionByClass("answer", target=1, names=4, log="full", draw_figures=False)
+    run = trainer(tmp_path, [callback], max_epochs=1, val_check_interval=1)
+    data = DataLoader(TensorDataset(torch.arange(16), labels), batch_size=5)
+    run.fit(Whole(), DataLoader(TensorDataset(torch.zeros(4)), batch_size=1), data)
+    # Half of its samples and a fifth of the others: 90 of 180 rows against 60 of 300, of which chance is no more than
+    # 1e-10 by rows.
+    assert callback.history.series("class_named/answer/0")[1][0] == 150
+    assert as_bad_as(60, 300, 90, 180) < 1e-10
+    assert callback.history.series("class_known/answer/0")[1] == [0.0] * 4
+    assert callback.history.series("class_forgotten/answer/0")[1] == [0.0] * 4
+
+
+def test_labels_without_a_name_are_rows_of_no_class(tmp_path: Path) -> None:
+    """Of four classes two are followed; the others are among those that they are told from."""
+    some = scripted(tmp_path / "some", epochs=2, names={0: "early", 3: "never"})
+    whole = scripted(tmp_path / "whole", epochs=2)
+    for what in ("known", "effective", "named", "accuracy"):
+        for name in ("early", "never"):
+            key = f"class_{what}/answer/{name}"
+            assert some.history.series(key) == whole.history.series(key)
+            assert len(some.history.series(key)[1]) == 8
+
+
 def log_softmax(right: bool) -> float:
     return (4.0 if right else 0.0) - math.log(math.exp(4) + 3)
 
@@ -436,10 +539,12 @@ def test_ranks_read_what_one_process_reads(ranks: Any, batch_size: int) -> None:
             assert one == pytest.approx(expected, abs=1e-9)
 
 
-def test_nothing_is_read_back_from_the_device() -> None:
+@pytest.mark.parametrize("arguments", [{"names": 3}, {"bands": 2, "counts": [3, 2, 1]}])
+def test_nothing_is_read_back_from_the_device(arguments: dict[str, Any]) -> None:
     """Tensors without values: whatever asked for one would fail."""
-    model, callback = nn.Linear(4, 3, device="meta"), AcquisitionByClass("", target=1, names=3)
+    model, callback = nn.Linear(4, 3, device="meta"), AcquisitionByClass("", target=1, **arguments)
     callback.resolve(model)
+    callback._step = 1
     callback.begin()
     from lightning_interp.positions import Selection
 
@@ -449,6 +554,7 @@ def test_nothing_is_read_back_from_the_device() -> None:
     model(batch[0])
     callback.after_batch(batch, selection)
     assert callback._sums["model"].shape == (3, 4)
+    assert callback._by_sample["model"].shape == ((2, 4, 3) if "names" in arguments else (1, 3, 3))
     callback.release()
 
 

@@ -9,17 +9,19 @@ import scipy.stats
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.acquisition import as_bad_as, concordance, first_stay, ranked
+from reference.acquisition import alike, as_bad_as, concordance, first_stay, ranked
 
 from lightning_interp.functional import (
     acquisition_order,
     acquisition_step,
     binomial_se,
+    design_effect,
     forgetting_p,
     frequency_bands,
     kendall_w,
     ranking_measures,
     reached,
+    sample_sums,
 )
 
 NAN = float("nan")
@@ -92,6 +94,9 @@ def test_order_has_the_earliest_first_and_the_never_last() -> None:
         (lambda: acquisition_order({"a": ([1], [1.0])}, chance={"b": 0.5}), r"no level for 'a'; it has \['b'\]"),
         (lambda: forgetting_p(3, 2, 1, 1), "`hits` must be between 0 and its count, at least 1; got 3 of 2"),
         (lambda: forgetting_p(0, 1, 0, 0), "`best_hits` must be between 0 and its count"),
+        (lambda: forgetting_p(1, 2, 1, 2, design=0.5), "`design` must be at least 1, got 0.5"),
+        (lambda: forgetting_p(1, 2, 1, 2, best_design=NAN), "`best_design` must be at least 1, got nan"),
+        (lambda: design_effect(3, 2, 1, 4, 2), "`hits` must be between 0 and `count`, at least 1; got 3 of 2"),
         (lambda: kendall_w(torch.zeros(1, 3)), r"at least 2 of each, got shape \(1, 3\)"),
         (lambda: kendall_w(torch.tensor([[1.0, NAN], [1.0, 2.0]])), "`values` has 1 NaN"),
         (lambda: kendall_w(torch.zeros(2, 3), permutations=0), "`permutations` must be at least 1"),
@@ -133,6 +138,69 @@ def test_the_level_holds_where_nothing_is_forgotten() -> None:
     draws = torch.rand(2000, 2, 40, generator=generator) < 0.8
     p = [forgetting_p(int(now.sum()), 40, int(best.sum()), 40) for now, best in draws]
     assert sum(one < 0.05 for one in p) / len(p) < 0.05
+
+
+@given(st.lists(st.lists(st.booleans(), max_size=6), min_size=1, max_size=8).filter(any))
+def test_the_design_effect_is_that_of_the_analysis_of_variance(samples: list[list[bool]]) -> None:
+    hits, counts = (torch.tensor([float(f(one)) for one in samples]) for f in (sum, len))
+    # In two batches, with another class beside it.
+    both = torch.stack([hits.double(), hits.double()], 1), torch.stack([counts.double(), counts.double()], 1)
+    sums = sum(sample_sums(*(one[part] for one in both)) for part in (slice(0, 3), slice(3, None)))
+    found = design_effect(float(hits.sum()), float(counts.sum()), *sums[1].tolist())
+    assert found == pytest.approx(alike(samples), rel=1e-6)
+    if max(counts) == 1:
+        assert found == 1.0
+
+
+def test_the_design_effect_of_planted_correlations() -> None:
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.randint(1, 40, (4000,), generator=generator).double()
+    size = float(counts.square().sum() / counts.sum())
+    for rho, wanted in ((0.0, 1.0), (0.2, 1 + 0.2 * (size - 1)), (1.0, size)):
+        # An answer is that of its sample with probability √ρ, so that both of two are with probability ρ.
+        one = torch.rand(4000, 1, generator=generator) < 0.7
+        own = torch.rand(4000, 40, generator=generator) < 0.7
+        common = torch.rand(4000, 40, generator=generator) < rho**0.5
+        right = torch.where(common, one, own)
+        hits = (right & (torch.arange(40) < counts[:, None])).sum(1).double()
+        found = design_effect(float(hits.sum()), float(counts.sum()), *sample_sums(hits, counts).tolist())
+        assert found == pytest.approx(wanted, rel=0.06, abs=0.2), rho
+
+
+def test_the_level_holds_where_positions_of_a_sample_are_alike() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def rates(samples: int, shared: float) -> tuple[float, float]:
+        """How often two readings at one level seem to differ, with and without regard to samples of 49 positions."""
+        one = torch.rand(600, 2, samples, 1, generator=generator) < 0.7
+        own = torch.rand(600, 2, samples, 49, generator=generator) < 0.7
+        common = torch.rand(600, 2, samples, 49, generator=generator) < shared
+        hits = torch.where(common, one, own).sum(-1).double()
+        counts = torch.full_like(hits[0, 0], 49.0)
+        found = []
+        for now, best in hits:
+            right = int(now.sum()), int(best.sum())
+            number = samples * 49
+            designs = [design_effect(float(h.sum()), number, *sample_sums(h, counts).tolist()) for h in (now, best)]
+            plain = forgetting_p(right[0], number, right[1], number)
+            found.append((plain, forgetting_p(right[0], number, right[1], number, *[max(designs)] * 2)))
+        return tuple(sum(one < 0.05 for one in p) / len(p) for p in zip(*found, strict=True))
+
+    for samples, shared in ((40, 1.0), (40, 0.5), (5, 0.5)):
+        plain, minded = rates(samples, shared)
+        assert plain > 0.25
+        assert minded < 0.06
+    # Of positions each of which is for itself, some power is lost.
+    plain, minded = rates(40, 0.0)
+    assert 0.0 < minded <= plain < 0.06
+    # A real fall is seen all the same.
+    alike_now, alike_best = (torch.tensor([49.0] * k + [0.0] * (40 - k)).double() for k in (12, 32))
+    design = max(
+        design_effect(float(h.sum()), 1960, *sample_sums(h, torch.full((40,), 49.0).double()).tolist())
+        for h in (alike_now, alike_best)
+    )
+    assert design == pytest.approx(49)
+    assert forgetting_p(588, 1960, 1568, 1960, design, design) == pytest.approx(as_bad_as(12, 40, 32, 40))
 
 
 # ------------------------------------------------- agreement of orders

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise, permutations
+from statistics import NormalDist
 
 
 def first_stay(steps: Sequence[int], values: Sequence[float], level: float, stays: bool) -> float:
@@ -25,6 +26,29 @@ def as_bad_as(hits: int, count: int, best_hits: int, best_count: int) -> float:
         if 0 <= total - now <= best_count
     }
     return sum(number for now, number in ways.items() if now <= hits) / sum(ways.values())
+
+
+def alike(samples: Sequence[Sequence[bool]]) -> float:
+    """The design effect of the answers of some samples: analysis of variance, row by row."""
+    samples = [rows for rows in samples if rows]
+    rows = [hit for sample in samples for hit in sample]
+    of = [len(sample) for sample in samples for _ in sample]
+    size = sum(of) / len(of)
+    if size == 1:
+        return 1.0
+    if len(samples) == 1 or len(set(rows)) == 1:
+        return size
+    mean = sum(rows) / len(rows)
+    means = [sum(sample) / len(sample) for sample in samples]
+    freedom = len(samples) - 1
+    apart = sum((one - mean) ** 2 for one, sample in zip(means, samples, strict=True) for _ in sample) / freedom
+    within = sum((hit - one) ** 2 for one, sample in zip(means, samples, strict=True) for hit in sample)
+    within /= len(rows) - len(samples)
+    # The share of chi-square over its freedom that .2 lie below, by Wilson and Hilferty.
+    lowest = (1 - 2 / (9 * freedom) + NormalDist().inv_cdf(0.2) * math.sqrt(2 / (9 * freedom))) ** 3
+    usual = (len(rows) - size) / freedom
+    correlation = (apart / lowest - within) / (apart / lowest + (usual - 1) * within)
+    return 1 + (size - 1) * min(1.0, max(0.0, correlation))
 
 
 def concordance(values: Sequence[Sequence[float]]) -> float:
