@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_interp.callbacks._language_model import Kind, SentenceAnalysis
 from lightning_interp.functional.acquisition import reached
 from lightning_interp.functional.binomial import binomial_se
+from lightning_interp.functional.design_effect import effective_count
 from lightning_interp.functional.ranking import ranking_measures
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.tasks.cloze import encode_cloze, mask_cloze
@@ -65,7 +66,8 @@ class ClozeFacts(SentenceAnalysis):
                                                  an answer of the relation (:func:`frequency_share`)
     ``cloze_chance/<relation>``         full     P@1 of a random candidate
     ``cloze_accuracy/<relation>/se``    full     standard error of the facts drawn (:func:`binomial_se`), if
-                                                 ``standard_errors``; ``cloze_accuracy/mean/se`` too
+                                                 ``standard_errors``; ``cloze_accuracy/mean/se`` too. Facts of one
+                                                 prompt count by their :func:`effective_count`
     ``nonfinite/facts``                 full     facts without a score; they leave their relation's values undefined
     ==================================  =======  =====================================================================
 
@@ -218,9 +220,10 @@ class ClozeFacts(SentenceAnalysis):
         for name, levels in self._baselines.items():
             values |= {f"cloze_{what}/{name}": level for what, level in levels.items()}
         if self.standard_errors:
+            # Facts of one prompt are not independent.
             known = [
-                (name, share, count)
-                for name, share, count in zip(self._of, by_relation[0], counts, strict=True)
+                (name, share, effective_count(right, [fact.prompt for fact in of]))
+                for (name, of), share, right in zip(self._of.items(), by_relation[0], parts[0], strict=True)
                 if not math.isnan(share)
             ]
             values |= {f"cloze_accuracy/{name}/se": binomial_se([share], [count]) for name, share, count in known}

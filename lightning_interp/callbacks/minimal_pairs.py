@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_interp.callbacks._language_model import Kind, SentenceAnalysis
 from lightning_interp.functional.acquisition import reached
 from lightning_interp.functional.binomial import binomial_se
+from lightning_interp.functional.design_effect import effective_count
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.tasks.encoding import Tokenizer
 from lightning_interp.tasks.likelihood import Forward
@@ -19,7 +20,7 @@ from lightning_interp.tasks.loading import Tasks, encode_task, load_tasks
 from lightning_interp.tasks.masked import MaskedToken, masked_rows
 from lightning_interp.tasks.pairs import Task
 from lightning_interp.tasks.scoring import margin_accuracy
-from lightning_interp.tasks.split import draw_pairs
+from lightning_interp.tasks.split import draw_pairs, sentence_groups
 
 __all__ = ["MinimalPairs"]
 
@@ -50,7 +51,8 @@ class MinimalPairs(SentenceAnalysis):
                                                       reading up to now; conditional
     ``pairs_accuracy/<phenomenon>/<task>``   full     of one task; ``pairs_margin/…`` too
     ``pairs_accuracy/<phenomenon>/se``       full     standard error of the pairs drawn (:func:`binomial_se`), if
-                                                      ``standard_errors``; ``pairs_accuracy/mean/se`` too
+                                                      ``standard_errors``; ``pairs_accuracy/mean/se`` too. Pairs that
+                                                      share a sentence count by their :func:`effective_count`
     ``nonfinite/pairs``                      full     pairs without a score; they leave their task's values undefined
     =======================================  =======  ================================================================
 
@@ -196,7 +198,7 @@ class MinimalPairs(SentenceAnalysis):
                 values[f"pairs_{what}/{name}"] = _mean([numbers[place] for place in self._places(name)])
         if self.standard_errors:
             for name in ("mean", *self._phenomena):
-                values[f"pairs_accuracy/{name}/se"] = self._standard_error(accuracy, self._places(name))
+                values[f"pairs_accuracy/{name}/se"] = self._standard_error(accuracy, margins, self._places(name))
         if self._step is not None:
             acquired = 0
             for name in self._phenomena:
@@ -211,9 +213,11 @@ class MinimalPairs(SentenceAnalysis):
         """Which tasks belong to a phenomenon, or to the mean."""
         return [place for place, task in enumerate(self.tasks) if phenomenon in (task.phenomenon, "mean")]
 
-    def _standard_error(self, accuracy: Sequence[float], places: Sequence[int]) -> float:
+    def _standard_error(self, accuracy: Sequence[float], margins: Sequence[Tensor], places: Sequence[int]) -> float:
         known = [place for place in places if not math.isnan(accuracy[place])]
-        return binomial_se([accuracy[at] for at in known], [len(self.tasks[at]) for at in known]) if known else math.nan
+        # Pairs that share a sentence are not independent.
+        counts = [effective_count((margins[at].sign() + 1) / 2, sentence_groups(self.tasks[at])) for at in known]
+        return binomial_se([accuracy[at] for at in known], counts) if known else math.nan
 
 
 def _mean(numbers: Sequence[float]) -> float:

@@ -32,7 +32,7 @@ from lightning_interp.functional.calibration import (
 from lightning_interp.functional.cka import debiased_cka, linear_cka, unbiased_hsic
 from lightning_interp.functional.codelength import Codelength, multinomial_logistic, online_codelength
 from lightning_interp.functional.counter_noise import counter_normal, counter_uniform
-from lightning_interp.functional.design_effect import design_effect, sample_sums
+from lightning_interp.functional.design_effect import design_effect, effective_count, sample_sums
 from lightning_interp.functional.divergence import js_divergence
 from lightning_interp.functional.folds import block_folds, random_folds
 from lightning_interp.functional.frequency_bands import frequency_bands
@@ -145,6 +145,7 @@ __all__ = [
     "reached",
     "forgetting_p",
     "design_effect",
+    "effective_count",
     "sample_sums",
     "Acquisition",
     "LearnedCurve",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 __all__ = ["binomial_se"]
 
 
-def binomial_se(shares: Sequence[float], counts: Sequence[int]) -> float:
+def binomial_se(shares: Sequence[float], counts: Sequence[float]) -> float:
     r"""Standard error of the mean of several shares, each of independent answers.
 
     .. math:: \frac{1}{T} \sqrt{\sum_{t=1}^{T} \frac{q_t (1 - q_t)}{n_t + 4}},
@@ -23,7 +23,7 @@ def binomial_se(shares: Sequence[float], counts: Sequence[int]) -> float:
 
     Args:
         shares: p_t, from 0 to 1.
-        counts: n_t, at least 1.
+        counts: n_t, at least 1; where answers are not independent, the :func:`effective_count` of them.
 
     Raises:
         ValueError: If there is none, their numbers differ, or one is out of range.

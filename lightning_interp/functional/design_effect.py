@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["design_effect", "sample_sums"]
+__all__ = ["design_effect", "effective_count", "sample_sums"]
 
 _UPPER = 0.8416212335729143  # normal quantile of .8: the limit that the correlation is below in four of five cases
 
@@ -80,3 +81,34 @@ def design_effect(hits: float, count: float, samples: float, squares: float, bet
     usual = (count - size) / (samples - 1)
     correlation = (apart - within) / (apart + (usual - 1) * within)
     return 1 + (size - 1) * min(max(correlation, 0.0), 1.0)
+
+
+def effective_count(right: Tensor, samples: Sequence[Hashable]) -> float:
+    """How many independent answers some answers are as good as: their number divided by :func:`design_effect`.
+
+    Args:
+        right: 1 for each right answer, 0 for each wrong one, and 1/2 for a tie, for which the result is an upper bound:
+            shape (n,), at least one.
+        samples: What each of them comes from.
+
+    Returns:
+        The number; n exactly where all samples differ.
+
+    Raises:
+        ValueError: If there is none, or not one sample an answer.
+
+    Example:
+        >>> effective_count(torch.tensor([1.0, 1.0, 0.0, 0.0]), ["a", "a", "b", "b"])
+        2.0
+        >>> effective_count(torch.tensor([1.0, 1.0, 0.0, 0.0]), "abcd")
+        4.0
+
+    """
+    if not len(right) or len(right) != len(samples):
+        raise ValueError(f"`right` and `samples` must be as many, at least one, got {len(right)} and {len(samples)}.")
+    places = {name: place for place, name in enumerate(dict.fromkeys(samples))}
+    at = torch.tensor([places[name] for name in samples])
+    right = right.double().cpu()
+    hits, counts = (right.new_zeros(len(places)).index_add(0, at, one) for one in (right, torch.ones_like(right)))
+    number = float(len(right))
+    return number / design_effect(float(right.sum()), number, *sample_sums(hits, counts).tolist())

@@ -7,7 +7,7 @@ import random
 
 from lightning_interp.tasks.pairs import MinimalPair, Task
 
-__all__ = ["draw_pairs", "split_pairs"]
+__all__ = ["draw_pairs", "sentence_groups", "split_pairs"]
 
 
 def split_pairs(task: Task, held_out: float = 0.5, seed: int = 0) -> tuple[Task, Task]:
@@ -82,6 +82,19 @@ def draw_pairs(task: Task, number: int | None, seed: int = 0) -> Task:
         return task
     places = sorted(random.Random(f"{seed} {task.name}").sample(range(len(task)), number))
     return Task(task.name, task.phenomenon, tuple(task.pairs[place] for place in places))
+
+
+def sentence_groups(task: Task) -> list[int]:
+    """The number of each pair's group, where pairs that share a sentence, also by way of others, are one group.
+
+    Example:
+        >>> pairs = (("he sleeps", "he sleep"), ("it is", "it are"), ("he sleeps", "he slept"))
+        >>> sentence_groups(Task("t", "p", pairs))
+        [0, 1, 0]
+
+    """
+    of = {pair: number for number, group in enumerate(_groups(task.pairs)) for pair in group}
+    return [of[pair] for pair in task.pairs]
 
 
 def _digest(seed: int, name: str, pair: MinimalPair) -> bytes:

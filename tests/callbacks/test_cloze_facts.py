@@ -104,6 +104,19 @@ def test_every_key_is_logged_and_is_what_scores_of_sentences_say(tmp_path: Path)
         draw().draw_without_rendering()
 
 
+def test_facts_of_one_prompt_count_once_in_standard_errors() -> None:
+    facts = [Fact("pet", f"{number} has ___ .", "a", ("b",)) for number in range(12)]
+    scores = torch.tensor([[-1.0, -2.0] if number % 3 else [-2.0, -1.0] for number in range(12)], dtype=torch.float64)
+    found = []
+    for times in (1, 4):
+        callback = ClozeFacts(facts * times, WORDS, standard_errors=True)
+        found.append(callback.from_scores(scores.repeat(times, 1).flatten()))
+    assert found[0]["cloze_accuracy/pet"] == found[1]["cloze_accuracy/pet"] == 8 / 12
+    for name in ("pet", "mean"):
+        assert found[1][f"cloze_accuracy/{name}/se"] == pytest.approx(found[0][f"cloze_accuracy/{name}/se"], rel=1e-12)
+    assert found[0]["cloze_accuracy/pet/se"] == binomial_se([8 / 12], [12])
+
+
 def test_what_the_text_tells_is_learned_and_what_it_does_not_is_not(tmp_path: Path) -> None:
     told = [fact for fact in WORLD.facts if fact.relation == "pet"]
     # The same people, other pets.

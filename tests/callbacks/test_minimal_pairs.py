@@ -93,6 +93,21 @@ def test_every_key_is_logged_and_is_what_a_scorer_says(tmp_path: Path) -> None:
     assert {"pairs/accuracy", "pairs/order"} <= set(events.Tags()["images"])
 
 
+def test_pairs_that_come_several_times_count_once_in_standard_errors() -> None:
+    pairs = [(f"he {number}", f"him {number}") for number in range(24)]
+    scores = torch.tensor([-1.0 if number % 3 else -3.0 for number in range(24)], dtype=torch.float64)
+    both = torch.stack([scores, torch.full_like(scores, -2.0)], 1)
+    found = []
+    for times in (1, 4):
+        tasks = [Task("one", "a", tuple(pairs * times)), Task("other", "b", tuple(pairs))]
+        callback = MinimalPairs(tasks, WORDS, standard_errors=True)
+        found.append(callback.from_scores(torch.cat([*[both] * times, both]).flatten()))
+    assert found[0]["pairs_accuracy/a"] == found[1]["pairs_accuracy/a"] == 16 / 24
+    for name in ("a", "b", "mean"):
+        assert found[1][f"pairs_accuracy/{name}/se"] == pytest.approx(found[0][f"pairs_accuracy/{name}/se"], rel=1e-12)
+    assert found[0]["pairs_accuracy/a/se"] == binomial_se([16 / 24], [24])
+
+
 # ------------------------------------------------- planted
 
 NUMBER = 10

@@ -16,6 +16,7 @@ from lightning_interp.functional import (
     acquisition_step,
     binomial_se,
     design_effect,
+    effective_count,
     forgetting_p,
     frequency_bands,
     kendall_w,
@@ -97,6 +98,7 @@ def test_order_has_the_earliest_first_and_the_never_last() -> None:
         (lambda: forgetting_p(1, 2, 1, 2, design=0.5), "`design` must be at least 1, got 0.5"),
         (lambda: forgetting_p(1, 2, 1, 2, best_design=NAN), "`best_design` must be at least 1, got nan"),
         (lambda: design_effect(3, 2, 1, 4, 2), "`hits` must be between 0 and `count`, at least 1; got 3 of 2"),
+        (lambda: effective_count(torch.ones(2), "abc"), "`right` and `samples` must be as many, at least one, got 2"),
         (lambda: kendall_w(torch.zeros(1, 3)), r"at least 2 of each, got shape \(1, 3\)"),
         (lambda: kendall_w(torch.tensor([[1.0, NAN], [1.0, 2.0]])), "`values` has 1 NaN"),
         (lambda: kendall_w(torch.zeros(2, 3), permutations=0), "`permutations` must be at least 1"),
@@ -201,6 +203,22 @@ def test_the_level_holds_where_positions_of_a_sample_are_alike() -> None:
     )
     assert design == pytest.approx(49)
     assert forgetting_p(588, 1960, 1568, 1960, design, design) == pytest.approx(as_bad_as(12, 40, 32, 40))
+
+
+def test_a_standard_error_of_answers_that_come_in_groups_is_the_spread_of_their_share() -> None:
+    generator = torch.Generator().manual_seed(0)
+    groups = [group for group in range(60) for _ in range(1 + group % 7)]
+    one = torch.rand(1500, 60, generator=generator)[:, groups] < 0.7
+    own = torch.rand(1500, len(groups), generator=generator) < 0.7
+    right = torch.where(torch.rand(1500, len(groups), generator=generator) < 0.8, one, own).double()
+    shares = right.mean(1).tolist()
+    true = float(right.mean(1).std())
+    plain = [binomial_se([share], [len(groups)]) for share in shares]
+    minded = [
+        binomial_se([share], [effective_count(answers, groups)]) for share, answers in zip(shares, right, strict=True)
+    ]
+    assert sum(plain) / 1500 < 0.6 * true
+    assert 0.93 * true < sum(minded) / 1500 < 1.07 * true
 
 
 # ------------------------------------------------- agreement of orders
