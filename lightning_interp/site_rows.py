@@ -254,8 +254,8 @@ def _aligned(site: str, parts: Sequence[SiteRows], read: ReadBatch, own: bool, l
         one = SiteRows(z, mask, labels, one.positions)
     length = one.representations.shape[1]
     if read.read is None:
-        if layout in ("BTD", "TBD") and not own:
-            _refuse_unknown_padding(site, length // calls, read)
+        if layout in ("BTD", "TBD", "BD") and not own:
+            _refuse_unknown_padding(site, length // calls if length > calls else length, read)
         return one
     words = read.read.to(one.mask.device)
     if length == 1 and words.shape[1] != 1:
@@ -263,6 +263,9 @@ def _aligned(site: str, parts: Sequence[SiteRows], read: ReadBatch, own: bool, l
         return replace(one, mask=one.mask & words.any(1, keepdim=True))
     if words.shape[1] * calls == length:
         return replace(one, mask=one.mask & words.repeat(1, calls))
+    if words.shape[1] == calls == length:
+        # A call for each position, as of a cell that is unrolled.
+        return replace(one, mask=one.mask & words)
     if own:
         return one
     raise ValueError(
@@ -310,12 +313,14 @@ def _of_samples(rows: SiteRows, times: int) -> SiteRows:
 def _refuse_unknown_padding(site: str, length: int, read: ReadBatch) -> None:
     if length < 2:
         return
-    for part, positions in read.maybe_tokens.items():
+    for part, (positions, what) in read.maybe_padded.items():
         if positions == length:
+            asking = "are they token ids, some of them padding? Point to them with `tokens=` and pass `padding_idx=`, "
+            if what == "booleans":
+                asking = "are they a mask? "
             raise ValueError(
-                f"Site {site!r} gives {length} vectors a sample, and the batch has no mask, but integers of that "
-                f"length at {part}: are they token ids, some of them padding? Point to them with `tokens=` and pass "
-                "`padding_idx=`, pass `mask=`, or say with `padding_idx=-1` that every position counts."
+                f"Site {site!r} gives {length} vectors a sample, and the batch has no mask, but {what} of that length "
+                f"at {part}: {asking}pass `mask=`, or say with `padding_idx=-1` that every position counts."
             )
 
 

@@ -26,7 +26,7 @@ from lightning_interp.metrics import SpectralGeometry
 from lightning_interp.noise import BatchNoise
 from lightning_interp.sites import CaptureError, LayoutResolver
 from tests.toy import trainer
-from tests.zoo import Animal, Net, zoo
+from tests.zoo import Animal, Net, Plain, zoo
 
 ZOO = zoo()
 BY_NAME = pytest.mark.parametrize("name", ZOO)
@@ -273,6 +273,103 @@ def test_padding_under_another_name_is_asked_for_and_never_read() -> None:
     assert rows_read(padding_idx=-1) == 64 * 40
     assert rows_read(tokens="chars", padding_idx=0) == real
     assert rows_read(mask=lambda batch: batch["chars"] != 0) == real
+
+
+def inside(name: str, ids: Tensor) -> Any:
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    made: dict[str, Any] = {
+        "a tuple": (batch, torch.arange(len(ids))),
+        "a dict": {"text": batch, "label": torch.arange(len(ids))},
+        "two dicts": {"one": batch, "other": {"input_ids": ids[:, :5]}},
+        "a class": Plain(batch, torch.arange(len(ids))),
+    }
+    return made[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "get"),
+    [
+        ("a tuple", "[0]['input_ids']", lambda batch: batch[0]),
+        ("a dict", "['text']['input_ids']", lambda batch: batch["text"]),
+        ("two dicts", "['one']['input_ids']", lambda batch: batch["one"]),
+        ("a class", ".x['input_ids']", lambda batch: batch.x),
+    ],
+)
+def test_padding_that_lies_deeper_in_a_batch_is_asked_for(name: str, path: str, get: Any) -> None:
+    batches = [inside(name, batch["chars"]) for batch in padded()[0]]
+
+    def rows(**kwargs: Any) -> float:
+        callback = RepresentationGeometry("emb", **kwargs)
+        run = lambda net, batch, index: net(get(batch)["input_ids"])  # noqa: E731
+        return analyze(Characters(), batches, callback, forward=run)["rows/emb"]
+
+    with pytest.raises(ValueError, match="no mask, but integers of that length at") as error:
+        rows()
+    assert path in str(error.value)
+    assert rows(mask=lambda batch: get(batch)["attention_mask"]) == padded()[1]
+    assert rows(padding_idx=-1) == 64 * 40
+
+
+def test_a_mask_under_another_name_is_asked_for() -> None:
+    x = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0))
+    real = torch.arange(5) < torch.tensor([5, 2, 3, 1])[:, None]
+    animal = Animal(
+        Net(nn.Linear(3, 6), lambda net, batch: net.site(batch["x"])),
+        [{"x": x, "real": real}],
+        lambda net, batch: (net.site(batch["x"]), batch["real"]),
+    )
+    refusal(animal, "booleans of that length at ['real']", "`mask=`", "`padding_idx=-1`")
+    check(read(animal, mask="real"), animal)
+    assert read(animal, padding_idx=-1)[0][1].all()
+    # Labels of positions are no mask.
+    labelled = {"labels": {"kind": "real"}, "layout": "BTD"}
+    assert read(animal, **labelled)[0][1].all()
+
+
+def test_a_mask_and_an_id_of_padding_both_count() -> None:
+    ids = torch.tensor([[5, 6, 7, 0, 0], [5, 6, 7, 8, 0]])
+    batch = {"input_ids": ids, "given": torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 0, 1]])}
+    model = Net(nn.Embedding(20, 6), lambda net, batch: net.site(batch["input_ids"]))
+    animal = Animal(
+        model, [batch], lambda net, batch: (net.site(batch["input_ids"]), (ids != 0) & batch["given"].bool())
+    )
+    check(read(animal, mask="given", padding_idx=0), animal)
+
+
+def test_tokens_by_site_have_a_sign_of_padding() -> None:
+    ids = torch.tensor([[5, 6, 7, 0], [5, 0, 0, 0]])
+    target = torch.tensor([[1, 2, -100, -100], [1, 2, 3, 4]])
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), "out": target.clamp_min(0), "labels": target}
+    model = Net(nn.Embedding(20, 6), lambda net, batch: net.site(batch["input_ids"]))
+    own = Animal(model, [batch], lambda net, batch: (net.site(batch["input_ids"]), batch["attention_mask"].bool()))
+    # The place where they are looked for anyway has the mask of the batch.
+    check(read(own, tokens={"here": "input_ids"}), own)
+    refusal(own, "tokens='out' are padding", "`padding_idx=`", tokens={"here": "out"})
+    for where, padding_idx in (("out", 0), ("labels", None)):
+        other = Animal(model, [batch], lambda net, batch: (net.site(batch["input_ids"]), target > 0))
+        check(read(other, tokens={"here": where}, padding_idx=padding_idx), other)
+    # A later batch may be full.
+    later = [batch, {**batch, "labels": target.abs()}]
+    full = Animal(model, later, lambda net, batch: (net.site(batch["input_ids"]), batch["labels"] > 0))
+    check(read(full, tokens={"here": "labels"}), full)
+
+
+def test_a_cell_that_is_unrolled_has_a_call_for_each_position() -> None:
+    x = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0))
+    real = torch.arange(5) < torch.tensor([5, 2, 3, 1])[:, None]
+
+    def states(net: nn.Module, batch: Any) -> Tensor:
+        state = torch.zeros(4, 6)
+        found = []
+        for place in range(5):
+            state = net.site(batch["x"][:, place], state)
+            found.append(state)
+        return torch.stack(found, 1)
+
+    batch = {"x": x, "attention_mask": real.long()}
+    animal = Animal(Net(nn.GRUCell(3, 6), states), [batch], lambda net, batch: (states(net, batch), real))
+    check(read(animal, call="all"), animal)
+    refusal(Animal(animal.model, [{"x": x, "real": real}], animal.rows), "booleans", "['real']", call="all")
 
 
 # ------------------------------------------------- one vector a sample
