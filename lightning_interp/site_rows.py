@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_interp._layout import Layout, LayoutResolver, check_sites
 from lightning_interp._rows import rows_a_sample, together
-from lightning_interp._site_output import described
+from lightning_interp._site_output import OutputKey, described
 from lightning_interp.labels import ReadBatch
 from lightning_interp.positions import Selection
 from lightning_interp.sites import Found, by_site
@@ -140,12 +140,18 @@ class SiteReader:
         self.told: dict[str, HowRead] = {}
         """How each site was read at first."""
 
-    def resolve(self, model: nn.Module, names: Mapping[str, str]) -> None:
+    def resolve(
+        self,
+        model: nn.Module,
+        names: Mapping[str, str],
+        output: OutputKey | Mapping[str, OutputKey] | None = None,
+    ) -> None:
         """Look at the model.
 
         Args:
             model: The model.
             names: Short name of each site → dotted name.
+            output: Which tensor of what a site returns is read, for all sites or by site, where that is said.
 
         """
         check_sites("read", self.read, names)
@@ -157,7 +163,7 @@ class SiteReader:
             raise ValueError(
                 f"`layout` and `read` both name {both[0]!r}: `read` says what the rows are, leave one out."
             )
-        self.layouts = LayoutResolver(self.layout, model, names)
+        self.layouts = LayoutResolver(self.layout, model, names, output=output)
         self.told = {}
 
     @property

@@ -359,11 +359,12 @@ class NoiseRobustness(ValidationAnalysis):
         # Hooks run in the order of attaching: what is recorded at a noisy site is what it passes on.
         self._noise.attach()
         # A short name may stand for one module among the sites and for another among those of drift.
-        self._layouts = LayoutResolver(_among(self.layout, self._names), model, self._names)
+        output = _among(self.output, self._names)
+        self._layouts = LayoutResolver(_among(self.layout, self._names), model, self._names, output=output)
         if self.drift is not None:
             self._drift_reader = SiteReader(_among(self.layout, self._downstream), self.read, self.pooling)
-            self._drift_reader.resolve(model, self._downstream)
             output = _among(self.output, self._downstream)
+            self._drift_reader.resolve(model, self._downstream, output)
             self._recorder = SiteRecorder(model, self._downstream, self.call, output, self._drift_reader.own)
             self._recorder.attach()
         self._model, self._live = model, None

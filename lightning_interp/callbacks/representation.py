@@ -243,7 +243,7 @@ class RepresentationMetrics(ValidationAnalysis):
         unknown = sorted(set(self._tokens_by_site) - set(self._names))
         if unknown:
             raise ValueError(f"`tokens` names sites {unknown}, which are not among {list(self._names)}.")
-        self._site_reader.resolve(model, self._names)
+        self._site_reader.resolve(model, self._names, self.output)
         self._recorder = SiteRecorder(model, self._names, self.call, self.output, self._site_reader.own)
         self._recorder.attach()
 

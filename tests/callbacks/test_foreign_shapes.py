@@ -9,6 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
@@ -370,6 +371,23 @@ def test_a_cell_that_is_unrolled_has_a_call_for_each_position() -> None:
     animal = Animal(Net(nn.GRUCell(3, 6), states), [batch], lambda net, batch: (states(net, batch), real))
     check(read(animal, call="all"), animal)
     refusal(Animal(animal.model, [{"x": x, "real": real}], animal.rows), "booleans", "['real']", call="all")
+
+
+def test_a_ragged_output_in_another_order_than_the_batch_is_refused() -> None:
+    lengths = torch.tensor([3, 5, 4, 2])
+    x = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0))
+    batch = {"x": x, "attention_mask": (torch.arange(5) < lengths[:, None]).long()}
+
+    def packed(net: nn.Module, batch: Any) -> Any:
+        ordered, order = lengths.sort(descending=True)
+        return net.site(pack_padded_sequence(batch["x"][order], ordered, batch_first=True))
+
+    def nested(net: nn.Module, batch: Any) -> Any:
+        return net.site(torch.nested.nested_tensor([x[i, :length] for i, length in enumerate(lengths.flip(0))]))
+
+    for site, run in ((nn.GRU(3, 6, batch_first=True), packed), (nn.Linear(3, 6), nested)):
+        animal = Animal(Net(site, run), [batch], lambda net, batch: (x, x[..., 0] != 0))
+        refusal(animal, "of the batch has", "positions that count", "the ragged output", "another order")
 
 
 # ------------------------------------------------- one vector a sample
