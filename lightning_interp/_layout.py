@@ -447,8 +447,8 @@ def _within(own: Tensor, mask: Tensor, representations: Tensor, site: str) -> Te
         sample = int(lacking.argmax())
         raise ValueError(
             f"sample {sample} of the batch has {int(counted[sample].sum())} positions that count, and the ragged "
-            f"output of site {site!r} only {int(own[sample].sum())} for it: were samples put in another order, or cut off, "
-            "before the site? `enforce_sorted=False` of pack_padded_sequence keeps track of their order"
+            f"output of site {site!r} only {int(own[sample].sum())} for it: were samples put in another order, "
+            "or cut off, before the site? `enforce_sorted=False` of pack_padded_sequence keeps track of their order"
         )
     return counted & own
 

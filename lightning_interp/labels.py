@@ -113,6 +113,8 @@ class BatchReader:
                 self.sources[name] = name
         self.arrays = [name for name, one in self.sources.items() if not (isinstance(one, str | int) or callable(one))]
         """Label sets that are an entry for each sample of the data set."""
+        for name in self.arrays:
+            self.sources[name] = _table(name, self.sources[name])
         self.tokens = tokens
         self.mask = mask
         self.padding_idx = padding_idx
@@ -283,7 +285,8 @@ class BatchReader:
                 f"`labels[{name!r}]` is an array with an entry for each sample of the data set, and which samples a "
                 "batch has is not known. Put the label into the batch, and name its key."
             )
-        table = torch.as_tensor(source)
+        table = source
+        assert isinstance(table, Tensor)
         if num_samples is not None and len(table) != num_samples:
             raise ValueError(
                 f"`labels[{name!r}]` is an array of length {len(table)}, but the validation data set has {num_samples} "
@@ -294,6 +297,20 @@ class BatchReader:
                 f"`labels[{name!r}]` is an array of length {len(table)}, but sample {int(positions.max())} was read."
             )
         return table[positions]
+
+
+def _table(name: str, given: Any) -> Tensor:
+    """Labels of the samples of a data set."""
+    try:
+        table = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"`labels[{name!r}]` must be a key, an index, a callable or an array of numbers, got "
+            f"{describe_batch(given)}: {error}"
+        ) from error
+    if table.ndim == 0:
+        raise ValueError(f"`labels[{name!r}]` must have an entry for each sample of the data set, got {given!r}.")
+    return table
 
 
 def _first_of(batch: Any) -> Any:

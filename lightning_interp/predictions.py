@@ -145,6 +145,8 @@ class Predictions:
             raise ValueError(f"`scores` must be 'logits' or 'probabilities', got {scores!r}.")
         if call not in _CALLS:
             raise ValueError(f"`call` must be one of {list(_CALLS)}, got {call!r}.")
+        if site is None and call != "only":
+            raise ValueError(f"`call={call!r}` says which call of a site is read, and `output` is read at none.")
         self.site = site
         self.output = output
         self.target = target

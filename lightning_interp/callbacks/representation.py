@@ -183,6 +183,16 @@ class RepresentationMetrics(ValidationAnalysis):
         self._model: nn.Module | None = None
         self._live: weakref.ref[Any] | None = None
         self._wants = {name: _parameters(metric) for name, metric in self.metrics.items()}
+        # A metric of this package says which it takes; one of others may take any.
+        takes_any = any(
+            "labels" in self._wants[name] and not hasattr(metric, "needs") for name, metric in self.metrics.items()
+        )
+        unused = [] if takes_any or projector is not None else [name for name in sources if name not in needed]
+        if unused:
+            raise ValueError(
+                f"`labels` {unused} go to metrics that take labels, which none of {list(self.metrics)} does, and to "
+                "`projector`, which is None."
+            )
         self._names: dict[str, str] = {}
         self._recorder: SiteRecorder | None = None
         self._metrics: dict[tuple[str, str], Metric] = {}
@@ -407,6 +417,11 @@ class RepresentationMetrics(ValidationAnalysis):
                 finite = finite_rows(z)
                 self._omitted[site] = self._omitted.get(site, torch.zeros((), device=z.device)) + (mask & ~finite).sum()
                 vectors, counted = z.masked_fill(~finite[..., None], 0), mask & finite
+            if "mask" not in wants and not bool(counted.all()):
+                raise ValueError(
+                    f"`update` of `metrics[{name!r}]` takes no `mask`, and {int((~counted).sum())} of {mask.numel()} "
+                    f"vectors of a batch at site {site!r} do not count (padding, not finite): it would read them too."
+                )
             given = {"mask": counted, "labels": labels, "positions": positions}
             with torch.autocast(z.device.type, enabled=False):
                 metric.update(vectors, **{key: value for key, value in given.items() if key in wants})

@@ -323,8 +323,7 @@ def test_a_mask_under_another_name_is_asked_for() -> None:
     check(read(animal, mask="real"), animal)
     assert read(animal, padding_idx=-1)[0][1].all()
     # Labels of positions are no mask.
-    labelled = {"labels": {"kind": "real"}, "layout": "BTD"}
-    assert read(animal, **labelled)[0][1].all()
+    assert read(animal, labels={"kind": "real"}, projector=1)[0][1].all()
 
 
 def test_a_mask_and_an_id_of_padding_both_count() -> None:
