@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,24 @@ def test_labels_and_places_that_a_reader_gives() -> None:
             RepresentationStructure({"here": "site"}, labels=["other"], read=rows),
             forward=lambda net, batch, index: net(batch),
         )
+
+
+def test_a_frozen_batch_is_read_beside_the_run_as_well(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Frozen:
+        x: Tensor
+        y: Tensor
+
+    animal = zoo()["batch with attributes"]
+    animal.batches = [Frozen(batch.x, batch.y) for batch in animal.batches]
+    check(read(animal), animal)
+    plain = [batch.x for batch in animal.batches]
+    Keeping.kept = []
+    forward = lambda module, batch: module.net(batch)  # noqa: E731
+    callback = RepresentationMetrics({"kept": Keeping()}, {"here": "net.site"}, data=animal.batches, forward=forward)
+    module = Validated(Net(animal.model.site, lambda net, x: net.site(getattr(x, "x", x))))
+    trainer(tmp_path, [callback], max_epochs=1, num_sanity_val_steps=0).fit(module, loader(plain), loader(plain))
+    check(Keeping.kept, animal)
 
 
 # ------------------------------------------------- padding
