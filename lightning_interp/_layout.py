@@ -345,9 +345,9 @@ class LayoutResolver:
         self._told: dict[str, Told] = {}
         if model is not None and names:
             modules, anywhere = modules_by_name(model), feature_sizes(model)
-            for site, name in names.items():
+            for site, where in names.items():
                 chosen = output.get(site) if isinstance(output, Mapping) else output
-                self._told[site] = Told(modules, clean_name(name), anywhere, chosen)
+                self._told[site] = Told(modules, clean_name(where), anywhere, chosen)
         self._first: dict[str, tuple[int, ...]] = {}
 
     def __call__(

@@ -163,6 +163,14 @@ class SiteReader:
             raise ValueError(
                 f"`layout` and `read` both name {both[0]!r}: `read` says what the rows are, leave one out."
             )
+        own = self.own
+        if self.layout is not None and not isinstance(self.layout, Mapping) and len(own) == len(names):
+            raise ValueError(
+                f"`layout={self.layout!r}` has no effect where `read` says what the rows are: leave one out."
+            )
+        both = [site for site in own if isinstance(output, Mapping) and site in output]
+        if both:
+            raise ValueError(f"`output` and `read` both name {both[0]!r}: `read` is given the whole output.")
         self.layouts = LayoutResolver(self.layout, model, names, output=output)
         self.told = {}
 

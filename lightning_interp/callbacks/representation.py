@@ -254,6 +254,8 @@ class RepresentationMetrics(ValidationAnalysis):
         if unknown:
             raise ValueError(f"`tokens` names sites {unknown}, which are not among {list(self._names)}.")
         self._site_reader.resolve(model, self._names, self.output)
+        if self.output is not None and len(self._site_reader.own) == len(self._names):
+            raise ValueError("`output` has no effect where `read` is given the whole output: leave one out.")
         self._recorder = SiteRecorder(model, self._names, self.call, self.output, self._site_reader.own)
         self._recorder.attach()
 

@@ -185,6 +185,13 @@ def test_layout_and_read_exclude_each_other() -> None:
     animal = zoo()["without padding"]
     with pytest.raises(ValueError, match="`layout` and `read` both name 'here'"):
         read(animal, layout={"here": "BTD"}, read={"here": animal.told["read"]})
+    everywhere = {"here": animal.told["read"]}
+    with pytest.raises(ValueError, match="`layout='BTD'` has no effect where `read`"):
+        read(animal, layout="BTD", read=everywhere)
+    with pytest.raises(ValueError, match="`output` has no effect where `read`"):
+        read(animal, output=0)
+    with pytest.raises(ValueError, match="`output` and `read` both name 'here'"):
+        read(animal, output={"here": 0}, read=everywhere)
     for argument in ("layout", "read", "output"):
         value = {"layout": "BTD", "read": lambda output, batch: output, "output": 0}[argument]
         with pytest.raises(ValueError, match=rf"`{argument}` names sites \['there'\], which are not among \['here'\]"):
