@@ -376,8 +376,8 @@ def _check_classes(site: str, class_dim: int, logits: Tensor, axis: FeatureAxis 
     """Refuse a dimension of classes that is not where the module has them, though shapes may fit."""
     if axis is not None and axis.axis == "second" and class_dim != 1 and logits.ndim > 2:
         raise ValueError(
-            f"`class_dim={class_dim}` contradicts site {site!r}: its {axis.source} has {axis.size or 'its'} features on "
-            f"the second axis of the logits {tuple(logits.shape)}; say `class_dim=1`."
+            f"`class_dim={class_dim}` contradicts site {site!r}: its {axis.source} has {axis.size or 'its'} features "
+            f"on the second axis of the logits {tuple(logits.shape)}; say `class_dim=1`."
         )
 
 
