@@ -24,7 +24,8 @@ def batch_size(batch: Any, said: BatchSize | None = None) -> int:
 
     Unless it is said, it is the length of ``input_ids``, what an object tells under ``num_graphs`` or ``batch_size``,
     or the one number on which all parts of the batch agree: a tensor's first dimension, the length of a list of texts
-    or of other objects, and either of both for a list of tensors.
+    or of other objects, and either of both for a list of tensors. At the top a list of tensors is inputs beside
+    targets, as loaders make them, unless there are three or more of one shape.
 
     Args:
         batch: What the loader gave.
@@ -98,7 +99,14 @@ def _possible(value: Any, outermost: bool = False) -> frozenset[int] | None:
         return frozenset({len(parts)}) if one_kind or not outermost else None
     # Inputs and targets side by side are as many as they are; a list of things of one kind may be one of samples.
     side_by_side = not one_kind or (outermost and (isinstance(value, tuple) or isinstance(parts[0], Tensor)))
-    return agreed if side_by_side else agreed | {len(parts)}
+    return agreed if side_by_side and not _alike(value) else agreed | {len(parts)}
+
+
+def _alike(value: Any) -> bool:
+    """Whether a list holds three tensors or more of one shape: rather samples, not stacked, than inputs and targets."""
+    if not isinstance(value, list) or len(value) < 3 or not all(isinstance(one, Tensor) for one in value):
+        return False
+    return len({(one.shape, one.dtype) for one in value}) == 1
 
 
 def parts_of(batch: Any) -> list[tuple[str, Any]]:

@@ -27,6 +27,7 @@ _BY_CHANNEL: tuple[type[nn.Module], ...] = (
     nn.PixelUnshuffle,
     nn.ChannelShuffle,
     nn.LocalResponseNorm,
+    nn.Softmax2d,
 )
 # Modules that return what they are given, in the same shape.
 _ENTRY_BY_ENTRY: tuple[type[nn.Module], ...] = (
@@ -66,6 +67,8 @@ class FeatureSizes:
 
     second: frozenset[int] = frozenset()
     last: frozenset[int] = frozenset()
+    positions_first: bool = False
+    """Whether one of them takes positions before samples."""
 
 
 def feature_axis(modules: Mapping[str, nn.Module], name: str) -> FeatureAxis | None:
@@ -122,6 +125,9 @@ def _axis_of(module: nn.Module) -> FeatureAxis | None:
         return FeatureAxis("second", int(known.num_features), source=kind)
     if _runs_as(module, nn.GroupNorm):
         return FeatureAxis("second", int(known.num_channels), source=kind)
+    if _runs_as(module, nn.GLU) and known.dim in (1, -1):
+        # It halves the axis on which the module before it has features.
+        return FeatureAxis("second" if known.dim == 1 else "last", None, source=kind)
     if _runs_as(module, *_BY_CHANNEL):
         return FeatureAxis("second", None, axes=_axes(kind), source=kind)
     size = _last_size(module)
@@ -189,8 +195,10 @@ def feature_sizes(module: nn.Module) -> FeatureSizes:
     """
     second: set[int] = set()
     last: set[int] = set()
+    positions_first = False
     for one in module.modules():
         known: Any = one
+        positions_first |= _batch_first(one) is False
         if isinstance(one, conv._ConvNd):
             second |= {known.in_channels, known.out_channels}
         elif isinstance(one, batchnorm._NormBase):
@@ -203,4 +211,4 @@ def feature_sizes(module: nn.Module) -> FeatureSizes:
         else:
             told = (_last_size(one), *(getattr(one, name, None) for name in ("in_features", "input_size")))
             last |= {size for size in told if isinstance(size, int)}
-    return FeatureSizes(frozenset(second), frozenset(last))
+    return FeatureSizes(frozenset(second), frozenset(last), positions_first)

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from lightning_interp._feature_axis import FeatureAxis, FeatureSizes, feature_axis, feature_sizes
 from lightning_interp._site_names import clean_name, modules_by_name
+from lightning_interp._site_output import OutputKey
 
 __all__ = [
     "Layout",
@@ -47,6 +48,7 @@ class Told:
         modules: The modules of the model by dotted name.
         name: That of the site.
         anywhere: The numbers of features of all modules.
+        output: Which tensor is read, where that is said: of another than the first a class says nothing.
 
     Example:
         >>> model = nn.Sequential(nn.Conv1d(2, 8, 3))
@@ -56,8 +58,10 @@ class Told:
 
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], name: str, anywhere: FeatureSizes) -> None:
-        self.axis: FeatureAxis | None = feature_axis(modules, name)
+    def __init__(
+        self, modules: Mapping[str, nn.Module], name: str, anywhere: FeatureSizes, output: OutputKey | None = None
+    ) -> None:
+        self.axis: FeatureAxis | None = feature_axis(modules, name) if output in (None, 0) else None
         self.inside = feature_sizes(modules[name])
         self.anywhere = anywhere
 
@@ -113,6 +117,12 @@ def infer_layout(
     for second, last in _evidence(shape, told, length):
         if second != last:
             fitting = [layout for layout in fitting if (layout in _SECOND) == second] or fitting
+    if fitting == ["TBD"] and _may_be_parts(shape, batch_size, told, length):
+        raise ValueError(
+            f"the output {shape} of site {site!r} may be {shape[0]} positions of {batch_size} samples, or {batch_size} "
+            f"positions of {shape[0] // batch_size} parts a sample (windows, views), and nothing in the model says "
+            f"which: say {_options(fitting)}, or how many samples a batch has with `batch_size=`"
+        )
     if len(shape) == 3 and len(fitting) > 1 and not _by_channels(shape, told):
         # Nothing speaks for channels: positions before features, as nearly everything has them.
         fitting = [layout for layout in fitting if layout != "BCT"]
@@ -167,9 +177,18 @@ def _evidence(shape: tuple[int, ...], told: Told | None, length: int | None) -> 
         yield shape[1] in either, shape[-1] in either
 
 
+def _may_be_parts(shape: tuple[int, ...], batch_size: int, told: Told | None, length: int | None) -> bool:
+    """Whether positions before samples may as well be several parts of each sample that have as many positions."""
+    if told is None or batch_size == 1 or shape[0] % batch_size or length == shape[0]:
+        return False
+    return (told.axis is None or told.axis.batch_first is None) and not told.anywhere.positions_first
+
+
 def _by_channels(shape: tuple[int, ...], told: Told | None) -> bool:
-    """Whether some module has channels as many as the second axis is long."""
-    return told is not None and shape[1] in told.inside.second | told.anywhere.second
+    """Whether some module has channels as many as the second axis is long, or the site no other features than such."""
+    if told is None:
+        return False
+    return shape[1] in told.inside.second | told.anywhere.second or bool(told.inside.second and not told.inside.last)
 
 
 def _options(layouts: Sequence[Layout]) -> str:
@@ -289,6 +308,7 @@ class LayoutResolver:
         layout: The layout of all sites, or by site name, or ``None`` to tell it from the first output.
         model: The model, whose modules tell of axes.
         names: Short name of each site → dotted name.
+        output: Which tensor of what a site returns is read, for all sites or by site, where that is said.
         batch_first: See :func:`infer_layout`.
 
     Raises:
@@ -312,6 +332,7 @@ class LayoutResolver:
         model: nn.Module | None = None,
         names: Mapping[str, str] | None = None,
         batch_first: bool = False,
+        output: OutputKey | Mapping[str, OutputKey] | None = None,
     ) -> None:
         self.batch_first = batch_first
         given = dict(layout) if isinstance(layout, Mapping) else {}
@@ -324,7 +345,9 @@ class LayoutResolver:
         self._told: dict[str, Told] = {}
         if model is not None and names:
             modules, anywhere = modules_by_name(model), feature_sizes(model)
-            self._told = {site: Told(modules, clean_name(name), anywhere) for site, name in names.items()}
+            for site, where in names.items():
+                chosen = output.get(site) if isinstance(output, Mapping) else output
+                self._told[site] = Told(modules, clean_name(where), anywhere, chosen)
         self._first: dict[str, tuple[int, ...]] = {}
 
     def __call__(
@@ -356,7 +379,7 @@ class LayoutResolver:
         if isinstance(output, PackedSequence):
             representations, own = _unpacked(output, batch_size, wide, site)
             self.layouts[site] = "BTD"
-            return representations, own if mask is None else own & fit_mask(mask, representations, "BTD", site)
+            return representations, own if mask is None else _within(own, mask, representations, site)
         layout = self.layouts.get(site, self.default)
         if site not in self._first:
             told = self._told.get(site)
@@ -379,8 +402,10 @@ class LayoutResolver:
                 if self._first[site] != _shape(output)
                 else str(error)
             ) from error
-        found = fit_mask(mask, representations, layout, site)
-        return representations, found & _own_mask(output, representations) if output.is_nested else found
+        if not output.is_nested:
+            return representations, fit_mask(mask, representations, layout, site)
+        own = _own_mask(output, representations)
+        return representations, own if mask is None else _within(own, mask, representations, site)
 
 
 def _fits(shape: tuple[int, ...], layout: Layout, batch_size: int) -> bool:
@@ -412,6 +437,20 @@ def _own_mask(output: Tensor, representations: Tensor) -> Tensor:
     """Which positions a nested output really has."""
     lengths = torch.tensor([row.shape[0] for row in output.unbind()], device=representations.device)
     return torch.arange(representations.shape[1], device=representations.device) < lengths[:, None]
+
+
+def _within(own: Tensor, mask: Tensor, representations: Tensor, site: str) -> Tensor:
+    """Positions that count, which an output with positions of its own must all have."""
+    counted = fit_mask(mask, representations, "BTD", site)
+    lacking = (counted & ~own).sum(1)
+    if bool(lacking.any()):
+        sample = int(lacking.argmax())
+        raise ValueError(
+            f"sample {sample} of the batch has {int(counted[sample].sum())} positions that count, and the ragged "
+            f"output of site {site!r} only {int(own[sample].sum())} for it: were samples put in another order, "
+            "or cut off, before the site? `enforce_sorted=False` of pack_padded_sequence keeps track of their order"
+        )
+    return counted & own
 
 
 def _unpacked(output: PackedSequence, batch_size: int, length: int | None, site: str) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,8 @@ from torch import nn
 
 from lightning_interp._forward import Forward, default_forward
 from lightning_interp.callbacks.analysis import ValidationAnalysis
-from lightning_interp.compat import pl
 from lightning_interp.isolation import untouched
+from lightning_interp.own_data import on_device
 from lightning_interp.positions import SamplePositions
 
 __all__ = ["analyze"]
@@ -75,7 +75,7 @@ def analyze(
                     reader.check_positions()
                 reader.begin()
             for index, batch in enumerate(dataloader):
-                _run_batch(model, pl.utilities.move_data_to_device(batch, device), index, run, readers)
+                _run_batch(model, on_device(batch, device), index, run, readers)
             for reader in readers:
                 reader.collect()
                 found = {reader.prefix + key: float(value) for key, value in reader.finish().items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -35,9 +35,9 @@ class ReadBatch:
     """Positions whose representation is read, bool (B, T): the context without the skipped ones."""
     custom: Mapping[str, Tensor]
     """Label sets that the batch or the user gave."""
-    maybe_tokens: Mapping[str, int] = field(default_factory=dict)
-    """Parts of the batch that may be token ids, where none are known and nothing says which positions are real, each
-    with its number of positions."""
+    maybe_padded: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    """Parts of the batch, however deep, that may be token ids or a mask, where neither is known: of each its number of
+    positions and what it holds, ``"integers"`` or ``"booleans"``."""
     samples: int | None = None
     """Number of samples, where each has several rows; a label set has an entry for each of one or the other."""
 
@@ -72,7 +72,8 @@ class BatchReader:
         tokens: Where the token ids (B, T) are: a batch key, an index, or a callable on the batch. By default
             ``input_ids`` of a dict, the first entry of a tuple, or the batch itself.
         mask: Where the padding mask (B, T) is, 1 for real positions; by default ``attention_mask`` of a dict.
-        padding_idx: The token id of padding; needed where there is no mask. ``-1`` says that nothing is padded.
+        padding_idx: The token id of padding; needed where there is no mask. ``-1`` says that nothing is padded. Beside
+            ``mask``, a position counts where both say so.
         ignore_tokens: Token ids that are not words (BOS, EOS, CLS): neither read nor part of an n-gram.
         skip_positions: Leave out the first so many words of each sequence; they still count as context of n-grams.
         batch_size: How many samples a batch has; see :func:`~lightning_interp._batches.batch_size`.
@@ -112,12 +113,15 @@ class BatchReader:
                 self.sources[name] = name
         self.arrays = [name for name, one in self.sources.items() if not (isinstance(one, str | int) or callable(one))]
         """Label sets that are an entry for each sample of the data set."""
+        for name in self.arrays:
+            self.sources[name] = _table(name, self.sources[name])
         self.tokens = tokens
         self.mask = mask
         self.padding_idx = padding_idx
         self.ignore_tokens = tuple(ignore_tokens)
         self.skip_positions = skip_positions
         self.batch_size = batch_size
+        self._marked: set[Key] = set()
 
     def count(self, batch: Any) -> int:
         """The number of samples in a batch."""
@@ -153,9 +157,9 @@ class BatchReader:
         ids = self._tokens(batch, tokens)
         size = ids.shape[0] if ids is not None else batch_size(batch, self.batch_size)
         context = read = None
-        maybe_tokens: dict[str, int] = {}
+        maybe_padded: dict[str, tuple[int, str]] = {}
         if ids is not None:
-            context = self._context(batch, ids, own=tokens is not None)
+            context = self._context(batch, ids, tokens)
             ids = ids.long().masked_fill(~context, NO_LABEL)
             read = context
             if self.skip_positions:
@@ -165,27 +169,29 @@ class BatchReader:
             if self.skip_positions:
                 read = context & (context.cumsum(1) > self.skip_positions)
         elif self.padding_idx is None:
-            labels = {f"[{source!r}]" for source in self.sources.values() if isinstance(source, str | int)}
-            parts = [(step, part) for step, part in parts_of(batch) if step not in labels]
-            maybe_tokens = {step: part.shape[1] for step, part in parts if _like_tokens(part)}
+            maybe_padded = dict(self._maybe_padded(batch))
         custom = {
             name: self._custom(name, source, batch, size, positions, num_samples, samples)
             for name, source in self.sources.items()
             if not given or source != name or has(batch, name)
         }
         several = samples is not None and size != samples
-        return ReadBatch(size, ids, context, read, custom, maybe_tokens, samples if several else None)
+        return ReadBatch(size, ids, context, read, custom, maybe_padded, samples if several else None)
+
+    def _maybe_padded(self, batch: Any, path: str = "") -> Iterator[tuple[str, tuple[int, str]]]:
+        """Parts that may be token ids or a mask, however deep; those that are labels are not."""
+        labels = {step for source in self.sources.values() for step in (f"[{source!r}]", f".{source}")}
+        for step, part in parts_of(batch):
+            if not path and step in labels:
+                continue
+            if not isinstance(part, Tensor):
+                yield from self._maybe_padded(part, path + step)
+            elif part.ndim == 2 and not part.is_floating_point() and not part.is_complex():
+                yield path + step, (part.shape[1], "booleans" if part.dtype == torch.bool else "integers")
 
     def _tokens(self, batch: Any, tokens: Key | None) -> Tensor | None:
         where = tokens if tokens is not None else self.tokens
-        if where is not None:
-            found = look_up(batch, where, "tokens")
-        elif isinstance(batch, tuple | list):
-            found = batch[0] if len(batch) else None
-        elif isinstance(batch, Tensor):
-            found = batch
-        else:
-            found = look_up(batch, _TOKEN_KEY, "tokens") if has(batch, _TOKEN_KEY) else None
+        found = look_up(batch, where, "tokens") if where is not None else _first_of(batch)
         if _like_tokens(found):
             return found
         needing = self._needs_of_tokens()
@@ -209,11 +215,16 @@ class BatchReader:
         built_in = [f"label set {name!r}" for name in self.names if name not in self.sources]
         return built_in + [f"`{name}={getattr(self, name)!r}`" for name, given in asked.items() if given]
 
-    def _context(self, batch: Any, ids: Tensor, own: bool) -> Tensor:
+    def _context(self, batch: Any, ids: Tensor, own: Key | None) -> Tensor:
+        """Which ids are words: of both a mask and an id of padding that are given, each has its say."""
         real = ids >= 0
+        if own is not None and ids is _first_of(batch):
+            own = None  # the reader's own place of them, said again
         if self.padding_idx is not None:
             real = real & (ids != self.padding_idx)
-        elif not own:
+        elif own is not None:
+            self._check_marked(own, ids)
+        if own is None and (self.mask is not None or self.padding_idx is None):
             if self.mask is None and not has(batch, _MASK_KEY):
                 raise ValueError(
                     f"The batch, {describe_batch(batch)}, has no padding mask. Pass `padding_idx=` (the token id of "
@@ -228,6 +239,18 @@ class BatchReader:
         for token in self.ignore_tokens:
             real = real & (ids != token)
         return real
+
+    def _check_marked(self, where: Key, ids: Tensor) -> None:
+        """Ids of a site's own need a sign of padding: the batch's mask is that of others."""
+        if where in self._marked:
+            return
+        if not bool((ids < 0).any()):
+            raise ValueError(
+                f"Nothing says which token ids at tokens={where!r} are padding: none is below 0, and a mask is that of "
+                "the batch's first token ids. Pass `padding_idx=`: the token id of padding, or -1 if all below 0 or "
+                "nothing is."
+            )
+        self._marked.add(where)
 
     def _mask(self, batch: Any) -> Tensor:
         mask = look_up(batch, self.mask if self.mask is not None else _MASK_KEY, "mask")
@@ -262,7 +285,8 @@ class BatchReader:
                 f"`labels[{name!r}]` is an array with an entry for each sample of the data set, and which samples a "
                 "batch has is not known. Put the label into the batch, and name its key."
             )
-        table = torch.as_tensor(source)
+        table = source
+        assert isinstance(table, Tensor)
         if num_samples is not None and len(table) != num_samples:
             raise ValueError(
                 f"`labels[{name!r}]` is an array of length {len(table)}, but the validation data set has {num_samples} "
@@ -273,6 +297,29 @@ class BatchReader:
                 f"`labels[{name!r}]` is an array of length {len(table)}, but sample {int(positions.max())} was read."
             )
         return table[positions]
+
+
+def _table(name: str, given: Any) -> Tensor:
+    """Labels of the samples of a data set."""
+    try:
+        table = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"`labels[{name!r}]` must be a key, an index, a callable or an array of numbers, got "
+            f"{describe_batch(given)}: {error}"
+        ) from error
+    if table.ndim == 0:
+        raise ValueError(f"`labels[{name!r}]` must have an entry for each sample of the data set, got {given!r}.")
+    return table
+
+
+def _first_of(batch: Any) -> Any:
+    """Where token ids are looked for by default."""
+    if isinstance(batch, tuple | list):
+        return batch[0] if len(batch) else None
+    if isinstance(batch, Tensor):
+        return batch
+    return look_up(batch, _TOKEN_KEY, "tokens") if has(batch, _TOKEN_KEY) else None
 
 
 def _like_tokens(part: Any) -> TypeGuard[Tensor]:

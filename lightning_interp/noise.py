@@ -45,6 +45,8 @@ class BatchNoise:
         self.layouts = layouts or LayoutResolver()
         self.read = read
         self.seed = seed
+        self.unfit: dict[str, tuple[int, int]] = {}
+        """Sites whose positions are not those of ``read``: how many that has, and how many they have."""
         self._drawn: dict[tuple[str, int, tuple[int, ...]], Tensor] = {}
 
     def gaussian(self, site: str, call: int, output: SiteTensor, scale: float, relative: Relative) -> SiteTensor:
@@ -67,6 +69,8 @@ class BatchNoise:
         z, mask = self.layouts(site, output, len(self.positions), length=length)
         if self.read is not None and self.read.shape == z.shape[:2]:
             mask = mask & self.read.to(mask.device)
+        elif self.read is not None and z.shape[1] > 1:
+            self.unfit[site] = (self.read.shape[1], z.shape[1])
         z = as_float(z)
         noise = self._normal(site, call, z)
         if relative == "norm":
@@ -104,6 +108,8 @@ class BatchNoise:
         chosen &= allowed[place] == ids
         if self.read is not None and self.read.shape == ids.shape:
             chosen &= self.read.to(ids.device)
+        elif self.read is not None and ids.ndim == 2:
+            self.unfit[site] = (self.read.shape[1], ids.shape[1])
         drawn = (counter_uniform(counters, stream + 1) * len(allowed)).long().clamp_max(len(allowed) - 1)
         return torch.where(chosen, allowed[drawn].to(ids.dtype), ids)
 

@@ -10,13 +10,14 @@ import torch
 from torch import nn
 from torch.utils.data import DistributedSampler
 
+from lightning_interp._containers import mapped
 from lightning_interp._forward import module_forward
 from lightning_interp.compat import pl
 from lightning_interp.distributed import rank_in, world_size
 from lightning_interp.isolation import muted_loggers, untouched
 from lightning_interp.positions import SamplePositions, Selection
 
-__all__ = ["OwnData", "OwnForward", "apart"]
+__all__ = ["OwnData", "OwnForward", "apart", "on_device"]
 
 OwnForward = Callable[[nn.Module, Any], Any]
 """How a batch goes through a module."""
@@ -95,7 +96,7 @@ class OwnData:
 
         def moved(batch: Any) -> Any:
             given = batch if trainer is None else trainer.strategy.precision_plugin.convert_input(batch)
-            return pl.utilities.move_data_to_device(given, device)
+            return on_device(given, device)
 
         number, spare = 0, None
         for batch in self.value:
@@ -118,6 +119,22 @@ class OwnData:
             self.forward(model, batch)
         else:
             module_forward(model)(model, batch, 0)
+
+
+def on_device(batch: Any, device: torch.device) -> Any:
+    """A batch on a device, frozen dataclasses as well, which Lightning does not move.
+
+    Example:
+        >>> on_device({"x": torch.ones(1)}, torch.device("cpu"))
+        {'x': tensor([1.])}
+
+    """
+    try:
+        return pl.utilities.move_data_to_device(batch, device)
+    except ValueError as error:
+        if "frozen" not in str(error):
+            raise
+    return mapped(batch, lambda tensor: tensor.to(device))
 
 
 @contextmanager

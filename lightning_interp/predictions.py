@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_interp._feature_axis import FeatureAxis, feature_axis
+from lightning_interp._site_names import clean_name, modules_by_name
 from lightning_interp.compat import pl
 from lightning_interp.functional._numerics import as_float
 from lightning_interp.labels import Key, describe_batch, look_up
@@ -145,6 +147,8 @@ class Predictions:
             raise ValueError(f"`scores` must be 'logits' or 'probabilities', got {scores!r}.")
         if call not in _CALLS:
             raise ValueError(f"`call` must be one of {list(_CALLS)}, got {call!r}.")
+        if site is None and call != "only":
+            raise ValueError(f"`call={call!r}` says which call of a site is read, and `output` is read at none.")
         self.site = site
         self.output = output
         self.target = target
@@ -368,6 +372,15 @@ def _misfit(logits: Tensor, targets: Tensor, wanted: Sequence[int]) -> str:
     return f"{text}expected one vector of logits for each target, with classes last (or `class_dim=1`)."
 
 
+def _check_classes(site: str, class_dim: int, logits: Tensor, axis: FeatureAxis | None) -> None:
+    """Refuse a dimension of classes that is not where the module has them, though shapes may fit."""
+    if axis is not None and axis.axis == "second" and class_dim != 1 and logits.ndim > 2:
+        raise ValueError(
+            f"`class_dim={class_dim}` contradicts site {site!r}: its {axis.source} has {axis.size or 'its'} features "
+            f"on the second axis of the logits {tuple(logits.shape)}; say `class_dim=1`."
+        )
+
+
 class PredictionRecorder:
     """Takes logits and targets of several :class:`Predictions` from the batches that go through a model.
 
@@ -396,6 +409,8 @@ class PredictionRecorder:
             raise ValueError("`predictions` is empty.")
         self.predictions = dict(predictions)
         self._recorders: list[SiteRecorder] = []
+        self._axes: dict[str, FeatureAxis | None] = {}
+        modules = modules_by_name(model)
         for call in _CALLS:
             sites = {one.site: one for one in predictions.values() if one.site is not None and one.call == call}
             if sites:
@@ -403,6 +418,7 @@ class PredictionRecorder:
                 names = {site: next(iter(resolve_sites(model, site).values())) for site in sites}
                 recorder = SiteRecorder(model, names, call, offer=("first", "last"), advice=_SEVERAL)
                 self._recorders.append(recorder)
+                self._axes |= {site: feature_axis(modules, clean_name(name)) for site, name in names.items()}
         self._targets: dict[str, tuple[Tensor, Tensor]] = {}
 
     def attach(self) -> None:
@@ -447,6 +463,9 @@ class PredictionRecorder:
         for recorder in self._recorders:
             recorder.stop()
             captured |= {site: outputs[-1] for site, outputs in recorder.take().items()}
+        for one in self.predictions.values():
+            if one.site is not None:
+                _check_classes(one.site, one.class_dim, captured[one.site], self._axes[one.site])
         return {
             name: one.rows(step_output if one.site is None else captured[one.site], *targets[name], selection)
             for name, one in self.predictions.items()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_interp._layout import Layout, LayoutResolver, check_sites
 from lightning_interp._rows import rows_a_sample, together
-from lightning_interp._site_output import described
+from lightning_interp._site_output import OutputKey, described
 from lightning_interp.labels import ReadBatch
 from lightning_interp.positions import Selection
 from lightning_interp.sites import Found, by_site
@@ -140,12 +140,18 @@ class SiteReader:
         self.told: dict[str, HowRead] = {}
         """How each site was read at first."""
 
-    def resolve(self, model: nn.Module, names: Mapping[str, str]) -> None:
+    def resolve(
+        self,
+        model: nn.Module,
+        names: Mapping[str, str],
+        output: OutputKey | Mapping[str, OutputKey] | None = None,
+    ) -> None:
         """Look at the model.
 
         Args:
             model: The model.
             names: Short name of each site → dotted name.
+            output: Which tensor of what a site returns is read, for all sites or by site, where that is said.
 
         """
         check_sites("read", self.read, names)
@@ -157,7 +163,15 @@ class SiteReader:
             raise ValueError(
                 f"`layout` and `read` both name {both[0]!r}: `read` says what the rows are, leave one out."
             )
-        self.layouts = LayoutResolver(self.layout, model, names)
+        own = self.own
+        if self.layout is not None and not isinstance(self.layout, Mapping) and len(own) == len(names):
+            raise ValueError(
+                f"`layout={self.layout!r}` has no effect where `read` says what the rows are: leave one out."
+            )
+        both = [site for site in own if isinstance(output, Mapping) and site in output]
+        if both:
+            raise ValueError(f"`output` and `read` both name {both[0]!r}: `read` is given the whole output.")
+        self.layouts = LayoutResolver(self.layout, model, names, output=output)
         self.told = {}
 
     @property
@@ -254,8 +268,8 @@ def _aligned(site: str, parts: Sequence[SiteRows], read: ReadBatch, own: bool, l
         one = SiteRows(z, mask, labels, one.positions)
     length = one.representations.shape[1]
     if read.read is None:
-        if layout in ("BTD", "TBD") and not own:
-            _refuse_unknown_padding(site, length // calls, read)
+        if layout in ("BTD", "TBD", "BD") and not own:
+            _refuse_unknown_padding(site, length // calls if length > calls else length, read)
         return one
     words = read.read.to(one.mask.device)
     if length == 1 and words.shape[1] != 1:
@@ -263,6 +277,9 @@ def _aligned(site: str, parts: Sequence[SiteRows], read: ReadBatch, own: bool, l
         return replace(one, mask=one.mask & words.any(1, keepdim=True))
     if words.shape[1] * calls == length:
         return replace(one, mask=one.mask & words.repeat(1, calls))
+    if words.shape[1] == calls == length:
+        # A call for each position, as of a cell that is unrolled.
+        return replace(one, mask=one.mask & words)
     if own:
         return one
     raise ValueError(
@@ -310,12 +327,14 @@ def _of_samples(rows: SiteRows, times: int) -> SiteRows:
 def _refuse_unknown_padding(site: str, length: int, read: ReadBatch) -> None:
     if length < 2:
         return
-    for part, positions in read.maybe_tokens.items():
+    for part, (positions, what) in read.maybe_padded.items():
         if positions == length:
+            asking = "are they token ids, some of them padding? Point to them with `tokens=` and pass `padding_idx=`, "
+            if what == "booleans":
+                asking = "are they a mask? "
             raise ValueError(
-                f"Site {site!r} gives {length} vectors a sample, and the batch has no mask, but integers of that "
-                f"length at {part}: are they token ids, some of them padding? Point to them with `tokens=` and pass "
-                "`padding_idx=`, pass `mask=`, or say with `padding_idx=-1` that every position counts."
+                f"Site {site!r} gives {length} vectors a sample, and the batch has no mask, but {what} of that length "
+                f"at {part}: {asking}pass `mask=`, or say with `padding_idx=-1` that every position counts."
             )
 
 

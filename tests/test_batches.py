@@ -64,6 +64,8 @@ BOXES = [{"boxes": Z(2, 4)} for _ in range(6)]
         (Z(3, 2), 3),
         ((Z(3, 2), Z(3)), 3),
         ([Z(3, 2), Z(3, 2)], 3),
+        ([Z(3, 2), Z(3, 2), Z(3)], 3),
+        ([Z(3, 2), Z(3, 2), Z(3, 2)], 3),
         ({"x": Z(3, 2), "y": Z(3), "weight": torch.tensor(0.5), "name": "set"}, 3),
         (Named(Z(3, 2), Z(3)), 3),
         (Frozen(Z(3, 2), Z(3)), 3),
@@ -95,6 +97,8 @@ def test_the_number_on_which_all_parts_agree(batch: Any, size: int) -> None:
         {"x": Z(4, 6), "class_weights": Z(3)},
         [{"x": Z(3, 8, 8)}, {"x": Z(3, 8, 8)}],  # samples that nobody stacked, or batches of two loaders
         [(Z(3, 8), 1), (Z(3, 8), 0)],
+        [Z(7, 3) for _ in range(4)],  # samples that nobody stacked, or four inputs
+        [Z(6) for _ in range(4)],
         {"lr": 0.1},
         (),
         None,

@@ -23,6 +23,9 @@ SECOND: list[tuple[nn.Module, Tensor]] = [
     (nn.InstanceNorm1d(6), X1),
     (nn.GroupNorm(2, 6), X2),
     (nn.Sequential(nn.Conv2d(6, 7, 3), nn.ReLU(), nn.Dropout2d()), X2),
+    (nn.Sequential(nn.Conv2d(6, 7, 3), nn.Softmax2d()), X2),
+    (nn.Sequential(nn.Conv1d(6, 8, 3), nn.GLU(1)), X1),
+    (nn.GLU(1), X2),
 ]
 LAST: list[tuple[nn.Module, Any]] = [
     (nn.Linear(6, 7), TOKENS),
@@ -34,6 +37,7 @@ LAST: list[tuple[nn.Module, Any]] = [
     (nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), TOKENS),
     (nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), 2), TOKENS),
     (nn.Sequential(nn.Embedding(20, 7), nn.Dropout()), IDS),
+    (nn.Sequential(nn.Linear(6, 8), nn.GLU()), TOKENS),
 ]
 
 
@@ -43,9 +47,11 @@ def said(model: nn.Module, name: str = "") -> Any:
 
 @pytest.mark.parametrize(("module", "x"), SECOND, ids=lambda one: type(one).__name__)
 def test_features_second(module: nn.Module, x: Tensor) -> None:
-    found = said(module)
+    found, output = said(module), module(x)
     assert found.axis == "second"
-    assert found.size == module(x).shape[1]
+    assert found.size in (None, output.shape[1])
+    z, _ = LayoutResolver(None, module, {"site": ""})("site", output, 4)
+    assert torch.equal(z, output.flatten(2).transpose(1, 2))
 
 
 @pytest.mark.parametrize(("module", "x"), LAST, ids=lambda one: type(one).__name__)
@@ -54,7 +60,9 @@ def test_features_last(module: nn.Module, x: Tensor) -> None:
     output = output[0] if isinstance(output, tuple) else output
     found = said(module)
     assert found.axis == "last"
-    assert found.size == output.shape[-1]
+    assert found.size in (None, output.shape[-1])
+    z, _ = LayoutResolver(None, module, {"site": ""})("site", output, 4)
+    assert torch.equal(z, output)
     assert found.batch_first in (True, None)
 
 
@@ -110,3 +118,50 @@ def test_pooling_of_maps_is_by_channel() -> None:
     for module, x in ((nn.MaxPool1d(2), X1), (nn.AdaptiveAvgPool2d(2), X2), (nn.Upsample(scale_factor=2), X2)):
         z, _ = LayoutResolver(None, module, {"site": ""})("site", module(x), 4)
         assert torch.equal(z, module(x).flatten(2).transpose(1, 2))
+
+
+def test_channels_of_a_number_that_no_module_has_are_asked_for() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(6, 8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.glu(self.conv(x), 1)
+
+    model = Gated()
+    with pytest.raises(ValueError, match=r"\(4, 4, 10\) of site 'site' cannot be told.*layout='BCT'"):
+        LayoutResolver(None, model, {"site": ""})("site", model(X1), 4)
+
+
+def windows(positions: int) -> Tensor:
+    """Of four samples, each cut into four windows."""
+    return torch.zeros(16, positions, 6)
+
+
+def test_windows_that_are_as_long_as_the_batch_are_not_taken_for_positions() -> None:
+    linear, names = nn.Linear(6, 6), {"site": ""}
+    with pytest.raises(ValueError, match=r"16 positions of 4 samples, or 4 positions of 4 parts a sample.*'TBD'"):
+        LayoutResolver(None, linear, names)("site", windows(4), 4)
+    with pytest.raises(ValueError, match="fits no layout"):
+        LayoutResolver(None, linear, names)("site", windows(5), 4)
+    # What says that positions come first: the layout, the tokens, a module that has them first, a number that is odd.
+    assert LayoutResolver("TBD", linear, names)("site", windows(4), 4)[0].shape == (4, 16, 6)
+    assert LayoutResolver(None, linear, names)("site", windows(4), 4, length=16)[0].shape == (4, 16, 6)
+    model = nn.ModuleDict({"gru": nn.GRU(6, 6), "site": linear})
+    assert LayoutResolver(None, model, {"site": "site"})("site", windows(4), 4)[0].shape == (4, 16, 6)
+    assert LayoutResolver(None, linear, names)("site", torch.zeros(15, 4, 6), 4)[0].shape == (4, 15, 6)
+
+
+def test_of_another_tensor_than_the_first_a_class_says_nothing() -> None:
+    gru = nn.GRU(6, 5, 2, batch_first=True)
+    resolve = LayoutResolver(None, gru, {"site": ""}, output=1)
+    states = gru(TOKENS)[1]
+    assert torch.equal(resolve("site", states, 4)[0], states.transpose(0, 1))
+    attention = nn.MultiheadAttention(6, 2, batch_first=True)
+    weights = attention(TOKENS, TOKENS, TOKENS)[1]
+    assert torch.equal(
+        LayoutResolver(None, attention, {"site": ""}, output={"site": 1})("site", weights, 4)[0], weights
+    )
+    with pytest.raises(ValueError, match="MultiheadAttention has its 6 on the last axis"):
+        LayoutResolver(None, attention, {"site": ""}, output=0)("site", weights, 4)

@@ -301,7 +301,7 @@ def test_a_site_that_runs_twice_or_never() -> None:
         (lambda: Predictions("layers.*"), "name one module, not a pattern"),
         (lambda: Predictions("a", shift=-1), "`shift` must be at least 0, got -1"),
         (lambda: Predictions("a", class_dim=2), "`class_dim` must be -1 or 1, got 2"),
-        (lambda: Predictions("a", call="all"), "`call` must be 'only' or 'last', got 'all'"),
+        (lambda: Predictions("a", call="all"), "`call` must be one of"),
         (lambda: Predictions("a").targets({"x": torch.zeros(2)}), "shows no targets by itself: it is a dict with 'x'"),
         (lambda: Predictions("a").targets((torch.zeros(2),)), "shows no targets by itself"),
         (lambda: Predictions("a").targets((0, torch.zeros(2) * 1j)), r"not to torch.complex64 \(2,\)"),
@@ -353,3 +353,21 @@ def test_nothing_is_read_back_from_the_device() -> None:
     one = Predictions("head", target="y", mask="m", shift=1)
     found = rows(one, torch.zeros(2, 3, 4, device="meta"), batch)
     assert found.hits().shape == found.log_probs().shape == (4,)
+
+
+def test_classes_are_where_the_module_has_them_though_shapes_fit() -> None:
+    # As many positions as classes.
+    model = torch.nn.Conv1d(6, 3, 1)
+    batch = (torch.randn(4, 6, 3), torch.randint(0, 3, (4, 3)))
+    for class_dim in (-1, 1):
+        recorder = PredictionRecorder(model, {"it": Predictions("", class_dim=class_dim)})
+        recorder.attach()
+        recorder.start(batch)
+        logits = model(batch[0])
+        if class_dim == 1:
+            found = recorder.take()["it"]
+            assert torch.equal(found.hits().view(4, 3), logits.argmax(1) == batch[1])
+        else:
+            with pytest.raises(ValueError, match=r"`class_dim=-1` contradicts site '': its Conv1d has 3 features"):
+                recorder.take()
+        recorder.detach()

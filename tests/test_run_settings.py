@@ -142,7 +142,9 @@ def test_checkpoints_read_afterwards_say_the_same_of_a_callback(tmp_path: Path) 
 
 def test_every_setting_is_plain_and_those_of_a_metric_of_one_s_own_are_there() -> None:
     chosen = [
-        RepresentationMetrics({"norm": Norm()}, "encoder", labels={"kind": lambda batch: batch["sentence"]}),
+        RepresentationMetrics(
+            {"norm": Norm()}, "encoder", labels={"kind": lambda batch: batch["sentence"]}, projector=9
+        ),
         NoiseRobustness({"emb": "embedding"}, monitors={"val_loss": "loss"}, scales=(0.1, 1)),
         structure(temperature=0.5),
     ]

@@ -137,7 +137,16 @@ class ConfidenceCalibration(ValidationAnalysis):
         if confidence is not None:
             if not callable(confidence):
                 raise ValueError(f"`confidence` must be callable, got {confidence!r}.")
-            given = {"output": output, "target": target, "mask": mask, "shift": shift or None, "scores": scores}
+            given: dict[str, Any] = {
+                "output": output,
+                "target": target,
+                "mask": mask,
+                "shift": shift or None,
+                "scores": scores,
+            }
+            given |= {"ignore_index": None if ignore_index == -100 else ignore_index}
+            given |= {"class_dim": None if class_dim == -1 else class_dim}
+            given |= {"call": call if sites is None and call != "only" else None}
             unused = [argument for argument, value in given.items() if value is not None]
             if unused:
                 raise ValueError(f"`{unused[0]}` says how to read logits, but `confidence` reads all by itself.")

@@ -214,6 +214,9 @@ class NoiseRobustness(ValidationAnalysis):
         for name, value in (("read", read), ("pooling", pooling)):
             if value is not None and drift is None:
                 raise ValueError(f"`{name}` says how `drift` is read, and there is none.")
+        if call != "only" and drift is None:
+            raise ValueError(f"`call={call!r}` says how `drift` is read, and there is none.")
+        _check_kind(kind, relative, num_tokens, {"layout": layout, "output": output}, drift)
         self.layout = layout
         self.output = output
         self.call: Call = call
@@ -257,7 +260,7 @@ class NoiseRobustness(ValidationAnalysis):
         """For each monitor its value before training, then its values in the groups of batches."""
         self._widths: dict[str, float] = {}
         self._gaps: dict[str, float] = {}
-        self._told = self._told_numb = False
+        self._told = self._told_numb = self._told_unfit = False
         self._lost = False
         if isinstance(self.start, Mapping):
             self._started = {name: [float(value)] for name, value in self.start.items()}
@@ -359,11 +362,12 @@ class NoiseRobustness(ValidationAnalysis):
         # Hooks run in the order of attaching: what is recorded at a noisy site is what it passes on.
         self._noise.attach()
         # A short name may stand for one module among the sites and for another among those of drift.
-        self._layouts = LayoutResolver(_among(self.layout, self._names), model, self._names)
+        output = _among(self.output, self._names)
+        self._layouts = LayoutResolver(_among(self.layout, self._names), model, self._names, output=output)
         if self.drift is not None:
             self._drift_reader = SiteReader(_among(self.layout, self._downstream), self.read, self.pooling)
-            self._drift_reader.resolve(model, self._downstream)
             output = _among(self.output, self._downstream)
+            self._drift_reader.resolve(model, self._downstream, output)
             self._recorder = SiteRecorder(model, self._downstream, self.call, output, self._drift_reader.own)
             self._recorder.attach()
         self._model, self._live = model, None
@@ -509,6 +513,7 @@ class NoiseRobustness(ValidationAnalysis):
             for (site, scale), life, sums in zip(noisy, noisy.values(), drift, strict=True):
                 with self._recording(), self._noise.adding(site, scale, noise[site]):
                     replay.run(life, kept)
+                self._tell_unfit(noise[site])
                 after = self._taken(kept, reads)
                 for column, (down, (z, mask)) in enumerate(before.items() if kept.counted else ()):
                     found = cosine_drift_sums(z, after[down][0], mask)
@@ -544,6 +549,16 @@ class NoiseRobustness(ValidationAnalysis):
                 "or say with `output=` which of the tensors that it returns."
             )
         return numb
+
+    def _tell_unfit(self, noise: BatchNoise) -> None:
+        """Say once where it is known what is padding, and not at the positions of a noisy site."""
+        if noise.unfit and not self._told_unfit:
+            self._told_unfit = True
+            ((site, (known, given)),) = noise.unfit.items()
+            pl.utilities.rank_zero_warn(
+                f"{self._name}: site {site!r} has {given} positions a sample, and the batch tells of {known} which are "
+                "padding or skipped, so all of them get noise there. This is said once."
+            )
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
@@ -775,6 +790,21 @@ class NoiseRobustness(ValidationAnalysis):
                 for scale in self.scales
             }
         return measure_curves({panel: lines for panel, lines in panels.items() if any(at for at, _ in lines.values())})
+
+
+def _check_kind(
+    kind: str, relative: str, num_tokens: int | None, of_sites: Mapping[str, Any], drift: Sites | None
+) -> None:
+    """Refuse what has no effect on this kind of noise."""
+    if kind == "gaussian" and num_tokens is not None:
+        raise ValueError(f"`num_tokens={num_tokens}` is for kind='tokens', and `kind` is 'gaussian'.")
+    if kind != "tokens":
+        return
+    if relative != "norm":
+        raise ValueError(f"`relative={relative!r}` is the size of Gaussian noise, and `kind` is 'tokens'.")
+    for name, value in of_sites.items():
+        if value is not None and drift is None:
+            raise ValueError(f"`{name}` is of what sites return; kind='tokens' changes what goes in, without `drift`.")
 
 
 def _among(given: Any, names: Mapping[str, str]) -> Any:

@@ -183,6 +183,16 @@ class RepresentationMetrics(ValidationAnalysis):
         self._model: nn.Module | None = None
         self._live: weakref.ref[Any] | None = None
         self._wants = {name: _parameters(metric) for name, metric in self.metrics.items()}
+        # A metric of this package says which it takes; one of others may take any.
+        takes_any = any(
+            "labels" in self._wants[name] and not hasattr(metric, "needs") for name, metric in self.metrics.items()
+        )
+        unused = [] if takes_any or projector is not None else [name for name in sources if name not in needed]
+        if unused:
+            raise ValueError(
+                f"`labels` {unused} go to metrics that take labels, which none of {list(self.metrics)} does, and to "
+                "`projector`, which is None."
+            )
         self._names: dict[str, str] = {}
         self._recorder: SiteRecorder | None = None
         self._metrics: dict[tuple[str, str], Metric] = {}
@@ -243,7 +253,9 @@ class RepresentationMetrics(ValidationAnalysis):
         unknown = sorted(set(self._tokens_by_site) - set(self._names))
         if unknown:
             raise ValueError(f"`tokens` names sites {unknown}, which are not among {list(self._names)}.")
-        self._site_reader.resolve(model, self._names)
+        self._site_reader.resolve(model, self._names, self.output)
+        if self.output is not None and len(self._site_reader.own) == len(self._names):
+            raise ValueError("`output` has no effect where `read` is given the whole output: leave one out.")
         self._recorder = SiteRecorder(model, self._names, self.call, self.output, self._site_reader.own)
         self._recorder.attach()
 
@@ -407,6 +419,11 @@ class RepresentationMetrics(ValidationAnalysis):
                 finite = finite_rows(z)
                 self._omitted[site] = self._omitted.get(site, torch.zeros((), device=z.device)) + (mask & ~finite).sum()
                 vectors, counted = z.masked_fill(~finite[..., None], 0), mask & finite
+            if "mask" not in wants and not bool(counted.all()):
+                raise ValueError(
+                    f"`update` of `metrics[{name!r}]` takes no `mask`, and {int((~counted).sum())} of {mask.numel()} "
+                    f"vectors of a batch at site {site!r} do not count (padding, not finite): it would read them too."
+                )
             given = {"mask": counted, "labels": labels, "positions": positions}
             with torch.autocast(z.device.type, enabled=False):
                 metric.update(vectors, **{key: value for key, value in given.items() if key in wants})

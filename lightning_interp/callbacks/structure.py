@@ -21,6 +21,15 @@ from lightning_interp.run_settings import Settings
 __all__ = ["RepresentationStructure"]
 
 _ESTIMATORS = ("soft", "binned", "both")
+# Arguments of one of them, with their defaults.
+_OF_ONE: dict[str, tuple[str, Any]] = {
+    "num_points": ("soft", 100),
+    "temperature": ("soft", None),
+    "center": ("soft", False),
+    "floor_corrected": ("soft", False),
+    "bins": ("binned", 20),
+    "correction": ("binned", None),
+}
 _MEASURES = ("information", "variation", "regularity", "disentanglement")
 
 
@@ -116,6 +125,17 @@ class RepresentationStructure(RepresentationMetrics):
     ) -> None:
         if estimator not in _ESTIMATORS:
             raise ValueError(f"`estimator` must be one of {list(_ESTIMATORS)}, got {estimator!r}.")
+        for name, value in (
+            ("num_points", num_points),
+            ("temperature", temperature),
+            ("center", center),
+            ("floor_corrected", floor_corrected),
+            ("bins", bins),
+            ("correction", correction),
+        ):
+            owner, default = _OF_ONE[name]
+            if value != default and estimator not in (owner, "both"):
+                raise ValueError(f"`{name}={value!r}` is for estimator={owner!r}, and `estimator` is {estimator!r}.")
         if isinstance(labels, str):
             raise ValueError(f"`labels` must be a list of names or a mapping, got the string {labels!r}.")
         shared: dict[str, Any] = {

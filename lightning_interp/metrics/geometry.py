@@ -47,6 +47,7 @@ class SpectralGeometry(RepresentationMetric):
 
     """
 
+    needs: tuple[str, ...] = ()
     count: Tensor
     mean: Tensor
     scatter: Tensor

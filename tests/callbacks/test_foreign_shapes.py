@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
@@ -26,7 +28,7 @@ from lightning_interp.metrics import SpectralGeometry
 from lightning_interp.noise import BatchNoise
 from lightning_interp.sites import CaptureError, LayoutResolver
 from tests.toy import trainer
-from tests.zoo import Animal, Net, zoo
+from tests.zoo import Animal, Net, Plain, zoo
 
 ZOO = zoo()
 BY_NAME = pytest.mark.parametrize("name", ZOO)
@@ -183,6 +185,13 @@ def test_layout_and_read_exclude_each_other() -> None:
     animal = zoo()["without padding"]
     with pytest.raises(ValueError, match="`layout` and `read` both name 'here'"):
         read(animal, layout={"here": "BTD"}, read={"here": animal.told["read"]})
+    everywhere = {"here": animal.told["read"]}
+    with pytest.raises(ValueError, match="`layout='BTD'` has no effect where `read`"):
+        read(animal, layout="BTD", read=everywhere)
+    with pytest.raises(ValueError, match="`output` has no effect where `read`"):
+        read(animal, output=0)
+    with pytest.raises(ValueError, match="`output` and `read` both name 'here'"):
+        read(animal, output={"here": 0}, read=everywhere)
     for argument in ("layout", "read", "output"):
         value = {"layout": "BTD", "read": lambda output, batch: output, "output": 0}[argument]
         with pytest.raises(ValueError, match=rf"`{argument}` names sites \['there'\], which are not among \['here'\]"):
@@ -239,6 +248,24 @@ def test_labels_and_places_that_a_reader_gives() -> None:
         )
 
 
+def test_a_frozen_batch_is_read_beside_the_run_as_well(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Frozen:
+        x: Tensor
+        y: Tensor
+
+    animal = zoo()["batch with attributes"]
+    animal.batches = [Frozen(batch.x, batch.y) for batch in animal.batches]
+    check(read(animal), animal)
+    plain = [batch.x for batch in animal.batches]
+    Keeping.kept = []
+    forward = lambda module, batch: module.net(batch)  # noqa: E731
+    callback = RepresentationMetrics({"kept": Keeping()}, {"here": "net.site"}, data=animal.batches, forward=forward)
+    module = Validated(Net(animal.model.site, lambda net, x: net.site(getattr(x, "x", x))))
+    trainer(tmp_path, [callback], max_epochs=1, num_sanity_val_steps=0).fit(module, loader(plain), loader(plain))
+    check(Keeping.kept, animal)
+
+
 # ------------------------------------------------- padding
 
 
@@ -273,6 +300,119 @@ def test_padding_under_another_name_is_asked_for_and_never_read() -> None:
     assert rows_read(padding_idx=-1) == 64 * 40
     assert rows_read(tokens="chars", padding_idx=0) == real
     assert rows_read(mask=lambda batch: batch["chars"] != 0) == real
+
+
+def inside(name: str, ids: Tensor) -> Any:
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    made: dict[str, Any] = {
+        "a tuple": (batch, torch.arange(len(ids))),
+        "a dict": {"text": batch, "label": torch.arange(len(ids))},
+        "two dicts": {"one": batch, "other": {"input_ids": ids[:, :5]}},
+        "a class": Plain(batch, torch.arange(len(ids))),
+    }
+    return made[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "get"),
+    [
+        ("a tuple", "[0]['input_ids']", lambda batch: batch[0]),
+        ("a dict", "['text']['input_ids']", lambda batch: batch["text"]),
+        ("two dicts", "['one']['input_ids']", lambda batch: batch["one"]),
+        ("a class", ".x['input_ids']", lambda batch: batch.x),
+    ],
+)
+def test_padding_that_lies_deeper_in_a_batch_is_asked_for(name: str, path: str, get: Any) -> None:
+    batches = [inside(name, batch["chars"]) for batch in padded()[0]]
+
+    def rows(**kwargs: Any) -> float:
+        callback = RepresentationGeometry("emb", **kwargs)
+        run = lambda net, batch, index: net(get(batch)["input_ids"])  # noqa: E731
+        return analyze(Characters(), batches, callback, forward=run)["rows/emb"]
+
+    with pytest.raises(ValueError, match="no mask, but integers of that length at") as error:
+        rows()
+    assert path in str(error.value)
+    assert rows(mask=lambda batch: get(batch)["attention_mask"]) == padded()[1]
+    assert rows(padding_idx=-1) == 64 * 40
+
+
+def test_a_mask_under_another_name_is_asked_for() -> None:
+    x = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0))
+    real = torch.arange(5) < torch.tensor([5, 2, 3, 1])[:, None]
+    animal = Animal(
+        Net(nn.Linear(3, 6), lambda net, batch: net.site(batch["x"])),
+        [{"x": x, "real": real}],
+        lambda net, batch: (net.site(batch["x"]), batch["real"]),
+    )
+    refusal(animal, "booleans of that length at ['real']", "`mask=`", "`padding_idx=-1`")
+    check(read(animal, mask="real"), animal)
+    assert read(animal, padding_idx=-1)[0][1].all()
+    # Labels of positions are no mask.
+    assert read(animal, labels={"kind": "real"}, projector=1)[0][1].all()
+
+
+def test_a_mask_and_an_id_of_padding_both_count() -> None:
+    ids = torch.tensor([[5, 6, 7, 0, 0], [5, 6, 7, 8, 0]])
+    batch = {"input_ids": ids, "given": torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 0, 1]])}
+    model = Net(nn.Embedding(20, 6), lambda net, batch: net.site(batch["input_ids"]))
+    animal = Animal(
+        model, [batch], lambda net, batch: (net.site(batch["input_ids"]), (ids != 0) & batch["given"].bool())
+    )
+    check(read(animal, mask="given", padding_idx=0), animal)
+
+
+def test_tokens_by_site_have_a_sign_of_padding() -> None:
+    ids = torch.tensor([[5, 6, 7, 0], [5, 0, 0, 0]])
+    target = torch.tensor([[1, 2, -100, -100], [1, 2, 3, 4]])
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), "out": target.clamp_min(0), "labels": target}
+    model = Net(nn.Embedding(20, 6), lambda net, batch: net.site(batch["input_ids"]))
+    own = Animal(model, [batch], lambda net, batch: (net.site(batch["input_ids"]), batch["attention_mask"].bool()))
+    # The place where they are looked for anyway has the mask of the batch.
+    check(read(own, tokens={"here": "input_ids"}), own)
+    refusal(own, "tokens='out' are padding", "`padding_idx=`", tokens={"here": "out"})
+    for where, padding_idx in (("out", 0), ("labels", None)):
+        other = Animal(model, [batch], lambda net, batch: (net.site(batch["input_ids"]), target > 0))
+        check(read(other, tokens={"here": where}, padding_idx=padding_idx), other)
+    # A later batch may be full.
+    later = [batch, {**batch, "labels": target.abs()}]
+    full = Animal(model, later, lambda net, batch: (net.site(batch["input_ids"]), batch["labels"] > 0))
+    check(read(full, tokens={"here": "labels"}), full)
+
+
+def test_a_cell_that_is_unrolled_has_a_call_for_each_position() -> None:
+    x = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0))
+    real = torch.arange(5) < torch.tensor([5, 2, 3, 1])[:, None]
+
+    def states(net: nn.Module, batch: Any) -> Tensor:
+        state = torch.zeros(4, 6)
+        found = []
+        for place in range(5):
+            state = net.site(batch["x"][:, place], state)
+            found.append(state)
+        return torch.stack(found, 1)
+
+    batch = {"x": x, "attention_mask": real.long()}
+    animal = Animal(Net(nn.GRUCell(3, 6), states), [batch], lambda net, batch: (states(net, batch), real))
+    check(read(animal, call="all"), animal)
+    refusal(Animal(animal.model, [{"x": x, "real": real}], animal.rows), "booleans", "['real']", call="all")
+
+
+def test_a_ragged_output_in_another_order_than_the_batch_is_refused() -> None:
+    lengths = torch.tensor([3, 5, 4, 2])
+    x = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0))
+    batch = {"x": x, "attention_mask": (torch.arange(5) < lengths[:, None]).long()}
+
+    def packed(net: nn.Module, batch: Any) -> Any:
+        ordered, order = lengths.sort(descending=True)
+        return net.site(pack_padded_sequence(batch["x"][order], ordered, batch_first=True))
+
+    def nested(net: nn.Module, batch: Any) -> Any:
+        return net.site(torch.nested.nested_tensor([x[i, :length] for i, length in enumerate(lengths.flip(0))]))
+
+    for site, run in ((nn.GRU(3, 6, batch_first=True), packed), (nn.Linear(3, 6), nested)):
+        animal = Animal(Net(site, run), [batch], lambda net, batch: (x, x[..., 0] != 0))
+        refusal(animal, "of the batch has", "positions that count", "the ragged output", "another order")
 
 
 # ------------------------------------------------- one vector a sample

@@ -23,6 +23,7 @@ from lightning_interp import (
     ValidationAnalysis,
     analyze,
 )
+from lightning_interp._collate_order import why_order_is_unknown
 from tests.toy import Sequences, Tagger, loader, trainer
 
 NUMBER = 40
@@ -111,6 +112,26 @@ def test_a_collate_function_that_sorts_is_seen_where_labels_go_by_place(tmp_path
         analyze(Tagger(), loader(NUMBER, seed=1, collate_fn=lambda items: items[0]["none"]), structure())
     kept = analyze(Tagger(), loader(NUMBER, seed=1, collate_fn=same), structure())
     assert kept == analyze(Tagger(), loader(NUMBER, seed=1), structure())
+
+
+@pytest.mark.parametrize("number", [3, 4, 9, 40])
+def test_no_other_order_passes_for_that_of_the_items(number: int) -> None:
+    orders = {
+        "back": lambda items: items[::-1],
+        "halves exchanged": lambda items: items[len(items) // 2 :] + items[: len(items) // 2],
+        "moved on": lambda items: items[1:] + items[:1],
+        "every second first": lambda items: items[::2] + items[1::2],
+        "by content": sorted,
+    }
+    unordered = [7 * item % 41 for item in range(number)]
+    for name, order in orders.items():
+        collate = lambda items, order=order: torch.tensor(order(items))  # noqa: E731
+        found = why_order_is_unknown(DataLoader(unordered, 2, collate_fn=collate))
+        assert found == "its collate_fn does not keep the order of samples", name
+    random = lambda items: torch.tensor(items) + torch.randint(0, 99, (len(items),))  # noqa: E731
+    assert "draws at random" in str(why_order_is_unknown(DataLoader(unordered, 2, collate_fn=random)))
+    for size in (1, 2, number):
+        assert why_order_is_unknown(DataLoader(unordered[:size], 2, collate_fn=torch.tensor)) is None
 
 
 def test_arrays_belong_to_the_probe_set_where_there_is_one(tmp_path: Path) -> None:
