@@ -20,6 +20,7 @@ _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 _DDP = "module"
 # Beside the weights of a folder of shards Lightning writes the rest of a checkpoint to this file.
 _REST = "meta.pt"
+_BEFORE_1_6 = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 _PREFIXES = ("state_dict.", "model.", "")
 _HARMLESS = frozenset(
     {
@@ -46,14 +47,23 @@ def held_in(path: str | os.PathLike[str]) -> Any:
     """
     path = Path(path) / _REST if Path(path).is_dir() else Path(path)
     if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            old = _BEFORE_1_6 in file.read(32)
+        if old:
+            raise ValueError(
+                f"{path} has the format of torch before 1.6: write it anew by torch.save(torch.load(…), …)."
+            )
         raise ValueError(f"{path} is not a file of torch.save, or is cut off.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError:
-        # It holds objects: numbers and tensors beside them are read all the same.
-        return torch.load(path, map_location="cpu", weights_only=False, mmap=True, pickle_module=_INERT)
-    except RuntimeError as error:
-        raise ValueError(f"{path} is not a file of torch.save, or is cut off: {error}") from error
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except pickle.UnpicklingError:
+            # It holds objects: numbers and tensors beside them are read all the same.
+            return torch.load(path, map_location="cpu", weights_only=False, mmap=True, pickle_module=_INERT)
+    except Exception as error:  # of a damaged file, anything
+        raise ValueError(
+            f"{path} is not a file of torch.save, or is cut off or damaged: {type(error).__name__}: {error}"
+        ) from error
 
 
 def tensors_in(path: str | os.PathLike[str], wanted: Collection[str]) -> dict[str, Any]:

@@ -87,7 +87,11 @@ class ModuleState:
             for name in [name for name in own if name not in held and name not in _INTERNAL]:
                 del own[name]
             own.update(held)
-            if buffers or module._buffers:
+            if isinstance(module, torch.jit.ScriptModule):
+                # It keeps its buffers itself, and always the same ones.
+                for name, buffer in buffers.items():
+                    setattr(module, name, buffer)
+            elif buffers or module._buffers:
                 module._buffers.clear()
                 module._buffers.update(buffers)
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 __all__ = ["resolve_sites", "short_names", "match_sites", "modules_by_name", "clean_name", "listed"]
@@ -122,6 +123,9 @@ def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _is_called(module: nn.Module) -> bool:
+    # Nothing can be hooked to a ScriptModule.
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
     return type(module).forward is not nn.Module.forward or "forward" in vars(module)
 
 
@@ -129,6 +133,11 @@ def match_sites(request: str, modules: Mapping[str, nn.Module], model: str) -> l
     """The names that a dotted name or a glob stands for; an error that lists what there is if there are none."""
     name = clean_name(request)
     if name in modules:
+        if isinstance(modules[name], torch.jit.ScriptModule):
+            raise ValueError(
+                f"sites={request!r} is a ScriptModule of torch.jit, to which nothing can be hooked: name a module "
+                "around it, or read the model before it is scripted."
+            )
         if not _is_called(modules[name]):
             raise ValueError(
                 f"sites={request!r} is a {type(modules[name]).__name__}, which has no forward to read; its children: "

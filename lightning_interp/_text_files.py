@@ -144,7 +144,8 @@ def _too_large(path: str | os.PathLike[str], limit: int) -> str:
 def _not_utf8(name: str, file: IO[bytes]) -> str:
     first = file.read(2)
     file.seek(0)
-    kind = "; it begins as UTF-16 does" if first in (b"\xff\xfe", b"\xfe\xff") else ""
+    kinds = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", _GZIP: "a file packed by gzip"}
+    kind = f"; it begins as {kinds[first]} does" if first in kinds else ""
     for number, line in enumerate(file, 1):
         try:
             line.decode("utf-8")

@@ -261,9 +261,9 @@ def _builder(load: Build | None, module: type[pl.LightningModule] | pl.Lightning
     elif isinstance(module, pl.LightningModule):
         lent, own = module, copy.deepcopy(module.state_dict())
         try:
-            yield lambda entry: _filled(lent, entry)
+            yield lambda entry: _filled(lent, entry, own)
         finally:
-            lent.load_state_dict(own)
+            lent.load_state_dict(own, strict=lent.strict_loading)
     elif isinstance(module, type) and issubclass(module, pl.LightningModule):
         kind = module
         yield lambda entry: _built(kind, entry)
@@ -271,9 +271,19 @@ def _builder(load: Build | None, module: type[pl.LightningModule] | pl.Lightning
         raise TypeError(f"`module` must be a LightningModule, its class or an instance, got {module!r}.")
 
 
-def _filled(module: pl.LightningModule, entry: Checkpoint) -> pl.LightningModule:
+def _filled(module: pl.LightningModule, entry: Checkpoint, own: Mapping[str, Any] | None = None) -> pl.LightningModule:
+    """The module with a checkpoint's weights; where that may lack some (``strict_loading``), with its own for these."""
     wanted = module.state_dict().keys()
-    module.load_state_dict(fitted_names(wanted, tensors_in(entry, wanted)), strict=module.strict_loading)
+    given = fitted_names(wanted, tensors_in(entry, wanted))
+    if wanted and not wanted & given.keys():
+        raise ValueError(
+            f"its state dict has none of the names of {type(module).__name__}: it has {sorted(given)[:3]}, the module "
+            f"{sorted(wanted)[:3]}."
+        )
+    if own is not None and not module.strict_loading:
+        # Not those of the checkpoint before.
+        module.load_state_dict(own, strict=False)
+    module.load_state_dict(given, strict=module.strict_loading)
     return module
 
 
@@ -288,7 +298,9 @@ def _built(kind: type[pl.LightningModule], entry: Checkpoint) -> pl.LightningMod
             return kind.load_from_checkpoint(Path(entry), map_location="cpu", weights_only=True, **kwargs)
 
     try:
-        return load()
+        built = load()
+        # One that may lack weights would be as it was made where none of them fit.
+        return built if built.strict_loading else _filled(built, entry)
     except pickle.UnpicklingError as error:
         objects = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(entry))
         raise ValueError(

@@ -51,7 +51,8 @@ class PredictedRows:
     """Rows left out since no logit belongs to their target: int64 (). Not 0 is a mistake in the arguments."""
     scored: Tensor
     """What :meth:`Predictions.check_scores` takes, to be summed over batches and ranks: rows with a target, those of
-    them whose scores are no probabilities, and those with one score: int64 (3,)."""
+    them whose scores are no probabilities, and those with one score; rows of several that all lie between 0 and 1 are
+    taken off the last number: int64 (3,)."""
     shape: tuple[int, ...]
     """Shape of the targets as the batch had them, of the selected samples: (B,) or (B, T)."""
 
@@ -284,6 +285,7 @@ class Predictions:
         likely &= whole[:, 0] <= 1 if given == 1 else (whole.sum(-1) - 1).abs() <= _SUM
         # Not only rows that are kept: the logarithm of a negative number is no number.
         told = counts & known & ~whole.isnan().any(-1)
+        bounded = told & (whole.amin(-1) >= 0) & (whole.amax(-1) <= 1)
         return PredictedRows(
             logits=rows,
             targets=wanted.masked_fill(~kept, 0),
@@ -293,15 +295,15 @@ class Predictions:
             columns=place.expand(number, length).flatten(),
             nonfinite=(counts & known & ~finite).sum(),
             unknown=(counts & ~known).sum(),
-            scored=torch.stack([told.sum(), (told & ~likely).sum(), told.sum() * int(given == 1)]),
+            scored=torch.stack([told.sum(), (told & ~likely).sum(), told.sum() if given == 1 else -bounded.sum()]),
             shape=(number,) if single else (number, targets.shape[1]),
         )
 
     def check_scores(self, name: str, scored: Sequence[int]) -> None:
         """Whether a reading's scores are what ``scores`` says; where that says nothing, no guess is silent.
 
-        One score for each target may lie between 0 and 1 and be a logit all the same: a warning then asks, once. Rows
-        of several that are all without a negative one and sum to 1 are no logits.
+        Scores may all lie between 0 and 1 and be logits all the same: a warning then asks, once. Rows of several that
+        are all without a negative one and sum to 1 are no logits.
 
         Args:
             name: What messages call them.
@@ -311,10 +313,10 @@ class Predictions:
             ValueError: If probabilities were read and logits expected, or the other way round.
 
         """
-        number, unlike, single = scored
+        number, unlike, kind = scored
         if not number or self.scores == "logits":
             return
-        what = "lie between 0 and 1" if single else "have no negative one and sum to 1"
+        single = kind > 0
         remedy = "say `scores='probabilities'`, or `scores='logits'` if they are logits all the same"
         if self.scores == "probabilities":
             if unlike:
@@ -323,13 +325,24 @@ class Predictions:
                     f"`scores='probabilities'`, and those of {name!r} {rule}, but {unlike} of {number} rows do not."
                 )
         elif not unlike and not single:
-            raise ValueError(f"all {number} rows of scores at {name!r} {what}: they are probabilities: {remedy}.")
-        elif not unlike and not self._told:
-            self._told = True
-            pl.utilities.rank_zero_warn(
-                f"all {number} scores at {name!r} {what}. They are read as logits, of which few models give only such: "
-                f"if the model ends in a sigmoid, {remedy}."
+            raise ValueError(
+                f"all {number} rows of scores at {name!r} have no negative one and sum to 1: they are probabilities: "
+                f"{remedy}."
             )
+        elif not self._told and (-kind == number or not unlike):
+            self._told = True
+            if single:
+                pl.utilities.rank_zero_warn(
+                    f"all {number} scores at {name!r} lie between 0 and 1. They are read as logits, of which few "
+                    f"models give only such: if the model ends in a sigmoid, {remedy}."
+                )
+            else:
+                pl.utilities.rank_zero_warn(
+                    f"all {number} rows of scores at {name!r} lie between 0 and 1, and do not all sum to 1. They are "
+                    "read as logits, of which few models give only such: where they come from a sigmoid for each "
+                    "class, read the module before it, and where some rows are probabilities and others none, leave "
+                    "these out by `ignore_index` or `mask`; say `scores='logits'` if they are logits."
+                )
 
     def _logits(self, output: Any) -> Tensor:
         found = output

@@ -249,11 +249,42 @@ def test_names_of_wrappers_do_not_matter_in_either_direction(
         assert found.readings[0].values == pytest.approx(expected)
 
 
-def test_names_that_fit_nothing_are_still_an_error(tmp_path: Path) -> None:
+class Lax(Wrapped):
+    def __init__(self, wrap: str = "none") -> None:
+        super().__init__(wrap)
+        self.strict_loading = False
+
+
+@pytest.mark.parametrize("kind", [Wrapped, Lax])
+def test_names_that_fit_nothing_are_still_an_error(kind: type[Wrapped], tmp_path: Path) -> None:
     saved(tmp_path / "a.ckpt", Wrapped(), prefix="other.")
-    for module in (Wrapped(), Wrapped):
-        with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "net.module.weight"'):
+    for module in (kind(), kind):
+        with pytest.raises(
+            ValueError, match=rf"its state dict has none of the names of {kind.__name__}: it has .*other"
+        ):
             analyze_checkpoints([tmp_path / "a.ckpt"], BATCHES, geometry(), module=module, progress=False)
+
+
+def test_names_that_fit_in_part_are_still_an_error_where_loading_is_strict(tmp_path: Path) -> None:
+    weights = {name: one for name, one in Wrapped().state_dict().items() if "out" not in name}
+    torch.save({"state_dict": weights, "global_step": 3}, tmp_path / "a.ckpt")
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "net.out.weight"'):
+        analyze_checkpoints([tmp_path / "a.ckpt"], BATCHES, geometry(), module=Wrapped(), progress=False)
+
+
+def test_what_a_checkpoint_lacks_is_the_module_s_own_and_not_that_of_the_one_before(tmp_path: Path) -> None:
+    module, trained = Lax(), Wrapped()
+    own = copy.deepcopy(module.state_dict())
+    paths = [saved(tmp_path / "1.ckpt", trained, step=1), tmp_path / "2.ckpt"]
+    weights = {name: 3 * one for name, one in own.items() if "out" not in name}
+    torch.save({"state_dict": weights, "global_step": 2, "epoch": 0}, paths[1])
+    both = analyze_checkpoints(paths, BATCHES, geometry(), module=module, progress=False)
+    alone = analyze_checkpoints(paths[1:], BATCHES, geometry(), module=module, progress=False)
+    assert both.readings[1].values == alone.readings[0].values
+    expected = Wrapped()
+    expected.load_state_dict({**own, **weights})
+    assert alone.readings[0].values == pytest.approx(analyze(expected, BATCHES, geometry()))
+    assert all(torch.equal(one, own[name]) for name, one in module.state_dict().items())
 
 
 class Odd:
@@ -312,6 +343,19 @@ def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
             with pytest.raises(ValueError, match=r"step=3.ckpt is not a file of torch.save, or is cut off") as caught:
                 analyze_checkpoints(tmp_path, BATCHES, geometry(), module=module, progress=False)
             assert "of step 3" in caught.value.__notes__[0]
+
+
+def test_a_file_that_is_damaged_or_of_the_old_format_is_named(tmp_path: Path) -> None:
+    path = saved(tmp_path / "step=3.ckpt", Wrapped())
+    whole = bytearray(path.read_bytes())
+    place = whole.index(b"state_dict")
+    whole[place] = 0xFF
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"step=3.ckpt is not .*cut off or damaged: UnicodeDecodeError"):
+        analyze_checkpoints(tmp_path, BATCHES, geometry(), module=Wrapped(), progress=False)
+    torch.save({"state_dict": {}, "global_step": 3}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=r"step=3.ckpt has the format of torch before 1.6: write it anew"):
+        analyze_checkpoints(tmp_path, BATCHES, geometry(), module=Wrapped(), progress=False)
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "state_dict."])

@@ -230,3 +230,13 @@ def test_loggers_are_muted_and_come_back(tmp_path: object) -> None:
         trainer.logger.experiment.add_image("x", 1)
         trainer.logger.log_image("x", [])
     assert trainer.loggers is own or trainer.loggers == own
+
+
+def test_buffers_of_a_scripted_part_are_put_back() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))))
+    scripted = dict(model.named_buffers())["1.1.running_mean"]
+    before = scripted.clone()
+    with untouched(model), torch.no_grad():
+        model(torch.randn(8, 2))
+        assert not torch.equal(dict(model.named_buffers())["1.1.running_mean"], before)
+    assert torch.equal(dict(model.named_buffers())["1.1.running_mean"], before)

@@ -240,6 +240,27 @@ def test_single_scores_between_0_and_1_are_asked_about_once() -> None:
         said.check_scores("head", rows(said, torch.tensor([1.2, 0.9]), (None, targets)).scored.tolist())
 
 
+@pytest.mark.parametrize("odd", [False, True])
+def test_rows_between_0_and_1_that_are_no_distribution_are_asked_about_once(odd: bool) -> None:
+    logits, targets = drawn(40, 5), torch.arange(40) % 5
+    scores = logits.sigmoid()
+    if odd:
+        # A softmax but for one row, as of a sample that was skipped.
+        scores = logits.softmax(-1)
+        scores[7] = 0.0
+    one = Predictions("head")
+    found = rows(one, scores, (None, targets)).scored.tolist()
+    with pytest.warns(UserWarning, match="all 40 rows of scores at 'head' lie between 0 and 1, and do not all sum to"):
+        one.check_scores("head", found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one.check_scores("head", found)
+        Predictions("head", scores="logits").check_scores("head", found)
+        for plain in (logits, logits.relu(), logits.log_softmax(-1), logits / 10):
+            other = Predictions("head")
+            other.check_scores("head", rows(other, plain, (None, targets)).scored.tolist())
+
+
 # ------------------------------------------------- recording
 
 
@@ -301,7 +322,7 @@ def test_a_site_that_runs_twice_or_never() -> None:
         (lambda: Predictions("layers.*"), "name one module, not a pattern"),
         (lambda: Predictions("a", shift=-1), "`shift` must be at least 0, got -1"),
         (lambda: Predictions("a", class_dim=2), "`class_dim` must be -1 or 1, got 2"),
-        (lambda: Predictions("a", call="all"), "`call` must be one of"),
+        (lambda: Predictions("a", call="all"), r"`call` must be one of \['only', 'first', 'last'\], got 'all'"),
         (lambda: Predictions("a").targets({"x": torch.zeros(2)}), "shows no targets by itself: it is a dict with 'x'"),
         (lambda: Predictions("a").targets((torch.zeros(2),)), "shows no targets by itself"),
         (lambda: Predictions("a").targets((0, torch.zeros(2) * 1j)), r"not to torch.complex64 \(2,\)"),

@@ -185,6 +185,14 @@ def test_globs_follow_the_order_of_the_model():
     assert names == [f"encoder.layers.{i}" for i in range(12)]
 
 
+def test_a_scripted_module_is_no_site() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), torch.jit.script(nn.Sequential(nn.Linear(2, 2))))
+    for name in ("1", "1.0"):
+        with pytest.raises(ValueError, match=rf"sites='{name}' is a ScriptModule of torch.jit, to which nothing can"):
+            resolve_sites(model, name)
+    assert resolve_sites(model, "*") == {"0": "0"}
+
+
 def test_a_shared_module_is_one_site_of_a_glob():
     model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
     model["c"] = model["a"]

@@ -61,6 +61,9 @@ def test_text_is_utf8_with_or_without_a_mark_and_anything_else_is_told_with_its_
     path.write_bytes(text.encode("utf-16"))
     with pytest.raises(ValueError, match=rf"{name}, line 1: .* not UTF-8; it begins as UTF-16 does"):
         read(path)
+    path.write_bytes(gzip.compress(text.encode("utf-8")))
+    with pytest.raises(ValueError, match=rf"{name}, line 1: .* not UTF-8; it begins as a file packed by gzip does"):
+        read(path)
 
 
 def test_no_reader_and_no_writer_asks_the_locale(tmp_path: Path) -> None:
@@ -85,6 +88,23 @@ log.write([{{"step": 3, "setting/\\u00e9": "l\\u00e0", "x": 1.0}}])
     subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=300)
     assert read_settings(tmp_path / "written.csv") == {"é": "là"}
     assert [row["step"] for row in read_rows(tmp_path / "written.csv")] == [1, 2, 3]
+
+
+def test_json_that_python_does_not_read_is_told_with_its_number(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "facts.jsonl"):
+        read, text = READERS[name]
+        for bad in ("[" * 100_000, '{"number": ' + "9" * 5000 + "}"):
+            (tmp_path / name).write_text(text + bad, encoding="utf-8")
+            line = text.count("\n") + 1
+            with pytest.raises(ValueError, match=rf"{name}, line {line}: not JSON"):
+                read(tmp_path / name)
+
+
+def test_a_folder_that_is_named_as_a_file_is_none(tmp_path: Path) -> None:
+    read, text = READERS["a.jsonl"]
+    (tmp_path / "b.jsonl").mkdir()
+    (tmp_path / "b.jsonl" / "a.jsonl").write_text(text, encoding="utf-8")
+    assert len(read(tmp_path)) == 1
 
 
 def test_a_line_that_is_cut_off_is_told_with_its_number(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from lightning_interp.metrics.base import (
     joined,
     label_columns,
     sample_of,
+    tokens_if_there,
 )
 
 __all__ = ["STRENGTHS", "LinearProbe"]
@@ -93,8 +94,9 @@ class LinearProbe(RepresentationMetric):
     ``nonfinite``                  full     rows left out as not finite
     =============================  =======  =======================================================================
 
-    Without ``types`` samples are held out throughout, and there is no control task. Values are NaN where fewer than
-    three types or samples, or two labels, are left.
+    Without ``types`` samples are held out throughout, and there is no control task; labels of words are dealt out among
+    words still, where ``labels["token"]`` says which these are, so that chance is what words learned by heart give.
+    Values are NaN where fewer than three types or samples, or two labels, are left.
 
     Args:
         labels: Names of label sets.
@@ -186,6 +188,9 @@ class LinearProbe(RepresentationMetric):
             raise ValueError(f"`alphas` must hold strengths above 0, got {tuple(alphas)}.")
         self.types = types
         self.needs = tuple(dict.fromkeys([*([types] if types is not None else []), *self.labels, *self.targets]))
+        # Without types, tokens still tell whether labels belong to words, which are dealt out together then.
+        asked = [name for name in self.needs if name not in BUILT_IN_LABELS and name not in self.units]
+        self.needs_if_there = ("token",) if types is None and asked and "token" not in self.needs else ()
         self.folds = folds
         self.alphas = tuple(alphas)
         self.min_count = min_count
@@ -257,6 +262,7 @@ class LinearProbe(RepresentationMetric):
         device = rows.z.device
         columns = [rows.key[:, None], self._types(given, rows.key, shape)]
         columns += [_single(name, given[name], shape).to(device) for name in self.labels]
+        columns += [tokens_if_there(given, rows.key, shape) for _ in self.needs_if_there]
         index = torch.cat(columns, dim=1)
         wanted = [_target_columns(name, given[name], shape).to(device) for name in self.targets]
         for name, value in zip(self.targets, wanted, strict=True):
@@ -266,7 +272,8 @@ class LinearProbe(RepresentationMetric):
                 )
         values = torch.cat(wanted, dim=1) if wanted else rows.norm.new_zeros(len(index), 0, dtype=wide_dtype(device))
         # Rows without anything to be read take no place.
-        useful = torch.stack([*(index[:, 2:] >= 0).unbind(1), *(one.isfinite().all(1) for one in wanted)]).any(0)
+        labelled = index[:, 2 : 2 + len(self.labels)] >= 0
+        useful = torch.stack([*labelled.unbind(1), *(one.isfinite().all(1) for one in wanted)]).any(0)
         keep = rows.valid & useful & (index[:, 1] >= 0)
         order = counter_hash(rows.key, self.seed).masked_fill(~keep, _NEVER)
         self._buffered += min(len(index), self.max_rows)
@@ -338,7 +345,7 @@ class LinearProbe(RepresentationMetric):
             z, index, numbers, order = z[real], index[real].cpu(), numbers[real].cpu().double(), order[real].cpu()
         else:
             z = torch.zeros(0, dim)
-            index = torch.zeros(0, 2 + len(self.labels), dtype=torch.long)
+            index = torch.zeros(0, 2 + len(self.labels) + len(self.needs_if_there), dtype=torch.long)
             numbers, order = torch.zeros(0, sum(widths), dtype=torch.float64), index[:, 0]
         # The bits of the targets travel with the labels.
         parts: list[Tensor] = yield Gather(torch.cat([order[:, None], index, numbers.view(torch.int64)], dim=1))
@@ -371,7 +378,8 @@ class LinearProbe(RepresentationMetric):
         for name, one in zip(self.targets, columns, strict=True):
             unit, by_sample = self._unit(data, name, one, one.isfinite().all(1))
             tasks.append(target_task(name, one, unit.of, by_sample))
-        for task, labelled in zip(tasks, [*(data.ids[:, 2:] >= 0).unbind(1), *([None] * len(columns))], strict=True):
+        labelled_rows = (data.ids[:, 2 : 2 + len(self.labels)] >= 0).unbind(1)
+        for task, labelled in zip(tasks, [*labelled_rows, *([None] * len(columns))], strict=True):
             total = len(data.ids) if labelled is None else int(labelled.sum())
             values[f"probe_coverage/{task.name}"] = float(task.rows.sum()) / total if total else math.nan
             if task.classes is not None:
@@ -383,12 +391,20 @@ class LinearProbe(RepresentationMetric):
         """What is read belongs to this, and whether samples are held out for it."""
         samples, given = sample_of(data.ids[:, 0]), self.units.get(name)
         given = "position" if name in BUILT_IN_LABELS else given
-        words = None if self.types is None else data.ids[:, 1]
+        words = self._words(data.ids)
         unit = unit_of(name, values, has, samples, words, given, numbers=values.is_floating_point())
         self.units_used[name] = unit.name
         # With one row a sample, words decide unless the user says otherwise.
         of_sample = unit.name == "sample" and (unit.of is not None or given is not None)
         return unit, self.types is None or of_sample
+
+    def _words(self, ids: Tensor) -> Tensor | None:
+        """Word type of each row, where words are known."""
+        if self.types is not None:
+            return ids[:, 1]
+        if "token" in self.labels:
+            return ids[:, 2 + self.labels.index("token")]
+        return ids[:, -1] if self.needs_if_there else None
 
     def _group(self, data: _Data, tasks: Sequence[ProbeTask], values: dict[str, float]) -> Steps[None]:
         """Every probe of tasks that share their rows and what is held out."""
@@ -517,7 +533,7 @@ class _Data(NamedTuple):
     here: Tensor
     """Which row each of them is, (n,)."""
     ids: Tensor
-    """Key, type and labels of the rows of all ranks, int64 (N, 2 + label sets)."""
+    """Key, type and labels of the rows of all ranks, int64 (N, 2 + label sets), and words where they decide alone."""
     numbers: Tensor
     """Targets of the rows of all ranks, float64 (N, columns)."""
     widths: list[int]

@@ -18,6 +18,7 @@ __all__ = ["draw", "take_over"]
 
 _RESETS = ("reset_parameters", "_reset_parameters")
 # What transformers puts on tensors that were loaded; its own functions do not draw them then.
+_NARROW = (torch.int8, torch.uint8, torch.int16, torch.int32)
 _LOADED = "_is_hf_initialized"
 
 
@@ -28,15 +29,20 @@ def draw(model: nn.Module) -> list[str]:
         The parameters that nothing draws, by name: the entries of each are those before, in another order.
 
     Raises:
-        ValueError: If a parameter holds integers, as quantised weights do.
+        ValueError: If a parameter holds integers, as quantised weights do, or such weights are no parameters.
 
     """
     before = dict(model.named_parameters())
-    integers = [name for name, one in before.items() if not one.is_floating_point() and one.numel()]
+    integers = [
+        name for name, one in before.items() if not (one.is_floating_point() or one.is_complex()) and one.numel()
+    ]
     if integers:
         raise ValueError(
             f"the parameters {_listed(integers)} are {before[integers[0]].dtype} and cannot be drawn anew."
         )
+    packed = [name for name, module in model.named_modules() if _is_packed(module)]
+    if packed:
+        raise ValueError(f"the modules {_listed(packed)} hold quantised weights, which cannot be drawn anew.")
     kept = {name: parameter.detach().clone() for name, parameter in before.items()}
     for parameter in before.values():
         parameter.fill_(math.nan)
@@ -74,6 +80,19 @@ def take_over(model: nn.Module, fresh: nn.Module | Mapping[str, Tensor]) -> None
 
 def _left(model: nn.Module) -> list[str]:
     return [name for name, parameter in model.named_parameters() if bool(parameter.isnan().any())]
+
+
+def _is_packed(module: nn.Module) -> bool:
+    """Whether a module's weights are packed in an object, or integers beside nothing but scales and biases."""
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    script = isinstance(module, torch.jit.ScriptModule)
+    if not script and any(isinstance(value, torch.ScriptObject) for value in vars(module).values()):
+        return True
+    # Indices are int64, masks stand beside the weights that they are for.
+    integers = any(one.dtype in _NARROW and one.ndim > 1 for one in own)
+    weights = any(one.is_floating_point() and one.ndim > 1 for one in module.parameters(recurse=False))
+    scales = any(one.is_floating_point() for one in own)
+    return integers and scales and not weights and not any(module.children())
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -153,7 +172,7 @@ def _works(attempt: Callable[[], Any]) -> bool:
     """Whether foreign code ran through."""
     try:
         attempt()
-    except Exception:
+    except (Exception, SystemExit):  # a constructor may read a command line that is not its own
         return False
     return True
 

@@ -24,6 +24,10 @@ Fresh = Callable[[], nn.Module | Mapping[str, Tensor]]
 _REMEDY = "Give `baseline=lambda: …`, a function that makes the model anew, or switch it off by `baseline=False`."
 
 
+# What every module has; buffers are part of its state.
+_OF_MODULES = tuple(name for name in vars(nn.Module()) if name != "_buffers")
+
+
 @contextmanager
 def random_weights(model: nn.Module, seed: int = 0, fresh: Fresh | None = None) -> Iterator[tuple[str, ...]]:
     """Within, the model has the random weights that it would start a training with; afterwards its own, bit for bit.
@@ -47,8 +51,9 @@ def random_weights(model: nn.Module, seed: int = 0, fresh: Fresh | None = None) 
         The names of the parameters that nothing draws, whose entries are put in another order.
 
     Raises:
-        ValueError: If parameters are sharded over ranks or are integers, or ``fresh`` gives a model of other names or
-            shapes. Whatever ``fresh`` raises is raised.
+        ValueError: If parameters are sharded over ranks, expanded, or integers, if a module holds quantised weights
+            that are no parameters, or ``fresh`` gives a model of other names or shapes. Whatever ``fresh`` raises is
+            raised.
 
     Cost: two copies of the weights while they are drawn and one while it lasts; of transformers models one more, and
         two where hyperparameters are used.
@@ -150,6 +155,8 @@ def _installed(model: nn.Module, seed: int, fresh: Fresh | None) -> Iterator[tup
     for name, parameter in model.named_parameters():
         if is_sharded(parameter):
             raise ValueError(f"parameter {name!r} is sharded over ranks, and cannot be drawn anew. {_REMEDY}")
+        if any(step == 0 and size > 1 for step, size in zip(parameter.stride(), parameter.shape, strict=True)):
+            raise ValueError(f"entries of parameter {name!r} are one and the same (expanded). {_REMEDY}")
     with torch.no_grad(), _own_weights(model):
         with kept_random_state():
             seeded(seed)
@@ -190,27 +197,41 @@ def _own_weights(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _same_tensors(model: nn.Module) -> Iterator[None]:
-    """Within, foreign code may put other tensors and attributes into the model; afterwards only their values stay."""
-    storages = [(tensor, tensor.data) for tensor in model.parameters()]
-    parameters = [(module, dict(module._parameters)) for module in model.modules()]
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    """Within, foreign code may put other tensors, modules and attributes into the model; only their values stay.
+
+    A constructor that is called anew may well be given modules of this model, as a network that hyperparameters hold.
+    """
+    storages = [(tensor, tensor.data, tensor.requires_grad) for tensor in model.parameters()]
+    # A ScriptModule keeps what it is made of itself, and nothing can take its place.
+    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    held = [(one, one.copy()) for module in modules for one in _registered(module)]
+    tensors = [(module, {**module._parameters}, {**module._buffers}) for module in modules]
     state = ModuleState(model)
     state.copy().install()
     try:
         yield
     finally:
-        drawn = [(tensor, held, tensor.data) for tensor, held in storages]
+        drawn = [(tensor, tensor.data) for tensor, *_ in storages]
         others: list[tuple[Tensor | None, Tensor | None]] = []
-        for module, own in parameters:
-            others += [(tensor, module._parameters.get(name)) for name, tensor in own.items()]
-            module._parameters.clear()
-            module._parameters.update(own)
-        for module, kept in buffers:
-            others += [(tensor, module._buffers.get(name)) for name, tensor in kept.items()]
+        for module, parameters, buffers in tensors:
+            others += [(tensor, module._parameters.get(name)) for name, tensor in parameters.items()]
+            others += [(tensor, module._buffers.get(name)) for name, tensor in buffers.items()]
+        for registered, before in held:
+            registered.clear()
+            registered.update(before)
         state.install()
-        for tensor, held, value in drawn:
-            tensor.data = held
-            held.copy_(value)
+        for (tensor, storage, grad), (_, value) in zip(storages, drawn, strict=True):
+            tensor.data = storage
+            tensor.requires_grad_(grad)
+            storage.copy_(value)
         for mine, other in others:
             if mine is not None and other is not None and other is not mine and other.shape == mine.shape:
                 mine.detach().copy_(other)
+
+
+def _registered(module: nn.Module) -> Iterator[Any]:
+    """Where a module keeps its parameters, submodules and hooks."""
+    for name in _OF_MODULES:
+        one = vars(module).get(name)
+        if isinstance(one, dict | set):
+            yield one

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_interp.tasks.encoding import Tokenizer, raw_ids
+from lightning_interp.tasks.encoding import Tokenizer, raw_ids, real_ids
 
 __all__ = ["Pooling", "Text", "Units", "encode_units", "pooled"]
 
@@ -141,7 +141,11 @@ def _placed(
         return list(zip(map(list, output["input_ids"]), output["offset_mapping"], strict=True))
     if hasattr(tokenizer, "encode_batch") and hasattr(tokenizer, "token_to_id"):
         encodings = tokenizer.encode_batch(texts, add_special_tokens=special)
-        return [(list(one.ids), one.offsets) for one in encodings]
+        # A tokenizer.json may ask for padding.
+        masks = [one.attention_mask for one in encodings]
+        return [
+            (real_ids(one.ids, mask), real_ids(one.offsets, mask)) for one, mask in zip(encodings, masks, strict=True)
+        ]
     if special:
         raise ValueError(
             "`special_tokens='own'` needs a fast tokenizer of transformers, which tells special tokens from words; "

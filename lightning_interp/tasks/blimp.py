@@ -115,7 +115,7 @@ def _files(path: Path) -> Iterator[tuple[str, Iterable[str]]]:
     if path.is_dir():
         for file in sorted(path.rglob("*.jsonl")):
             # macOS puts a twin "._name" of binary attributes beside each file.
-            if not file.name.startswith("._"):
+            if not file.name.startswith("._") and not file.is_dir():
                 yield str(file), _lines(file)
     elif not path.is_file():
         raise FileNotFoundError(f"`path` is {str(path)!r}; there is no file and no folder of that name.")
@@ -143,7 +143,7 @@ def _rows(name: str, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{name}, line {number}: not JSON ({error}): {line[:80]!r}.") from error
         if not isinstance(row, dict):
             raise ValueError(f"{name}, line {number}: expected a JSON object, got {line[:80]!r}.")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["EncodedPair", "Tokenizer", "encode_pairs", "encode_sentences", "padding_id", "raw_ids"]
+__all__ = ["EncodedPair", "Tokenizer", "encode_pairs", "encode_sentences", "padding_id", "raw_ids", "real_ids"]
 
 EncodedPair = tuple[Tensor, Tensor]
 """Ids of an acceptable and an unacceptable sentence."""
@@ -33,9 +33,10 @@ def encode_sentences(
     chat model may name the start of a turn, and ``bos_token_id`` another token.
 
     A tokenizer with a parameter ``add_special_tokens`` is told to add none, so neither ``[SEP]`` nor an end token
-    is scored; of others the ids are taken as they come, and a start token that is there already is not doubled. No
-    space is put before a sentence: whether "The" is read as " The" is the tokenizer's own ``add_prefix_space``. Its
-    padding side does not matter, since nothing is padded here.
+    is scored; of others the ids are taken as they come, and a start token that is there already is not doubled. Padding
+    that the tokenizer adds by itself is left out where its attention mask tells. No space is put before a sentence:
+    whether "The" is read as " The" is the tokenizer's own ``add_prefix_space``. Its padding side does not matter, since
+    nothing is padded here.
 
     Args:
         tokenizer: A transformers tokenizer, a ``WordTokenizer``, any function from a string to a list of ids, or an
@@ -107,7 +108,23 @@ def raw_ids(tokenizer: Tokenizer, sentences: list[str]) -> list[list[int]]:
     if not isinstance(output, Mapping) or "input_ids" not in output:
         found = sorted(output) if isinstance(output, Mapping) else type(output).__name__
         raise TypeError(f"the tokenizer must return a mapping with `input_ids` for a list of strings, got {found}.")
-    return [_as_ids(ids, sentence) for ids, sentence in zip(output["input_ids"], sentences, strict=True)]
+    rows, masks = output["input_ids"], output.get("attention_mask")
+    if masks is None and isinstance(rows, Tensor | np.ndarray) and len(sentences) > 1:
+        # One tensor of sentences of any length is padded, and nothing says where.
+        return [ids for sentence in sentences for ids in raw_ids(tokenizer, [sentence])]
+    masks = [None] * len(sentences) if masks is None else masks
+    return [real_ids(_as_ids(ids, sentence), mask) for ids, mask, sentence in zip(rows, masks, sentences, strict=True)]
+
+
+def real_ids(ids: list[Any], mask: Any) -> list[Any]:
+    """What stands at the places that a tokenizer's own attention mask names, not at its padding.
+
+    Example:
+        >>> real_ids([0, 5, 6], [0, 1, 1]), real_ids([5, 6], None)
+        ([5, 6], [5, 6])
+
+    """
+    return ids if mask is None else [one for one, real in zip(ids, mask, strict=True) if int(real)]
 
 
 def _encoder(tokenizer: Any) -> tuple[Callable[..., Any], dict[str, bool]]:
@@ -129,11 +146,15 @@ def _without_special_tokens(encode: Callable[..., Any]) -> dict[str, bool]:
 
 
 def _as_ids(ids: Any, sentence: str) -> list[int]:
-    found = getattr(ids, "ids", ids)  # an Encoding of the package tokenizers
+    found, mask = getattr(ids, "ids", ids), getattr(ids, "attention_mask", None)  # an Encoding of tokenizers
     if isinstance(found, Mapping) and "input_ids" in found:
-        found = found["input_ids"]
+        found, mask = found["input_ids"], found.get("attention_mask")
     if isinstance(found, Tensor | np.ndarray):
         found = found.tolist()
+    mask = mask.tolist() if isinstance(mask, Tensor | np.ndarray) else mask
+    if isinstance(found, list) and len(found) == 1 and isinstance(found[0], list):
+        # A batch of one, as `return_tensors` makes it.
+        found, mask = found[0], mask[0] if mask is not None else None
     if not isinstance(found, Sequence) or isinstance(found, str) or not all(isinstance(one, Integral) for one in found):
         raise TypeError(f"the tokenizer must give a list of ids for a sentence, got {ids!r} for {sentence!r}.")
-    return [int(one) for one in found]
+    return real_ids([int(one) for one in found], mask)

@@ -252,7 +252,7 @@ def _json_rows(path: Path, names: Mapping[str, str]) -> Iterator[tuple[int, dict
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}: not JSON ({error}): {line[:80]!r}.") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:80]!r}.")

@@ -363,8 +363,6 @@ class Nothing:
 @pytest.mark.parametrize("length", [1, 4, 16])
 @pytest.mark.parametrize("types", ["token", None])
 def test_where_there_is_nothing_to_read_the_probe_is_at_chance(kind: str, length: int, types: str | None) -> None:
-    if kind == "word" and types is None:
-        pytest.skip("without words, nothing belongs to them")
     found: dict[str, list[tuple[float, float]]] = {"tag": [], "number": []}
     for seed in range(16):
         data = Nothing(kind, length, seed)
@@ -382,6 +380,23 @@ def test_where_there_is_nothing_to_read_the_probe_is_at_chance(kind: str, length
     # R² has long tails, accuracy has not.
     above, said = np.array(found["tag"]).T
     assert 0.5 < above.std(ddof=1) / said.mean() < 1.7
+
+
+def test_without_types_chance_of_labels_of_words_is_what_words_by_heart_give() -> None:
+    data = Nothing("word", 16, 0, samples=120)
+    metric = LinearProbe(["tag"], ["number"], types=None, shuffles=20)
+    found = read(metric, data.z, data.labels)
+    assert metric.units_used == {"tag": "word", "number": "word"}
+    of_rows = read(LinearProbe(["tag"], types=None, units={"tag": "position"}), data.z, data.labels)
+    assert found["probe_accuracy/tag"] == of_rows["probe_accuracy/tag"], "words change the level, not the probe"
+    assert of_rows["probe_above_chance/tag"] > 10 * of_rows["probe_chance/tag/sd"]
+    assert found["probe_chance/tag"] > of_rows["probe_chance/tag"] + 0.1
+    for name in ("tag", "number"):
+        assert abs(found[f"probe_above_chance/{name}"]) < 3 * found[f"probe_chance/{name}/sd"]
+    del data.labels["token"]
+    unknown = LinearProbe(["tag"], types=None)
+    assert read(unknown, data.z, data.labels)["probe_accuracy/tag"] == found["probe_accuracy/tag"]
+    assert unknown.units_used == {"tag": "position"}
 
 
 def test_labels_of_samples_would_be_read_off_other_positions_of_the_sample() -> None:

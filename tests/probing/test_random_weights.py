@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -250,6 +252,109 @@ def test_quantised_weights_have_no_baseline() -> None:
     message = r"Linear has no baseline.*'codes'\] are torch.uint8.*`baseline=False`"
     with pytest.raises(ValueError, match=message), random_weights(model):
         pass
+    assert all(torch.equal(tensor, before[key]) for key, tensor in state(model).items())
+
+
+class Codes(nn.Module):
+    """Quantised as GPTQ has it: buffers, of which one holds the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("qweight", torch.randint(-9, 9, (4, 4), dtype=torch.int32))
+        self.register_buffer("scales", torch.ones(4))
+
+
+class Masked(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.register_buffer("mask", torch.ones(4, 4, dtype=torch.uint8))
+
+
+def test_quantised_weights_that_are_no_parameters_have_no_baseline() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        packed = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 2)), {nn.Linear})
+    for model in (nn.Sequential(nn.Linear(4, 4), Codes()), packed):
+        before = state(nn.Sequential(*model)[:1]) if model is not packed else {}
+        message = r"the modules \['.*'\] hold quantised weights.*`baseline=False`"
+        with pytest.raises(ValueError, match=message), random_weights(model):
+            pass
+        assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in before.items())
+    for model in (Masked(), nn.Sequential(nn.Linear(4, 4, dtype=torch.complex64))):
+        with random_weights(model) as shuffled:
+            assert shuffled == ()
+
+
+def test_an_expanded_parameter_is_refused_before_anything_is_written() -> None:
+    model = nn.Linear(3, 3)
+    model.shared = nn.Parameter(torch.randn(1, 3).expand(3, 3))
+    before = state(model)
+    with pytest.raises(ValueError, match=r"entries of parameter 'shared' are one and the same"), random_weights(model):
+        pass
+    assert all(torch.equal(tensor, before[key]) for key, tensor in state(model).items())
+
+
+class Finetuned(pl.LightningModule):
+    """A constructor that works on the network that it is given, which hyperparameters hold."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        net.requires_grad_(False)
+        net.register_forward_hook(lambda module, given, found: found + 0)
+        net.head = nn.Linear(3, 3)
+        net.temperature = nn.Parameter(torch.rand(3))
+        self.net = net
+        self.token = nn.Parameter(torch.randn(30))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net.head(self.net(x)) + self.token[:3]
+
+
+class Body(nn.Linear):
+    pass
+
+
+def test_a_constructor_that_works_on_parts_of_the_model_leaves_them_as_they_were() -> None:
+    model = Finetuned(Body(3, 3))
+    model.net.requires_grad_(True)  # later in a fine-tuning
+    before, x = state(model), torch.randn(2, 3)
+    output, modules = model(x), list(model.modules())
+    hooks, grads = len(model.net._forward_hooks), [one.requires_grad for one in model.parameters()]
+    parameters = list(model.parameters())
+    with random_weights(model):
+        assert list(model.modules()) == modules
+        assert float((model.token - before["token"]).abs().max()) > 0.1
+        assert bool((model.net.head.weight != before["net.head.weight"]).all())
+    assert list(model.modules()) == modules
+    assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
+    assert (len(model.net._forward_hooks), [one.requires_grad for one in model.parameters()]) == (hooks, grads)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in state(model).items())
+    assert torch.equal(model(x), output)
+
+
+def test_a_constructor_that_ends_the_program_only_means_that_another_way_is_tried() -> None:
+    class Script(pl.LightningModule):
+        alive = True
+
+        def __init__(self, width: int = 30) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+            self.token = nn.Parameter(torch.randn(width))
+            if not self.alive:
+                raise SystemExit(2)
+
+    model = Script()
+    Script.alive = False
+    assert told(model, "'token'")[1] == ("token",)
+
+
+def test_a_scripted_part_is_drawn_too() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))))
+    before = state(model)
+    within, shuffled = told(model, "in another order")
+    assert "1.0.weight" in shuffled
+    assert not torch.equal(within["1.0.weight"], before["1.0.weight"])
     assert all(torch.equal(tensor, before[key]) for key, tensor in state(model).items())
 
 

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from lightning_interp.probing.words import Units, encode_units, pooled
-from lightning_interp.tasks import WordTokenizer
+from lightning_interp.tasks import WordTokenizer, encode_sentences
 
 
 def word_pieces() -> PreTrainedTokenizerFast:
@@ -92,6 +92,22 @@ def test_a_tokenizer_of_the_package_tokenizers_is_read_as_that_of_transformers()
         for found, expected in pairs:
             assert found.ids.tolist() == expected.ids.tolist()
             assert found.unit.tolist() == expected.unit.tolist()
+
+
+@pytest.mark.parametrize("direction", ["left", "right"])
+def test_padding_that_a_tokenizer_asks_for_is_no_part_of_a_sentence(direction: str) -> None:
+    inner, padded = word_pieces().backend_tokenizer, word_pieces().backend_tokenizer
+    padded.enable_padding(direction=direction, length=12)
+    texts = [["king", "ab"], "ab king"]
+    for special in ("bos", "own"):
+        for found, expected in zip(
+            encode_units(padded, texts, special), encode_units(inner, texts, special), strict=True
+        ):
+            assert found.ids.tolist() == expected.ids.tolist()
+            assert found.unit.tolist() == expected.unit.tolist()
+    sentences = ["king ab", "ab ab king"]
+    for found, expected in zip(encode_sentences(padded, sentences), encode_sentences(inner, sentences), strict=True):
+        assert found.tolist() == expected.tolist()
 
 
 def test_known_words_are_one_piece() -> None:

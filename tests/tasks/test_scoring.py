@@ -375,3 +375,33 @@ def test_what_a_masked_model_needs_is_said() -> None:
     slow = types.SimpleNamespace(mask_token_id=4)
     with pytest.raises(ValueError, match="`within_word` needs a fast tokenizer"):
         pseudo_log_likelihoods(model, slow, ["the king"], within_word=True)
+
+
+class Padding:
+    """A tokenizer that makes one tensor of all sentences, padded with 0."""
+
+    bos_token_id = 9
+
+    def __init__(self, left: bool, mask: bool) -> None:
+        self.left, self.mask = left, mask
+
+    def __call__(self, sentences: list[str]) -> dict[str, torch.Tensor]:
+        rows = [[len(word) for word in sentence.split()] for sentence in sentences]
+        width = max(map(len, rows))
+        pads = [[0] * (width - len(row)) for row in rows]
+        ids = [pad + row if self.left else row + pad for row, pad in zip(rows, pads, strict=True)]
+        found = {"input_ids": torch.tensor(ids)}
+        return found | {"attention_mask": (found["input_ids"] > 0).long()} if self.mask else found
+
+
+@pytest.mark.parametrize("left", [True, False])
+@pytest.mark.parametrize("mask", [True, False])
+def test_padding_of_a_tokenizer_that_gives_tensors_is_not_scored(left: bool, mask: bool) -> None:
+    found = encode_sentences(Padding(left, mask), ["the cat sat", "a dog"])
+    assert [ids.tolist() for ids in found] == [[9, 3, 3, 3], [9, 1, 3]]
+
+    class Single:
+        def encode(self, sentence: str) -> torch.Tensor:
+            return torch.tensor([[len(word) for word in sentence.split()]])
+
+    assert [ids.tolist() for ids in encode_sentences(Single(), ["the cat sat", "a dog"])] == [[3, 3, 3], [1, 3]]
