@@ -88,10 +88,11 @@ def tags_and_trees(model: nn.Module, shared: dict[str, Any], args: argparse.Name
         kwargs = {"mask": "attention_mask", "max_examples": None, "layout": "BTD", "seed": args.seed}
         found = analyze(model, batches, LayerProbe(sites, {"pos": "tags"}, types="words", **kwargs))
         print(f"\ntags: {len(treebank)} sentences, {time.perf_counter() - started:.0f} s")
-        columns = ["probe_accuracy", "probe_baseline", "probe_majority", "probe_seen", "probe_control", "selectivity"]
+        columns = ["accuracy", "chance", "baseline", "majority", "seen", "control"]
+        columns = [*(f"probe_{name}" for name in columns), "selectivity"]
         print(
-            "| site | unseen words | random weights | majority | seen words | control | selectivity |\n"
-            + "|---" * 7
+            "| site | unseen words | chance | random weights | majority | seen words | control | selectivity |\n"
+            + "|---" * 8
             + "|"
         )
         for site in sites:

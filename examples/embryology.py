@@ -96,7 +96,7 @@ def _chain(row: dict[str, float], site: str) -> float:
 
 
 def _guessed(row: dict[str, float], relation: str) -> float:
-    return max(row[f"cloze_{level}/{relation}"] for level in ("majority", "chance"))
+    return max(row[f"cloze_{level}/{relation}"] for level in ("majority", "frequency", "chance"))
 
 
 KINDS = [
@@ -108,7 +108,7 @@ KINDS = [
         "part of speech of unseen words",
         "probe_accuracy/{}/pos",
         "part of speech",
-        lambda row, site: row[f"probe_majority/{site}/pos"],
+        lambda row, site: row[f"probe_chance/{site}/pos"],
         "probe_baseline/{}/pos",
     ),
     Kind("probes", "edges of trees (UUAS)", "uuas/{}", "tree distance", _chain, "uuas_baseline/{}"),

@@ -105,6 +105,30 @@ def test_the_best_site_is_held_against_the_best_of_random_weights(example: Modul
     assert one.curve.acquired.high == 100
 
 
+def test_a_probe_is_held_against_dealt_labels_and_not_against_the_most_frequent_one(example: ModuleType) -> None:
+    (tags,) = [kind for kind in example.KINDS if kind.thing == "part of speech"]
+    rows = rows_of(
+        {
+            "probe_accuracy/a/pos": [0.2, 0.3, 0.5, 0.5],
+            "probe_chance/a/pos": [0.25] * 4,
+            "probe_majority/a/pos": [0.6] * 4,
+            "probe_baseline/a/pos": [0.2] * 4,
+        }
+    )
+    one = example.judged(tags, rows)["part of speech"]
+    assert one.chance == 0.25
+    assert one.learned
+    assert one.curve.acquired.high == 100
+
+
+def test_facts_are_held_against_what_knows_how_common_answers_are(example: ModuleType) -> None:
+    (facts,) = [kind for kind in example.KINDS if kind.group == "relations"]
+    levels = {"cloze_majority/pet": [0.2] * 4, "cloze_frequency/pet": [0.5] * 4, "cloze_chance/pet": [0.25] * 4}
+    one = example.judged(facts, rows_of({"cloze_accuracy/pet": [0.25, 0.4, 0.52, 0.52]} | levels))["pet"]
+    assert one.chance == 0.5
+    assert not one.learned
+
+
 def test_orders_that_agree_and_one_that_is_never_learned(example: ModuleType) -> None:
     runs = []
     for seed in range(3):
@@ -180,7 +204,8 @@ def test_a_saved_model_on_lines_of_a_file(
     # AUROC of confidence is undefined where no prediction is right.
     assert probes - {"confidence"} == {"part of speech", "tree distance", *(["coordinates", "truth"] if cities else [])}
     assert {"band_1", "band_4", "agreement" if cities else "binding", "shape of embedding"} <= set(run.found)
-    assert run.found["part of speech"].chance == run.rows[-1]["probe_majority/layer 1/pos"]
+    tags = run.found["part of speech"]
+    assert tags.chance == run.rows[-1][f"probe_chance/{tags.site}/pos"]
     assert (tmp_path / "seed_0" / "embryology.png").stat().st_size > 10_000
 
 
