@@ -70,7 +70,7 @@ def test_what_a_paper_needs_stands_in_the_file(tmp_path: Path, monkeypatch: pyte
     assert mine["dimension/enc"] == "8"
     assert "prefix" not in mine
     assert "draw_figures" not in mine
-    assert found["RepresentationGeometry/center"] == "True"
+    assert found["RepresentationGeometry/thin_above"] == "2048"
     assert float(lines(path)[0]["rows/enc"]) > 0
     assert 0 < float(lines(path)[0]["coverage/enc/token"]) <= 1
     columns = list(lines(path)[0])
@@ -124,7 +124,10 @@ def test_a_file_without_settings_is_read(tmp_path: Path) -> None:
 
 
 def test_callbacks_of_one_class_are_told_apart(tmp_path: Path) -> None:
-    chosen = [RepresentationGeometry("encoder", center=False), RepresentationGeometry("embedding", prefix="b/")]
+    chosen = [
+        RepresentationGeometry("encoder", center=False),
+        RepresentationGeometry("embedding", center=True, prefix="b/"),
+    ]
     found = read_settings(fit(tmp_path, chosen))
     assert found["RepresentationGeometry/center"] == "False"
     assert found["RepresentationGeometry_2/center"] == "True"

@@ -571,6 +571,8 @@ def test_a_failing_reading_is_dropped(
     tmp_path: Path, unwatched: list[torch.Tensor], name: str, where: str, error: Exception
 ) -> None:
     (callback,) = CALLBACKS[name](False)
+    if where.endswith("_batch") and not callback.reads_batches:
+        where = "begin"
     works, calls = getattr(callback, where), []
 
     def fails(*args: Any) -> Any:
