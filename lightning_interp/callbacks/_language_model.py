@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.callbacks._acquisition import AcquisitionAnalysis
+from lightning_interp.callbacks.analysis import refuse_batch_arguments
 from lightning_interp.distributed import Steps, Sum, rank_in, run, world_size
 from lightning_interp.positions import Selection
 from lightning_interp.tasks.batching import Share
@@ -57,9 +58,7 @@ class SentenceAnalysis(AcquisitionAnalysis):
         bos_token_id: int | None,
         **kwargs: Any,
     ) -> None:
-        for name in ("max_examples", "dataloader_idx", "batch_size"):
-            if name in kwargs:
-                raise ValueError(f"`{name}` has no meaning here: no validation batch is read.")
+        refuse_batch_arguments(kwargs)
         super().__init__(max_examples=None, dataloader_idx=0, **kwargs)
         if kind not in ("causal", "masked"):
             raise ValueError(f"`kind` must be 'causal' or 'masked', got {kind!r}.")

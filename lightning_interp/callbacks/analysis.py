@@ -30,7 +30,7 @@ from lightning_interp.positions import SamplePositions, Selection
 from lightning_interp.reporting import Reporter, log_folder
 from lightning_interp.run_settings import Settings, arguments, run_settings
 
-__all__ = ["Draw", "ValidationAnalysis"]
+__all__ = ["Draw", "ValidationAnalysis", "refuse_batch_arguments"]
 
 Draw = Callable[[], Figure]
 
@@ -726,6 +726,19 @@ class ValidationAnalysis(pl.Callback):
         now = time.monotonic()
         self._spent += now - started
         self._next_drawing = now + max(self.figure_interval, 100 * (now - started))
+
+
+def refuse_batch_arguments(given: Mapping[str, Any], advice: str = "") -> None:
+    """Arguments about validation batches have no meaning to a callback that reads none.
+
+    Raises:
+        ValueError: If there is one.
+
+    """
+    for name in ("max_examples", "dataloader_idx", "batch_size"):
+        # A YAML file has the default of an argument that is handed on.
+        if name in given and (name != "batch_size" or given[name] is not None):
+            raise ValueError(f"`{name}` has no meaning here: no validation batch is read. {advice}".rstrip())
 
 
 def _largest(seconds: float) -> Steps[float]:

@@ -156,8 +156,8 @@ class LayerProbe(RepresentationMetrics):
             units=units,
             shuffles=shuffles,
         )
-        super().__init__({"probe": probe}, sites, labels={**_sources(labels), **_sources(targets)}, **kwargs)
         self.probe = probe
+        super().__init__({"probe": probe}, sites, labels={**_sources(labels), **_sources(targets)}, **kwargs)
         self.names = (*probe.labels, *probe.targets)
         """What is read."""
         self.baseline = baseline

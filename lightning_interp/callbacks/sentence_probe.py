@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.callbacks.analysis import ValidationAnalysis
+from lightning_interp.callbacks.analysis import ValidationAnalysis, refuse_batch_arguments
 from lightning_interp.callbacks.representation import site_key
 from lightning_interp.compat import pl
 from lightning_interp.distributed import Gather, Maximum, PeerError, Steps, rank_in, run, world_size
@@ -126,9 +126,7 @@ class SentenceProbe(ValidationAnalysis):
         output: OutputKey | Mapping[str, OutputKey] | None = None,
         **kwargs: Any,
     ) -> None:
-        for name in ("max_examples", "dataloader_idx", "batch_size"):
-            if name in kwargs:
-                raise ValueError(f"`{name}` has no meaning here: no validation batch is read. Give fewer sentences.")
+        refuse_batch_arguments(kwargs, "Give fewer sentences.")
         super().__init__(max_examples=None, dataloader_idx=0, **kwargs)
         if isinstance(sentences, str) or not len(sentences):
             raise ValueError(f"`sentences` must be a list of sentences, got {sentences!r}.")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lightning_interp._kept_readings import KeptReadings, evenly_spread
-from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
+from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis, refuse_batch_arguments
 from lightning_interp.compat import pl
 from lightning_interp.distributed import Gather, Steps, rank_in, run, world_size
 from lightning_interp.figures import measure_curves
@@ -160,9 +160,7 @@ class TaskSpace(ValidationAnalysis):
         bos_token_id: int | None = None,
         **kwargs: Any,
     ) -> None:
-        for name in ("max_examples", "dataloader_idx", "batch_size"):
-            if name in kwargs:
-                raise ValueError(f"`{name}` has no meaning here: no validation batch is read. See `pairs_per_task`.")
+        refuse_batch_arguments(kwargs, "See `pairs_per_task`.")
         super().__init__(max_examples=None, dataloader_idx=0, **kwargs)
         for name, value, least in (
             ("pairs_per_task", pairs_per_task, 2),
