@@ -121,6 +121,8 @@ class RepresentationMetrics(ValidationAnalysis):
     _outward = (*ValidationAnalysis._outward, "metrics", "projector", "label_names")
     _runs_batches = False
     """Whether the callback runs validation batches itself."""
+    seed = 0
+    """Of what a forward pass of ``data`` draws at random; a callback that has an argument of this name sets it."""
 
     def __init__(
         self,
@@ -343,7 +345,7 @@ class RepresentationMetrics(ValidationAnalysis):
         self.positions = own.positions(self.max_examples)
         with apart(model, trainer):
             model.eval()
-            seeded(0)
+            seeded(self.seed)
             for batch, selection, counted in own.batches(model, self.positions, self.count, self.group, trainer):
                 self.check_positions()
                 if counted:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_interp import (
+    LayerProbe,
     MinimalPairs,
     RepresentationDrift,
     RepresentationGeometry,
@@ -20,6 +21,7 @@ from lightning_interp import (
     ValidationAnalysis,
     analyze,
 )
+from lightning_interp.isolation import kept_random_state, seeded
 from lightning_interp.tasks import Task
 from tests.toy import Norm, Sequences, Tagger, loader, trainer
 
@@ -67,6 +69,21 @@ def test_other_data_than_those_of_the_run(name: str, tmp_path: Path) -> None:
     right = analyze(model, loader(12, seed=5), CALLBACKS[name]())
     found = {key: value for key, value in without_time(callback.reading).items() if not key.startswith("cka")}
     assert found == pytest.approx({key: right[key] for key in found}, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_what_a_forward_pass_draws_is_drawn_from_the_seed(seed: int) -> None:
+    drawn: list[torch.Tensor] = []
+
+    def forward(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        drawn.append(torch.rand(2))
+        return model(batch["input_ids"])
+
+    settings = {"baseline": False, "seed": seed, "data": list(loader(8, seed=5)), "forward": forward, "min_count": 1}
+    analyze(Tagger(), loader(8), LayerProbe(SITE, ["tags"], **settings))
+    with kept_random_state():
+        seeded(seed)
+        assert torch.equal(drawn[0], torch.rand(2))
 
 
 def test_own_data_do_not_touch_the_model(tmp_path: Path) -> None:
