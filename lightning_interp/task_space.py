@@ -19,7 +19,7 @@ from lightning_interp.tasks.pairs import MinimalPair, Task
 from lightning_interp.tasks.scoring import margin_accuracy
 from lightning_interp.tasks.shared import remove_shared
 from lightning_interp.tasks.space import TaskRecord, TaskSpaceResult, TuningRecord
-from lightning_interp.tasks.split import draw_pairs, split_pairs
+from lightning_interp.tasks.split import draw_pairs, halves_of_pairs, split_pairs
 from lightning_interp.tasks.transfer import TUNING, transfer_probe
 
 __all__ = ["load_causal_lm", "task_space"]
@@ -95,7 +95,8 @@ def task_space(
         :class:`TaskSpaceResult`.
 
     Raises:
-        ValueError: If an argument is not as above, a task has too few pairs, or :func:`ftgd` refuses its arguments.
+        ValueError: If an argument is not as above, a task has too few pairs or too many of one sentence, or
+            :func:`ftgd` refuses its arguments.
         ImportError: If a model is given by name and transformers is not installed.
 
     Cost: of gradients, one forward and backward pass over all pairs, a sketch of every parameter for each task (about
@@ -140,9 +141,10 @@ def task_space(
     encoded = {pair: ids for task in chosen for pair, ids in _encoded(words, task, add_bos, bos_token_id)}
     read, tested = chosen, chosen
     if method != "gradient":
-        halves = [split_pairs(task, held_out, seed) for task in chosen]
-        read, tested = [half[0] for half in halves], [half[1] for half in halves]
+        parts = [split_pairs(task, held_out, seed) for task in chosen]
+        read, tested = [part[0] for part in parts], [part[1] for part in parts]
     _check_pairs(read, 2 if method != "transfer" else 1)
+    halves = [halves_of_pairs(task) for task in read] if method != "transfer" else []
     matrices: dict[str, Tensor] = {}
     before: Sequence[tuple[float, float]] = []
     reliable: Sequence[float | None] = [None] * len(read)
@@ -159,7 +161,8 @@ def task_space(
             pad_token_id=padding_id(words),
         )
         gradients = [
-            _read(reader, [encoded[pair] for pair in task.pairs]) for task in _bar(read, "gradients", progress)
+            _read(reader, [encoded[pair] for pair in task.pairs], its)
+            for task, its in zip(_bar(read, "gradients", progress), halves, strict=True)
         ]
         matrices, reliability = alignment_matrices([one.sketches for one in gradients], reader.names)
         samples, swapped = ([one.sample for one in gradients], [one.swapped for one in gradients])
@@ -279,8 +282,8 @@ def _encoded(
     return found
 
 
-def _read(reader: GradientReader, pairs: Sequence[EncodedPair]) -> TaskGradients:
-    read = reader.read(pairs, range(len(pairs)))
+def _read(reader: GradientReader, pairs: Sequence[EncodedPair], halves: Sequence[int]) -> TaskGradients:
+    read = reader.read(pairs, halves)
     # Sums are complete, and sketches of many groups are what takes memory.
     sketches, sample, swapped = (one.to("cpu", torch.float32) for one in (read.sketches, read.sample, read.swapped))
     return TaskGradients(sketches, sample, swapped, read.margins.cpu(), read.counts.cpu())

@@ -34,7 +34,7 @@ from lightning_interp.tasks.loading import Tasks, encode_task, find_language_mod
 from lightning_interp.tasks.pairs import Task
 from lightning_interp.tasks.scoring import margin_accuracy
 from lightning_interp.tasks.shared import remove_shared
-from lightning_interp.tasks.split import draw_pairs
+from lightning_interp.tasks.split import draw_pairs, halves_of_pairs
 
 __all__ = ["TaskSpace"]
 
@@ -74,7 +74,7 @@ class TaskSpace(ValidationAnalysis):
     ``alignment_disattenuated/within``        summary  C without gradient noise; ``between`` too; conditional
     ``alignment_centred/within``              full     C without what all tasks share; ``between`` too
     ``reliability/mean``                      summary  share of the gradients that is signal, mean over tasks;
-                                                       0 where there is none
+                                                       0 where there is none; no sentence is in both of its halves
     ``overlap_above_null/within``             summary  O less its null; ``between`` too
     ``overlap/within``, ``overlap_null/…``    full     O and its null; ``between`` too
     ``agreement/phenomena``                   summary  Spearman correlation of C with same phenomenon = 1
@@ -191,6 +191,7 @@ class TaskSpace(ValidationAnalysis):
         self.add_bos = add_bos
         self.bos_token_id = bos_token_id
         self.tasks = _chosen_tasks(tasks, pairs_per_task, seed)
+        self._halves = [halves_of_pairs(task) for task in self.tasks]
         """The tasks with the pairs that are read."""
         self._phenomena = [task.phenomenon for task in self.tasks]
         self._hypothesis = phenomenon_hypothesis(self.tasks)
@@ -362,7 +363,7 @@ class TaskSpace(ValidationAnalysis):
         """What is kept of a task in one row: halves, groups, sample, swapped sample, margins."""
         assert self._reader is not None
         pairs = self._pairs[index]
-        found = self._reader.read(pairs, range(len(pairs)))
+        found = self._reader.read(pairs, self._halves[index])
         padding = torch.zeros(max(map(len, self._pairs)) - len(pairs))
         kept = (found.sketches[0], found.sketches[1:].sum(1), found.sample, found.swapped, found.margins)
         return torch.cat([*(one.to("cpu", torch.float32).flatten() for one in kept), padding])

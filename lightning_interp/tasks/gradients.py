@@ -53,8 +53,8 @@ class GradientReader:
     as :func:`lightning_interp.tasks.differential.gradient_differential`, but a sum over pairs. Of it are kept, by this
     library's choice, a CountSketch for each group of layers and each half of the pairs, for cosines, and a hashed
     sample of coordinates, for overlap. Both are linear and hashed from a coordinate's place among all parameters of
-    the model, so that they add up over micro-batches, ranks and calls, and agree between checkpoints. A pair belongs
-    to the half that its place in the task says (place % 2), wherever it is read.
+    the model, so that they add up over micro-batches, ranks and calls, and agree between checkpoints. Which
+    half a pair belongs to is told with it; see :func:`halves_of_pairs`.
 
     The model runs in evaluation mode, without autocast and TF32, also where the caller has gradients off (inference
     mode included). It, its ``.grad`` fields and the random streams are left as they were. The shared words of a pair
@@ -81,7 +81,7 @@ class GradientReader:
 
     Example:
         >>> reader = GradientReader(nn.Embedding.from_pretrained(torch.zeros(3, 3), freeze=False), buckets=64)
-        >>> found = reader.read([(torch.tensor([0, 1]), torch.tensor([0, 2]))], places=[0])
+        >>> found = reader.read([(torch.tensor([0, 1]), torch.tensor([0, 2]))], halves=[0])
         >>> found.sample.tolist()
         [0.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
         >>> reader.names, tuple(found.sketches.shape), found.margins.tolist()
@@ -125,22 +125,24 @@ class GradientReader:
         self._draw()
         return sum(len(positions) for _, positions in self._drawn.values())
 
-    def read(self, pairs: Sequence[EncodedPair], places: Sequence[int]) -> TaskGradients:
+    def read(self, pairs: Sequence[EncodedPair], halves: Sequence[int]) -> TaskGradients:
         """The gradient over some pairs of a task.
 
         Args:
             pairs: Ids of the acceptable and the unacceptable sentence of each; see :func:`encode_sentences`. There may
                 be none.
-            places: The place of each in the task, from 0.
+            halves: The half of the task, 0 or 1, to which each belongs; see :func:`halves_of_pairs`.
 
         Raises:
-            ValueError: If there is not one place a pair, or no gradient reaches any parameter.
+            ValueError: If there is not one half a pair, it is not 0 or 1, or no gradient reaches any parameter.
 
         """
-        if len(pairs) != len(places):
-            raise ValueError(f"`places` has {len(places)} entries for {len(pairs)} pairs.")
+        if len(pairs) != len(halves):
+            raise ValueError(f"`halves` has {len(halves)} entries for {len(pairs)} pairs.")
+        if other := set(halves) - {0, 1}:
+            raise ValueError(f"`halves` must be 0 or 1, got {min(other)}.")
         with _ordinary_tensors():
-            return self._read(pairs, places)
+            return self._read(pairs, halves)
 
     def read_text(self, sentences: Sequence[Tensor]) -> Tensor:
         """The gradient of S summed over encoded sentences at the sampled coordinates, float64 (n,): no task in it."""
@@ -152,13 +154,13 @@ class GradientReader:
 
     # ------------------------------------------------- inside
 
-    def _read(self, pairs: Sequence[EncodedPair], places: Sequence[int]) -> TaskGradients:
+    def _read(self, pairs: Sequence[EncodedPair], halves: Sequence[int]) -> TaskGradients:
         sketches, sample = self._zeros()
         margins = torch.zeros(len(pairs), dtype=torch.float64)
 
         def work(leaves: Mapping[str, Tensor]) -> None:
             for half in (0, 1):
-                chosen = [row for row, place in enumerate(places) if place % 2 == half]
+                chosen = [row for row, its in enumerate(halves) if its == half]
                 rows = [list(pairs[row]) for row in chosen]
                 scores = self._add(rows, (-1.0, 1.0), leaves, sketches[:, half], sample[half])
                 for row, (good, bad) in zip(chosen, scores, strict=True):
@@ -167,7 +169,7 @@ class GradientReader:
         if pairs:
             self._evaluate(work)
         sketches[0] = sketches[1:].sum(0)
-        counts = torch.tensor([sum(place % 2 == half for place in places) for half in (0, 1)])
+        counts = torch.tensor([sum(its == half for its in halves) for half in (0, 1)])
         # Past the last group is what belongs to none.
         kept = sketches[: len(self.names)]
         return TaskGradients(kept, sample[0] + sample[1], sample[0] - sample[1], margins, counts)

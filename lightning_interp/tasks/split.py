@@ -1,13 +1,14 @@
-"""Pairs to tune on and pairs to test on, without a sentence in both."""
+"""Pairs in two parts, without a sentence in both: to tune on and to test on, or two halves to compare."""
 
 from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 
 from lightning_interp.tasks.pairs import MinimalPair, Task
 
-__all__ = ["draw_pairs", "sentence_groups", "split_pairs"]
+__all__ = ["draw_pairs", "halves_of_pairs", "sentence_groups", "split_pairs"]
 
 
 def split_pairs(task: Task, held_out: float = 0.5, seed: int = 0) -> tuple[Task, Task]:
@@ -95,6 +96,36 @@ def sentence_groups(task: Task) -> list[int]:
     """
     of = {pair: number for number, group in enumerate(_groups(task.pairs)) for pair in group}
     return [of[pair] for pair in task.pairs]
+
+
+def halves_of_pairs(task: Task) -> list[int]:
+    """The half, 0 or 1, to which each pair of a task belongs, so that what two halves agree on is the task.
+
+    Pairs that share a sentence, also by way of others, are in one half: in both it would carry its noise into both,
+    and pure noise would look reliable. The largest group first, each comes to the half that is smaller by then, so that
+    pairs which share nothing take turns.
+
+    Raises:
+        ValueError: If one of the halves would have less than a third of the pairs, as most of them share sentences.
+
+    Example:
+        >>> pairs = (("he sleeps", "he sleep"), ("it is", "it are"), ("he sleeps", "he slept"), ("I am", "I is"))
+        >>> halves_of_pairs(Task("t", "p", pairs))
+        [0, 1, 0, 1]
+
+    """
+    groups = sentence_groups(task)
+    home: dict[int, int] = {}
+    sizes = [0, 0]
+    for group, size in Counter(groups).most_common():
+        home[group] = int(sizes[1] < sizes[0])
+        sizes[home[group]] += size
+    if 3 * min(sizes) < len(task):
+        raise ValueError(
+            f"task {task.name!r} has no two halves without a sentence in both: {max(sizes)} of its {len(task)} pair(s) "
+            f"share sentences, as {task.pairs[0].good!r}. Give it pairs of more different sentences."
+        )
+    return [home[group] for group in groups]
 
 
 def _digest(seed: int, name: str, pair: MinimalPair) -> bytes:

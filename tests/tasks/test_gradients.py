@@ -35,6 +35,11 @@ def gpt2() -> nn.Module:
     return transformers.GPT2LMHeadModel(config)
 
 
+def turns(*places: int) -> list[int]:
+    """The halves of pairs at these places of a task, of which no two share a sentence."""
+    return [place % 2 for place in range(*places)]
+
+
 def flat(gradient: dict[str, Tensor]) -> Tensor:
     return torch.cat([value.flatten() for value in gradient.values()]).double()
 
@@ -42,7 +47,7 @@ def flat(gradient: dict[str, Tensor]) -> Tensor:
 def test_cosines_of_sketches_are_those_of_gradients(gpt2: nn.Module) -> None:
     reader = GradientReader(gpt2)
     pairs = [encoded(task.pairs[:8]) for task in TASKS]
-    read = [reader.read(one, range(len(one))) for one in pairs]
+    read = [reader.read(one, turns(len(one))) for one in pairs]
     exact = torch.stack([flat(gradient_differential(gpt2, one)) for one in pairs])
     sketched = cosine_matrix(torch.stack([one.sketches[0].sum(0) for one in read]))
     apart = ~torch.eye(len(TASKS), dtype=torch.bool)
@@ -59,10 +64,10 @@ def test_cosines_of_sketches_are_those_of_gradients(gpt2: nn.Module) -> None:
 
 def test_parts_add_up_however_they_are_read(gpt2: nn.Module) -> None:
     reader, pairs = GradientReader(gpt2, buckets=4096, sample=20_000), encoded(TASKS[3].pairs[:9])
-    whole = reader.read(pairs, range(9))
+    whole = reader.read(pairs, turns(9))
     assert whole.counts.tolist() == [5, 4]
-    small = GradientReader(gpt2, buckets=4096, sample=20_000, batch_tokens=30).read(pairs, range(9))
-    ranks = [reader.read(pairs[rank::3], range(rank, 9, 3)) for rank in range(3)]
+    small = GradientReader(gpt2, buckets=4096, sample=20_000, batch_tokens=30).read(pairs, turns(9))
+    ranks = [reader.read(pairs[rank::3], turns(rank, 9, 3)) for rank in range(3)]
     merged = TaskGradients(*(sum(parts) for parts in zip(*ranks, strict=True)))
     for found in (small, merged):
         scale = float(whole.sketches.abs().max())
@@ -73,7 +78,7 @@ def test_parts_add_up_however_they_are_read(gpt2: nn.Module) -> None:
     assert torch.equal(
         torch.stack([one.margins for one in ranks], 1).flatten().round(decimals=3), whole.margins.round(decimals=3)
     )
-    halves = [reader.read(pairs[half::2], range(half, 9, 2)) for half in (0, 1)]
+    halves = [reader.read(pairs[half::2], turns(half, 9, 2)) for half in (0, 1)]
     torch.testing.assert_close(halves[0].sample - halves[1].sample, whole.swapped)
     nothing = reader.read([], [])
     assert not nothing.sketches.any()
@@ -82,16 +87,16 @@ def test_parts_add_up_however_they_are_read(gpt2: nn.Module) -> None:
 
 def test_groups_add_up_to_the_whole(gpt2: nn.Module) -> None:
     pairs = encoded(TASKS[0].pairs[:4])
-    found = GradientReader(gpt2, buckets=1024).read(pairs, range(4))
+    found = GradientReader(gpt2, buckets=1024).read(pairs, turns(4))
     assert GradientReader(gpt2).names == ("all", "embedding", "layers.0", "layers.1", "other")
     torch.testing.assert_close(found.sketches[1:].sum(0), found.sketches[0])
     assert all(bool(one.any()) for one in found.sketches)
-    alone = GradientReader(gpt2, buckets=1024, groups=False).read(pairs, range(4))
+    alone = GradientReader(gpt2, buckets=1024, groups=False).read(pairs, turns(4))
     assert alone.sketches.shape == (1, 2, 1024)
     torch.testing.assert_close(alone.sketches[0], found.sketches[0])
     own = GradientReader(gpt2, buckets=1024, groups=lambda name: "mlp" if ".mlp." in name else None)
     assert own.names == ("all", "mlp")
-    some = own.read(pairs, range(4)).sketches
+    some = own.read(pairs, turns(4)).sketches
     torch.testing.assert_close(some[0], found.sketches[0])
     assert 0 < some[1].norm() < some[0].norm()
 
@@ -118,11 +123,11 @@ def test_a_task_aligns_with_itself_as_far_as_its_reliability_goes(gpt2: nn.Modul
 def test_offsets_do_not_move_when_parameters_are_frozen(gpt2: nn.Module) -> None:
     pairs, model = encoded(TASKS[0].pairs[:4]), copy.deepcopy(gpt2)
     reader = GradientReader(model, buckets=1024)
-    whole = reader.read(pairs, range(4))
+    whole = reader.read(pairs, turns(4))
     for parameter in model.transformer.h[0].parameters():
         parameter.requires_grad_(False)
     # The same reader, after the freezing.
-    frozen = reader.read(pairs, range(4))
+    frozen = reader.read(pairs, turns(4))
     torch.testing.assert_close(frozen.sketches[3], whole.sketches[3])
     assert not frozen.sketches[reader.names.index("layers.0")].any()
     assert frozen.sample.numel() == sum(one.numel() for one in model.parameters() if one.requires_grad)
@@ -134,7 +139,7 @@ def test_the_model_is_left_as_it_was_and_dropout_is_off() -> None:
     model.embedding.weight.grad = torch.ones_like(model.embedding.weight)
     state = torch.get_rng_state()
     reader = GradientReader(model, buckets=64)
-    first, second = reader.read(pairs, range(6)), reader.read(pairs, range(6))
+    first, second = reader.read(pairs, turns(6)), reader.read(pairs, turns(6))
     assert torch.equal(first.sketches, second.sketches)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -155,12 +160,12 @@ def test_inference_mode_and_buffers() -> None:
 
     model, pairs = WithBuffer(), random_pairs(4, seed=2)
     reader = GradientReader(model, buckets=64)
-    expected = reader.read(pairs, range(4))
+    expected = reader.read(pairs, turns(4))
     with torch.inference_mode():
         # What was computed here cannot be used where gradients are, unless it is copied.
         model.scale.mul_(1.0)
         model(pairs[0][0][None])
-        found = GradientReader(model, buckets=64).read(pairs, range(4))
+        found = GradientReader(model, buckets=64).read(pairs, turns(4))
     assert torch.equal(found.sketches, expected.sketches)
     assert model.seen.is_inference()
     assert not found.sketches.is_inference()
@@ -169,14 +174,14 @@ def test_inference_mode_and_buffers() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_read_as_the_same_values_in_float32(gpt2: nn.Module, dtype: torch.dtype) -> None:
     half, pairs = copy.deepcopy(gpt2).to(dtype), encoded(TASKS[0].pairs[:4])
-    expected = GradientReader(copy.deepcopy(half).float(), buckets=256).read(pairs, range(4))
-    found = GradientReader(half, buckets=256).read(pairs, range(4))
+    expected = GradientReader(copy.deepcopy(half).float(), buckets=256).read(pairs, turns(4))
+    found = GradientReader(half, buckets=256).read(pairs, turns(4))
     torch.testing.assert_close(found.sketches, expected.sketches)
     torch.testing.assert_close(found.margins, expected.margins)
     assert {one.dtype for one in half.parameters()} == {dtype}
     half.gradient_checkpointing_enable()
     half.train()
-    again = GradientReader(half, buckets=256).read(pairs, range(4))
+    again = GradientReader(half, buckets=256).read(pairs, turns(4))
     assert torch.equal(again.sketches, found.sketches)
 
 
@@ -186,8 +191,8 @@ def test_checkpointed_half_precision_runs_again_with_the_same_weights() -> None:
             return torch.utils.checkpoint.checkpoint(super().forward, ids, use_reentrant=False)
 
     model, pairs = Checkpointed().bfloat16(), random_pairs(4, seed=3)
-    expected = GradientReader(copy.deepcopy(model).float(), buckets=64).read(pairs, range(4))
-    torch.testing.assert_close(GradientReader(model, buckets=64).read(pairs, range(4)).sketches, expected.sketches)
+    expected = GradientReader(copy.deepcopy(model).float(), buckets=64).read(pairs, turns(4))
+    torch.testing.assert_close(GradientReader(model, buckets=64).read(pairs, turns(4)).sketches, expected.sketches)
 
 
 def test_text_has_the_gradient_of_its_log_probability() -> None:
@@ -217,7 +222,7 @@ def test_what_cannot_be_read_is_named() -> None:
     for name in ("buckets", "sample", "batch_tokens"):
         with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
             GradientReader(ToyLM(), **{name: 0})
-    with pytest.raises(ValueError, match="`places` has 1 entries for 2 pairs"):
+    with pytest.raises(ValueError, match="`halves` has 1 entries for 2 pairs"):
         GradientReader(ToyLM()).read(random_pairs(2, seed=0), [0])
     with pytest.raises(ValueError, match="`groups` gives 'all' for 'unused'"):
         group_names(ToyLM(), lambda name: "all")

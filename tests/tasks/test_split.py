@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_interp.tasks import MinimalPair, Task, split_pairs
+from lightning_interp.functional import reliability
+from lightning_interp.tasks import MinimalPair, Task, grammar_tasks, split_pairs
+from lightning_interp.tasks.split import halves_of_pairs, sentence_groups
 
 # Few sentences, so that many pairs share one.
 PAIRS = st.lists(
@@ -79,3 +83,48 @@ def test_errors() -> None:
     for held_out in (0.0, 1.0, float("nan")):
         with pytest.raises(ValueError, match="`held_out` must lie between 0 and 1"):
             split_pairs(task, held_out)
+
+
+@given(pairs=PAIRS)
+def test_no_sentence_is_in_both_halves(pairs: tuple[MinimalPair, ...]) -> None:
+    task = Task("a", "x", pairs)
+    if 3 * max(Counter(sentence_groups(task)).values()) > 2 * len(task):
+        with pytest.raises(ValueError, match="no two halves"):
+            halves_of_pairs(task)
+        return
+    halves = halves_of_pairs(task)
+    chosen = [[pair for pair, its in zip(pairs, halves, strict=True) if its == half] for half in (0, 1)]
+    parts = [Task("a", "x", tuple(some)) for some in chosen]
+    assert sentences(parts[0]).isdisjoint(sentences(parts[1]))
+    assert 3 * min(map(len, parts)) >= len(pairs)
+
+
+def test_pairs_that_share_nothing_take_turns() -> None:
+    task = Task("a", "x", tuple(MinimalPair(f"good {i}", f"bad {i}") for i in range(5)))
+    assert halves_of_pairs(task) == [0, 1, 0, 1, 0]
+
+
+def test_a_task_of_one_sentence_has_no_halves() -> None:
+    task = Task("a", "x", tuple(MinimalPair(f"good {i}", "bad") for i in range(5)))
+    with pytest.raises(ValueError, match=r"task 'a' has no two halves.* 5 of its 5 .* as 'good 0'"):
+        halves_of_pairs(task)
+
+
+@pytest.mark.parametrize("name", ["intransitive", "selected_subject"])
+def test_noise_of_sentences_is_not_reliable(name: str) -> None:
+    (task,) = grammar_tasks(pairs=200, paradigms=[name])
+    words = sorted(sentences(task))
+    generator = torch.Generator().manual_seed(0)
+    found: dict[str, list[float]] = {"by group": [], "by turns": []}
+    for _ in range(40):
+        noise = dict(zip(words, torch.randn(len(words), 64, generator=generator), strict=True))
+        each = torch.stack([noise[good] - noise[bad] for good, bad in task.pairs])
+        for how, halves in (("by group", halves_of_pairs(task)), ("by turns", [i % 2 for i in range(200)])):
+            which = torch.tensor(halves, dtype=torch.bool)
+            # The cosine itself, whose mean is 0 for noise; what is made of it is skewed.
+            trust = reliability(each[~which].sum(0)[None], each[which].sum(0)[None]).item()
+            found[how].append(trust / (2 - trust))
+    means = {how: sum(one) / len(one) for how, one in found.items()}
+    # One of 40 means of cosines in 64 dimensions has the standard error 1 / sqrt(64 * 40) = .02.
+    assert abs(means["by group"]) < 0.06
+    assert means["by turns"] > 0.1
