@@ -15,7 +15,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Gather", "Maximum", "Minimum", "PeerError", "Steps", "Sum", "Sums", "agree", "rank_in", "run", "world_size"]
+__all__ = [
+    "Gather",
+    "Maximum",
+    "Minimum",
+    "PeerError",
+    "Steps",
+    "Sum",
+    "Sums",
+    "agree",
+    "rank_in",
+    "run",
+    "settled",
+    "world_size",
+]
 
 Group = Any
 T = TypeVar("T")
@@ -65,6 +78,10 @@ Exchange = Sum | Sums | Minimum | Maximum | Gather
 Steps = Generator[Exchange, Any, T]
 
 
+_TOLD = "_told_to_group"
+"""What an error has that the ranks of a group know of: that group, in a tuple."""
+
+
 class PeerError(RuntimeError):
     """Another rank failed, so this one gave up the same work."""
 
@@ -106,6 +123,29 @@ def agree(ok: bool, group: Group = None) -> bool:
     return bool(flag.item() > 0)
 
 
+def settled(error: BaseException | None, group: Group = None) -> bool:
+    """End a piece of work on all ranks: whether it succeeded on each. A collective: all ranks must call it.
+
+    A rank that fails outside :func:`run` comes here while its partners wait for it in an exchange within; what it says
+    here is what they hear there, and they come here with an error of which the group knows. So no rank waits for an
+    answer that was given already, and none enters an exchange alone.
+
+    Args:
+        error: What this rank failed with, within :func:`run` or outside; ``None`` where it did not.
+        group: The group over which the work exchanges; other groups hear of it too.
+
+    Example:
+        >>> settled(None), settled(ValueError("planted"))
+        (True, False)
+
+    """
+    told = getattr(error, _TOLD, None)
+    ok = error is None
+    if told is None or told[0] is not group:
+        ok = agree(ok, group)
+    return ok if group is None else agree(ok)
+
+
 def run(steps: Steps[T], group: Group = None) -> T:
     """Carry out a computation over all ranks.
 
@@ -142,9 +182,9 @@ def run(steps: Steps[T], group: Group = None) -> T:
             error = exception
         if not agree(error is None, group):
             steps.close()
-            if error is not None:
-                raise error
-            raise PeerError("Another rank failed in this reading; its own log says why.")
+            error = error or PeerError("Another rank failed in this reading; its own log says why.")
+            object.__setattr__(error, _TOLD, (group,))  # also where its class forbids it
+            raise error
         if request is None:
             return value  # type: ignore[no-any-return]
         result = _exchange(request, group)

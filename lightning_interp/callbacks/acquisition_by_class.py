@@ -195,15 +195,14 @@ class AcquisitionByClass(AcquisitionAnalysis):
         self._omitted: dict[str, Tensor] = {}
         """By name: rows with logits that are not finite, with a target, a label that is unknown; then ``scored``."""
 
-    @property
-    def state_key(self) -> str:
+    def identity(self) -> dict[str, Any]:
         """Tells instances apart by what they read."""
-        return self._generate_state_key(
-            predictions=[f"{name}: {one}" for name, one in self._given.items()],
-            classes=list(self.class_names.values()),
-            dataloader_idx=self.dataloader_idx,
-            prefix=self.prefix,
-        )
+        return {
+            "predictions": [f"{name}: {one}" for name, one in self._given.items()],
+            "classes": list(self.class_names.values()),
+            "dataloader_idx": self.dataloader_idx,
+            "prefix": self.prefix,
+        }
 
     def settings(self) -> Settings:
         """How readings are taken: arguments, without labels that are given one by one."""

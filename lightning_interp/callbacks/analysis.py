@@ -21,9 +21,12 @@ from lightning_interp._collate_order import why_order_is_unknown
 from lightning_interp._forward import Forward
 from lightning_interp._fresh import FreshMetrics
 from lightning_interp._same_data import DataChecksum, Samples
+from lightning_interp.callbacks._held_gates import HeldGates
+from lightning_interp.callbacks._same_arguments import check_same_arguments
+from lightning_interp.callbacks._val_loop import is_last_batch, validation_due, validation_loaders, why_no_validation
 from lightning_interp.callbacks.gate_checks import check_gates
 from lightning_interp.compat import check_trainer, pl
-from lightning_interp.distributed import Maximum, Minimum, PeerError, Steps, agree, run, world_size
+from lightning_interp.distributed import Maximum, Minimum, PeerError, Steps, agree, run, settled, world_size
 from lightning_interp.history import CsvLog, History, Reading, merge_rows, with_settings
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.positions import SamplePositions, Selection
@@ -34,6 +37,8 @@ __all__ = ["Draw", "ValidationAnalysis", "refuse_batch_arguments"]
 
 Draw = Callable[[], Figure]
 
+# May differ between ranks: files and pictures are made on one of them.
+_OF_RANK = ("draw_figures", "figure_interval", "write_csv")
 # Facts about what was read, which several callbacks on one site share; the first of them reports.
 _FACTS = ("rows", "nonfinite")
 
@@ -152,16 +157,24 @@ class ValidationAnalysis(pl.Callback):
         """How :func:`lightning_interp.analyze` runs a batch, for what runs batches again."""
         self.step_output: Any = None
         """What ``validation_step`` returned for the batch, while :meth:`after_batch` runs."""
+        self.step = 0
+        """The optimizer step of the reading."""
+        self._fitting = False
         self._active = False
         self._rehearsing = False
+        self._complete = False
         self._error: Exception | None = None
         self._selection: Selection | None = None
+        self._values: dict[str, float] | None = None
         self._pending: dict[str, float] | None = None
         self._seconds = 0.0
         self._next_drawing = math.inf
         self._csv: CsvLog | None = None
         self._reporter: Reporter | None = None
         self._trainer: weakref.ref[Any] | None = None
+        self._modules: dict[str, nn.Module] = {}
+        self._held = HeldGates()
+        self._key: str | None = None
         ValidationAnalysis._reset(self)  # a subclass resets its own part once it has its arguments
 
     def _reset(self) -> None:
@@ -174,6 +187,10 @@ class ValidationAnalysis(pl.Callback):
         self._spent = self._last_seconds = self._elapsed = 0.0
         self._resumed = time.monotonic()
         self._rehearsed = False
+        self._due: int | None = None
+        self._open: int | None = None
+        self._validated: int | None = None
+        self._said: set[str] = set()
         self._warned = False
         self._samples: Samples | None = None
         self._warned_of_change = False
@@ -251,6 +268,13 @@ class ValidationAnalysis(pl.Callback):
         """Arguments that hold an entry for each sample of the data set, so that they need to know which is which."""
         return []
 
+    def keep(self) -> None:
+        """The reading is logged: take over what it found; :attr:`step` is its step. Called on all ranks, or on none."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """What tells several instances of a class apart in a checkpoint, by name; none by default."""
+        return {}
+
     def shared(self) -> Mapping[str, Tensor | float]:
         """Numbers of the last reading, beside its measures, that all ranks with the same data must have alike."""
         return {}
@@ -306,14 +330,19 @@ class ValidationAnalysis(pl.Callback):
     # ------------------------------------------------- life in a Trainer
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """A new Trainer starts a new history."""
+        """A new Trainer that fits starts a new history."""
         check_trainer(self, trainer)
-        if stage == "fit" and (self._trainer is None or self._trainer() is not trainer):
-            self._reset()
-        self._trainer = weakref.ref(trainer)
+        if stage == "fit":
+            if self._trainer is None or self._trainer() is not trainer:
+                self._reset()
+            self._trainer = weakref.ref(trainer)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Attach to the model and check keys against those of the other callbacks."""
+        """Attach to the model and check arguments and keys against those of other ranks and callbacks."""
+        if self is _analyses(trainer)[0]:
+            check_same_arguments(
+                {_unique_name(one, trainer): arguments(one, leave_out=_OF_RANK) for one in _analyses(trainer)}
+            )
         self._attach(trainer, pl_module)
         if self._reporter is not None:
             charts = self.charts(pl_module).items()
@@ -322,9 +351,10 @@ class ValidationAnalysis(pl.Callback):
         self._next_drawing = self._resumed + self.figure_interval
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check what gates watch; only now does Lightning know of schedulers."""
+        """Check what gates watch, and that there will be something to read; only now does Lightning know of both."""
         if self is _analyses(trainer)[0]:
             check_gates(trainer, pl_module)
+            _tell_no_validation(trainer, pl_module)
         if self.reads_batches and self.given_by_place() and trainer.val_dataloaders is not None:
             self.positions = self._find_loader(trainer)
             self.check_positions()
@@ -345,6 +375,7 @@ class ValidationAnalysis(pl.Callback):
                 "Leave it false, and give every rank at least one batch."
             )
         self.resolve(pl_module)
+        self._modules = dict(pl_module.named_modules())
         self._elsewhere = _reported_earlier(self, trainer, pl_module)
         if world_size() > 1:
             _silence_sync_warning([self.full_key(key) for key in [*self.measures(pl_module), *self._own_keys()]])
@@ -358,24 +389,54 @@ class ValidationAnalysis(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Decide whether this validation run is read."""
         started = time.perf_counter()
-        self._active, self._error, self._pending, self._selection = False, None, None, None
-        self._seconds = 0.0
-        fitting = trainer.state.fn == "fit"
-        if not fitting:
-            self._attach(trainer, pl_module)
+        self._active, self._complete, self._seconds = False, False, 0.0
+        self._error = self._selection = self._values = self._pending = None
+        self._fitting = trainer.state.fn == "fit"
         self._rehearsing = bool(trainer.sanity_checking)
-        if not self._rehearsing and fitting:
-            self._validations += 1
+        self.step = trainer.global_step
+        if not self._fitting:
+            self._attach(trainer, pl_module)
+        elif not self._rehearsing:
+            self._count_validation(trainer.fit_loop.epoch_loop.total_batch_idx)
             if (self._validations - 1) % self.every_n_validations or not self._affordable():
                 return
-        self.positions, self.group = SamplePositions([]), _data_group(trainer)
+        self._active, self.group = True, _data_group(trainer)
+        self._guarded(lambda: self._prepare(trainer, pl_module))
+        self._seconds += time.perf_counter() - started
+
+    def _count_validation(self, batch: int) -> None:
+        """Number this validation run as it would be without a restart: after one that a checkpoint came before."""
+        if self._due is not None and self._due != batch:
+            self._validations += 1
+        self._due, self._open = None, batch
+        self._validations += 1
+
+    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._follow(pl_module)
+        self.positions = SamplePositions([])
         if self.reads_batches:
             self.positions = self._find_loader(trainer)
             self.check_positions()
-        self._active = True
         self._checksum, self.changed = DataChecksum(), None
-        self._guarded(self.begin)
-        self._seconds += time.perf_counter() - started
+        self.begin()
+
+    def _follow(self, model: nn.Module) -> None:
+        """Where modules were replaced, wrapped, added or taken away since, find by name what is to be read."""
+        before, now = self._modules, dict(model.named_modules())
+        if before.keys() == now.keys() and all(before[name] is module for name, module in now.items()):
+            return
+        self.release()
+        self.resolve(model)
+        self._modules = now
+        others = [name for name, module in before.items() if name in now and now[name] is not module]
+        gone = [name for name in before if name not in now]
+        if others or gone:
+            changes = [f"other modules at {others[:3]}"] if others else []
+            changes += [f"none any longer at {gone[:3]}"] if gone else []
+            pl.utilities.rank_zero_warn(
+                f"{self._name}: since the last reading the model has {' and '.join(changes)}. Sites are found by name, "
+                f"and from step {self.step} on they are read there."
+            )
 
     def _affordable(self) -> bool:
         """Whether one more reading keeps within ``max_overhead``; ranks decide together."""
@@ -407,7 +468,7 @@ class ValidationAnalysis(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in what the forward pass showed."""
+        """Take in what the forward pass showed; after the last batch, read whatever else there is to read."""
         selection = self._selection
         if self._active and dataloader_idx == self.dataloader_idx and selection is not None:
             started = time.perf_counter()
@@ -415,104 +476,159 @@ class ValidationAnalysis(pl.Callback):
             self._guarded(lambda: self.after_batch(batch, selection))
             self._selection = self.step_output = None
             self._seconds += time.perf_counter() - started
+        # Now, since in later hooks the model may have other weights than those that were validated, as under weight
+        # averaging; and by the last of the analyses, when all of them have taken in the batch.
+        if is_last_batch(trainer) and self is _analyses(trainer)[-1]:
+            for analysis in _analyses(trainer):
+                analysis._finish(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Merge ranks, compute, log."""
+        """Log what was read."""
         if not self._active:
             return
-        started = time.perf_counter()
-        values = self._finished(trainer)
+        self._finish(trainer, pl_module)  # where no batch was known to be the last
         self._active = False
+        values, self._values = self._values, None
         if values is None:
-            self._give_up(pl_module)
+            self._give_up(trainer, pl_module)
+            return
+        if self._rehearsing:
+            # Lightning forgets what is logged in the sanity check.
+            self._log(pl_module, self._chosen(pl_module, self._keyed({**values, self._own_keys()[0]: 0.0})))
+            self.abort()
+            self._rehearsed = True
             return
         self._rehearsed = True
-        if self._rehearsing:
-            self.abort()
-            return
-        if trainer.state.fn == "fit":
+        if self._fitting:
             if self.changed is not None:
                 self.start_anew()
             self._samples = self._read_samples
-        found = {key: float(value) for key, value in values.items()}
-        self._seconds += time.perf_counter() - started
-        found[f"seconds/{self._name}"] = self._last_seconds = run(_largest(self._seconds))
+        values[self._own_keys()[0]] = self._last_seconds = run(_largest(self._seconds))
         self._spent += self._last_seconds
-        full = {self.full_key(key): value for key, value in found.items() if not math.isnan(value)}
-        self.reading = {key: value for key, value in full.items() if key not in self._elsewhere}
-        self._pending = self.reading
-        expected = self.logged_keys(pl_module)
-        wanted = {*expected, *self._omissions()}
-        self._log(pl_module, {key: value for key, value in self.reading.items() if key in wanted})
+        self._pending = self.reading = self._keyed(values)
+        self._afterwards("log its values", lambda: self._publish(trainer, pl_module))
+
+    def _publish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the reading, and keep gates from old values of what it does not have."""
+        missing = [key for key in self.logged_keys(pl_module) if key not in self.reading]
+        if self._fitting:
+            self._held.hold(trainer, missing)
+        self._log(pl_module, self._chosen(pl_module, self.reading))
         conditional = self.conditional_keys(pl_module)
         if self.changed is None:  # else it is told what is undefined
-            self._tell_undefined([key for key in expected if key not in self.reading and key not in conditional])
+            self._tell_undefined([key for key in missing if key not in conditional])
         if self.failed:
-            self._log(pl_module, {self.full_key(f"failed/{self._name}"): float(self.failed)})
+            self._log(pl_module, {self.full_key(self._own_keys()[1]): float(self.failed)})
 
-    def _finished(self, trainer: pl.Trainer) -> dict[str, Tensor | float] | None:
-        """Every measure, or ``None`` where any rank failed.
+    def _keyed(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Values by their whole keys, without those that are undefined or reported by another callback."""
+        full = {self.full_key(key): value for key, value in values.items() if not math.isnan(value)}
+        return {key: value for key, value in full.items() if key not in self._elsewhere}
 
-        Ranks agree before each step, and all of them do, also where only some share the data: a rank that failed enters
-        no exchange that its partners wait in.
+    def _chosen(self, pl_module: pl.LightningModule, reading: Mapping[str, float]) -> dict[str, float]:
+        """What is logged of a reading."""
+        wanted = {*self.logged_keys(pl_module), *self._omissions(reading)}
+        return {key: value for key, value in reading.items() if key in wanted}
+
+    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Merge ranks and compute, once a reading."""
+        if self._active and not self._complete:
+            started = time.perf_counter()
+            self._complete = True
+            self._values = self._finished(trainer, pl_module)
+            self._seconds += time.perf_counter() - started
+
+    def _finished(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float] | None:
+        """Every measure as a number, or ``None`` where any rank failed.
+
+        Ranks agree before and after each step, and all of them do, also where only some share the data: a rank that
+        failed enters no exchange that its partners wait in.
         """
-        values: dict[str, Tensor | float] = {}
+        values: dict[str, float] = {}
         works: list[Callable[[], None]] = [
             self.collect,
             self._check_number,
             self._check_samples,
-            lambda: values.update(self.finish()),
+            lambda: values.update({key: _number(key, value) for key, value in self.finish().items()}),
             lambda: _check_replicas({**values, **self.shared()}, trainer),
         ]
+        if not settled(self._error, self.group):
+            return None
         for work in works:
-            if not agree(self._error is None):
-                return None
             try:
                 with torch.no_grad():
                     work()
             except Exception as error:
                 self._error = error
-        return values if agree(self._error is None) else None
+            if not settled(self._error, self.group):
+                return None
+        return values
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the reading down beside what the model logged, and draw."""
         values, self._pending = self._pending, None
-        if values is not None and trainer.state.fn == "fit":
-            context = _task_metrics(trainer, self._fresh)
-            # A reading that was dropped, or lost with the process that made it, leaves a gap in the numbers.
-            index = (self._validations - 1) // self.every_n_validations
-            mine = {f"{self._name}/{name}": value for name, value in self.settings().items()}
-            self.history.note({**run_settings(trainer), **mine})
-            self.history.append(Reading(trainer.global_step, trainer.current_epoch, index, values, context))
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if values is not None:
+            self._afterwards("keep what it found", self.keep)
+        if self._fitting and not self._rehearsing:
+            if values is not None:
+                self._afterwards("write its reading down", lambda: self._write_down(trainer, values))
+            self._validated, self._open = self._open, None
             # The last of them writes for all, once all have their reading.
             if self is _analyses(trainer)[-1]:
-                self._write_csv(trainer)
+                self._afterwards("write readings.csv", lambda: self._write_csv(trainer))
             if values is not None and time.monotonic() > self._next_drawing:
-                self._draw(trainer)
+                self._afterwards("draw", lambda: self._draw(trainer))
         # What is logged from here on is fresh at the next reading; what is not by then is old.
         self._fresh.start(trainer)
 
+    def _write_down(self, trainer: pl.Trainer, values: Mapping[str, float]) -> None:
+        context = _task_metrics(trainer, self._fresh)
+        # A reading that was dropped, or lost with the process that made it, leaves a gap in the numbers.
+        index = (self._validations - 1) // self.every_n_validations
+        self._afterwards("describe how it reads", lambda: self._note(trainer))
+        self.history.append(Reading(trainer.global_step, trainer.current_epoch, index, values, context))
+
+    def _note(self, trainer: pl.Trainer) -> None:
+        mine = {f"{self._name}/{name}": value for name, value in self.settings().items()}
+        self.history.note({**run_settings(trainer), **mine})
+
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the whole history."""
-        self._draw(trainer)
+        """Draw the whole history, and say where there is none."""
+        self._afterwards("draw", lambda: self._draw(trainer))
+        if self is _analyses(trainer)[0]:
+            _tell_nothing_read(trainer, pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave nothing attached to the model."""
-        self.release()
+        """Leave nothing attached to the model, and nothing held."""
+        self._let_go()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave nothing attached to the model."""
-        self._active = False
+        """Leave nothing attached to the model, and nothing held."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._active = self._fitting = False
+        self._modules = {}
+        self._held.release()
         self.release()
 
     # ------------------------------------------------- state
+
+    @property
+    def state_key(self) -> str:
+        """Tells instances of one class in a checkpoint apart by what they read."""
+        if self._key is None:  # Lightning asks for it several times a training step
+            given = self.identity()
+            self._key = self._generate_state_key(**given) if given else super().state_key
+        return self._key
 
     def state_dict(self) -> dict[str, Any]:
         """Readings and counters, as plain numbers."""
         return {
             "history": self.history.state_dict(),
-            "validations": self._validations,
+            "validations": self._validations - (self._open is not None),
+            "due": self._open if self._open is not None else self._due_here(),
+            "rehearsed": self._rehearsed,
             "failed": self.failed,
             "samples": None if self._samples is None else self._samples._asdict(),
             "spent": self._spent,
@@ -524,16 +640,26 @@ class ValidationAnalysis(pl.Callback):
         """Go on where a checkpoint left off."""
         self.history.load_state_dict(state_dict["history"])
         self._validations = state_dict["validations"]
+        self._due, self._open = state_dict.get("due"), None  # checkpoints of before have none
+        self._rehearsed = bool(state_dict.get("rehearsed", False))
         self.failed = state_dict["failed"]
-        samples = state_dict.get("samples")  # checkpoints of before have none
+        samples = state_dict.get("samples")
         self._samples = None if samples is None else Samples(**samples)
         self._spent, self._last_seconds = state_dict["spent"], state_dict["last_seconds"]
         self._elapsed, self._resumed = state_dict["elapsed"], time.monotonic()
 
+    def _due_here(self) -> int | None:
+        """The batch after which a validation run is due that has not begun, where one is: a restart passes over it."""
+        trainer = None if self._trainer is None else self._trainer()
+        if trainer is None or trainer.state.fn != "fit" or trainer.sanity_checking:
+            return None
+        batch: int = trainer.fit_loop.epoch_loop.total_batch_idx
+        return batch if batch != self._validated and validation_due(trainer) else None
+
     # ------------------------------------------------- inside
 
     def _find_loader(self, trainer: pl.Trainer) -> SamplePositions:
-        loaders = _val_loaders(trainer)
+        loaders = validation_loaders(trainer)
         if self.dataloader_idx >= len(loaders):
             raise ValueError(
                 f"`dataloader_idx={self.dataloader_idx}` of {self._name}, but there are {len(loaders)} validation "
@@ -660,33 +786,50 @@ class ValidationAnalysis(pl.Callback):
     def _raises(self) -> bool:
         return self._rehearsing or not self._rehearsed or self.on_error == "raise"
 
-    def _give_up(self, pl_module: pl.LightningModule) -> None:
+    def _give_up(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         error = self._error or PeerError("Another rank failed in this reading; its own log says why.")
         self.abort()
         if self._raises():
             raise error
         self.failed += 1
-        if self.failed == 1:
-            warnings.warn(
-                f"{self._name} dropped a reading and goes on: {type(error).__name__}: {error}. Later ones are counted "
-                f"under 'failed/{self._name}' without a warning.",
-                stacklevel=2,
-            )
-        self._log(pl_module, {self.full_key(f"failed/{self._name}"): float(self.failed)})
+        self._say(
+            "drop",
+            f"dropped a reading and goes on: {_cause(error)}. Later ones are counted under "
+            f"'failed/{self._name}' without a warning, and gates on its keys wait for the next one.",
+        )
+        self._afterwards(
+            "tell gates of a dropped reading", lambda: self._held.hold(trainer, self.logged_keys(pl_module))
+        )
+        key = self.full_key(self._own_keys()[1])
+        self._afterwards("log what it dropped", lambda: self._log(pl_module, {key: float(self.failed)}))
+
+    def _afterwards(self, what: str, work: Callable[[], None]) -> None:
+        """Do what follows from a reading, on this rank alone; an error costs that, and a warning."""
+        try:
+            work()
+        except Exception as error:
+            if self._rehearsing or self.on_error == "raise":
+                raise
+            self._say(what, f"could not {what}: {_cause(error)}. Training goes on; this is said once.")
+
+    def _say(self, kind: str, message: str) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            warnings.warn(f"{self._name} {message}", stacklevel=3)
 
     def _tell_undefined(self, keys: list[str]) -> None:
         if keys and not self._warned_of_undefined:
             self._warned_of_undefined = True
             pl.utilities.rank_zero_warn(
                 f"{self._name}: {', '.join(keys[:4])}{f' and {len(keys) - 4} more' if len(keys) > 4 else ''} cannot be "
-                "told from this reading and are not logged at it (too few labels, positions or dimensions). This is "
-                "said once."
+                "told from this reading and are not logged at it (too few labels, positions or dimensions); gates on "
+                "them wait. This is said once."
             )
 
-    def _omissions(self) -> list[str]:
+    def _omissions(self, reading: Mapping[str, float]) -> list[str]:
         """Counts of what was left out, which are logged at every level once there is something to count."""
-        found = [key for key, value in self.reading.items() if value and key.startswith(f"{self.prefix}nonfinite/")]
-        if found and not self._warned_of_omissions:
+        found = [key for key, value in reading.items() if value and key.startswith(f"{self.prefix}nonfinite/")]
+        if found and not self._rehearsing and not self._warned_of_omissions:
             self._warned_of_omissions = True
             pl.utilities.rank_zero_warn(f"{self._name} left out vectors that are not finite: see {found}.")
         return found
@@ -739,6 +882,40 @@ def refuse_batch_arguments(given: Mapping[str, Any], advice: str = "") -> None:
         # A YAML file has the default of an argument that is handed on.
         if name in given and (name != "batch_size" or given[name] is not None):
             raise ValueError(f"`{name}` has no meaning here: no validation batch is read. {advice}".rstrip())
+
+
+def _number(key: str, value: Tensor | float) -> float:
+    """What a reading gives under a key.
+
+    Raises:
+        ValueError: If it is not one number.
+
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ValueError(
+            f"{key!r} is {shape}, and a reading has one number under a key: give one, or a mapping of names to numbers."
+        ) from error
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _tell_no_validation(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    why = why_no_validation(trainer, pl_module)
+    if why:
+        names = ", ".join(one._name for one in _analyses(trainer))
+        pl.utilities.rank_zero_warn(f"{names}: nothing will be read, since the Trainer will not validate ({why}).")
+
+
+def _tell_nothing_read(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    empty = [one for one in _analyses(trainer) if not len(one.history)]
+    if empty and not why_no_validation(trainer, pl_module):
+        seen = "; ".join(f"{one._name}: {one._validations} validation runs, {one.failed} dropped" for one in empty)
+        pl.utilities.rank_zero_warn(f"The fit ended without a reading ({seen}).")
 
 
 def _largest(seconds: float) -> Steps[float]:
@@ -828,24 +1005,3 @@ def _range_of(values: Tensor) -> Steps[tuple[Tensor, Tensor]]:
     low: Tensor = yield Minimum(values)
     high: Tensor = yield Maximum(values)
     return low, high
-
-
-def _val_loaders(trainer: pl.Trainer) -> list[Any]:
-    """The validation loaders as `dataloader_idx` numbers them."""
-    loops: Any = trainer
-    loop = loops.fit_loop.epoch_loop.val_loop if trainer.state.fn == "fit" else loops.validate_loop
-    combined = getattr(loop, "_combined_loader", None)
-    # In any other mode a batch is made of one batch of each loader, and what that holds is not theirs to tell.
-    if getattr(combined, "_mode", "sequential") != "sequential":
-        return [combined]
-    return _flattened(trainer.val_dataloaders)
-
-
-def _flattened(loaders: Any) -> list[Any]:
-    if loaders is None:
-        return []
-    if isinstance(loaders, Mapping):
-        return [one for value in loaders.values() for one in _flattened(value)]
-    if isinstance(loaders, list | tuple):
-        return [one for value in loaders for one in _flattened(value)]
-    return [loaders]

@@ -157,10 +157,9 @@ class ClozeFacts(SentenceAnalysis):
         }
         self._reset()
 
-    @property
-    def state_key(self) -> str:
+    def identity(self) -> dict[str, Any]:
         """Tells instances apart by what they read."""
-        return self._generate_state_key(relations=list(self._of), model=self.model, seed=self.seed, prefix=self.prefix)
+        return {"relations": list(self._of), "model": self.model, "seed": self.seed, "prefix": self.prefix}
 
     # ------------------------------------------------- keys
 

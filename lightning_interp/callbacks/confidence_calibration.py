@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lightning_interp._kept_readings import KeptReadings
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.callbacks.representation import site_key
-from lightning_interp.compat import pl
 from lightning_interp.distributed import Steps, Sum, run
 from lightning_interp.figures import measure_curves
 from lightning_interp.figures.reliability_diagram import reliability_diagram
@@ -186,17 +185,15 @@ class ConfidenceCalibration(ValidationAnalysis):
         super()._reset()
         self._kept = KeptReadings(_KEPT)
         self._found: dict[str, dict[str, Tensor]] = {}
-        self._fitting = False
 
-    @property
-    def state_key(self) -> str:
+    def identity(self) -> dict[str, Any]:
         """Tells instances of one class in a checkpoint apart by what they read."""
-        return self._generate_state_key(
-            sites=self.sites if self.sites is None or isinstance(self.sites, str) else list(self.sites),
-            name=None if self.sites is not None else self._name_elsewhere,
-            dataloader_idx=self.dataloader_idx,
-            prefix=self.prefix,
-        )
+        return {
+            "sites": self.sites if self.sites is None or isinstance(self.sites, str) else list(self.sites),
+            "name": None if self.sites is not None else self._name_elsewhere,
+            "dataloader_idx": self.dataloader_idx,
+            "prefix": self.prefix,
+        }
 
     # ------------------------------------------------- keys
 
@@ -347,17 +344,11 @@ class ConfidenceCalibration(ValidationAnalysis):
 
     # ------------------------------------------------- life in a Trainer
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Decide whether this validation run is read."""
-        self._fitting = trainer.state.fn == "fit"
-        super().on_validation_start(trainer, pl_module)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep what the diagrams show, write the reading down, and draw."""
-        if self._pending is not None and self._fitting:
-            self._kept.add(trainer.global_step, self._found)
-        self._found, self._fitting = {}, False
-        super().on_validation_end(trainer, pl_module)
+    def keep(self) -> None:
+        """Keep what the diagrams show."""
+        if self._fitting:
+            self._kept.add(self.step, self._found)
+        self._found = {}
 
     def state_dict(self) -> dict[str, Any]:
         """Readings, and the diagrams that are kept."""

@@ -17,7 +17,6 @@ from lightning_interp.callbacks._grids import site_grid
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import site_key
 from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceProbe
-from lightning_interp.compat import pl
 from lightning_interp.figures import site_heatmap
 from lightning_interp.figures.coordinate_map import coordinate_map
 from lightning_interp.functional.folds import block_folds, random_folds
@@ -167,19 +166,18 @@ class CoordinateProbe(SentenceProbe):
 
     # ------------------------------------------------- from one reading to the next
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def keep(self) -> None:
         """Keep the maps of a reading that counts."""
-        values = self._pending
-        if values is not None and trainer.state.fn == "fit":
+        if self._fitting:
             shape = self.entities.targets.shape
             # Where a vector is not finite, there is no map.
-            read = {site for site in self._names if self.full_key(site_key("coordinate_r2", site)) in values}
+            read = {site for site in self._names if self.full_key(site_key("coordinate_r2", site)) in self.reading}
             found = {
                 site: self._found[site].view(shape) if site in read else torch.full(shape, math.nan)
                 for site in self._names
             }
-            self._maps.add(trainer.global_step, found)
-        super().on_validation_end(trainer, pl_module)
+            self._maps.add(self.step, found)
+        super().keep()
 
     def state_dict(self) -> dict[str, Any]:
         """Readings and maps, as plain numbers and tensors."""

@@ -165,7 +165,6 @@ class LayerProbe(RepresentationMetrics):
         self.seed = seed
         self._kept: list[KeptBatch] = []
         self._batch_idx: int | None = None
-        self._fitting = False
         self._reset()
 
     def _reset(self) -> None:
@@ -202,11 +201,6 @@ class LayerProbe(RepresentationMetrics):
         return keys
 
     # ------------------------------------------------- reading
-
-    def resolve(self, model: nn.Module) -> None:
-        """Attach hooks at the sites."""
-        super().resolve(model)
-        self._fitting = False
 
     def abort(self) -> None:
         """Forget the reading."""
@@ -346,11 +340,6 @@ class LayerProbe(RepresentationMetrics):
                     self._after_rows(one.batch, one.selection)
 
     # ------------------------------------------------- life in a Trainer
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Decide whether this validation run is read."""
-        super().on_validation_start(trainer, pl_module)
-        self._fitting = trainer.state.fn == "fit"
 
     def on_validation_batch_start(
         self,

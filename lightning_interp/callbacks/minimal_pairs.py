@@ -129,12 +129,14 @@ class MinimalPairs(SentenceAnalysis):
         self._phenomena = list(dict.fromkeys(task.phenomenon for task in self.tasks))
         self._reset()
 
-    @property
-    def state_key(self) -> str:
+    def identity(self) -> dict[str, Any]:
         """Tells instances apart by what they read."""
-        return self._generate_state_key(
-            tasks=[task.name for task in self.tasks], model=self.model, seed=self.seed, prefix=self.prefix
-        )
+        return {
+            "tasks": [task.name for task in self.tasks],
+            "model": self.model,
+            "seed": self.seed,
+            "prefix": self.prefix,
+        }
 
     # ------------------------------------------------- keys
 

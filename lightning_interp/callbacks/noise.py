@@ -265,17 +265,16 @@ class NoiseRobustness(ValidationAnalysis):
         if isinstance(self.start, Mapping):
             self._started = {name: [float(value)] for name, value in self.start.items()}
 
-    @property
-    def state_key(self) -> str:
+    def identity(self) -> dict[str, Any]:
         """Tells instances apart by what they read."""
-        return self._generate_state_key(
-            sites=self.sites if isinstance(self.sites, str) else list(self.sites),
-            monitors=list(self.monitors),
-            kind=self.kind,
-            relative=self.relative,
-            dataloader_idx=self.dataloader_idx,
-            prefix=self.prefix,
-        )
+        return {
+            "sites": self.sites if isinstance(self.sites, str) else list(self.sites),
+            "monitors": list(self.monitors),
+            "kind": self.kind,
+            "relative": self.relative,
+            "dataloader_idx": self.dataloader_idx,
+            "prefix": self.prefix,
+        }
 
     # ------------------------------------------------- keys
 

@@ -218,16 +218,15 @@ class RepresentationMetrics(ValidationAnalysis):
         super()._reset()
         self._collected = {}
 
-    @property
-    def state_key(self) -> str:
+    def identity(self) -> dict[str, Any]:
         """Tells instances of one class in a checkpoint apart by what they read."""
-        return self._generate_state_key(
-            sites=self.sites if isinstance(self.sites, str) else list(self.sites),
-            metrics=list(self.metrics),
-            labels=list(self._reader.names),
-            dataloader_idx=self.dataloader_idx,
-            prefix=self.prefix,
-        )
+        return {
+            "sites": self.sites if isinstance(self.sites, str) else list(self.sites),
+            "metrics": list(self.metrics),
+            "labels": list(self._reader.names),
+            "dataloader_idx": self.dataloader_idx,
+            "prefix": self.prefix,
+        }
 
     # ------------------------------------------------- keys
 

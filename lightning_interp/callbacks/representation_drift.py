@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from lightning_interp._kept_readings import KeptReadings, evenly_spread
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import RepresentationMetrics, site_key
-from lightning_interp.compat import pl
 from lightning_interp.figures import measure_curves
 from lightning_interp.figures.representation_map import representation_map
 from lightning_interp.functional.cka import CenteredCloud, debiased_cka
@@ -154,7 +153,6 @@ class RepresentationDrift(RepresentationMetrics):
         self.keep_readings = keep_readings
         self.keep_dtype = keep_dtype
         self.seed = seed
-        self._fitting = False
         self._reset()
 
     def _reset(self) -> None:
@@ -249,26 +247,18 @@ class RepresentationDrift(RepresentationMetrics):
 
     # ------------------------------------------------- life in a Trainer
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Decide whether this validation run is read."""
-        self._fitting = trainer.state.fn == "fit"
-        super().on_validation_start(trainer, pl_module)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the sample, write the reading down, and draw."""
-        if self._pending is not None and self._fitting:
-            started = time.perf_counter()
-            with torch.inference_mode(False), torch.no_grad():
-                self._keep(trainer.global_step)
-            self._spent += time.perf_counter() - started
-        self._found, self._fitting = {}, False
-        super().on_validation_end(trainer, pl_module)
-
-    def _keep(self, step: int) -> None:
+    def keep(self) -> None:
+        """Keep the sample."""
+        found, self._found = self._found, {}
+        if not self._fitting:
+            return
+        started = time.perf_counter()
         dtype = _DTYPES[self.keep_dtype]
-        self._kept.add(step, {site: _kept(rows, dtype) for site, rows in self._found.items()})
-        if self.draw_figures:
-            self._maps.add(step, {site: self._mapped(site, rows) for site, rows in self._found.items()})
+        with torch.inference_mode(False), torch.no_grad():
+            self._kept.add(self.step, {site: _kept(rows, dtype) for site, rows in found.items()})
+            if self.draw_figures:
+                self._maps.add(self.step, {site: self._mapped(site, rows) for site, rows in found.items()})
+        self._spent += time.perf_counter() - started
 
     def state_dict(self) -> dict[str, Any]:
         """Readings, and what later ones are compared with."""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from lightning_interp.callbacks.analysis import ValidationAnalysis, refuse_batch_arguments
 from lightning_interp.callbacks.representation import site_key
-from lightning_interp.compat import pl
 from lightning_interp.distributed import Gather, Maximum, PeerError, Steps, rank_in, run, world_size
 from lightning_interp.isolation import kept_random_state, seeded
 from lightning_interp.metrics.base import FULL
@@ -169,16 +168,15 @@ class SentenceProbe(ValidationAnalysis):
         # The order of validation samples is of no consequence here, so there is nothing to warn of.
         self._warned = True
 
-    @property
-    def state_key(self) -> str:
+    def identity(self) -> dict[str, Any]:
         """Tells instances of one class in a checkpoint apart by what they read."""
-        return self._generate_state_key(
-            sites=self.sites if isinstance(self.sites, str) else list(self.sites),
-            model=self.model,
-            sentences=len(self.sentences),
-            seed=self.seed,
-            prefix=self.prefix,
-        )
+        return {
+            "sites": self.sites if isinstance(self.sites, str) else list(self.sites),
+            "model": self.model,
+            "sentences": len(self.sentences),
+            "seed": self.seed,
+            "prefix": self.prefix,
+        }
 
     def settings(self) -> Settings:
         """How readings are taken: arguments, how many sentences there are, and what became of the baseline."""
@@ -398,12 +396,11 @@ class SentenceProbe(ValidationAnalysis):
 
     # ------------------------------------------------- from one reading to the next
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def keep(self) -> None:
         """What the reading keeps is kept once it is known to count."""
-        if self._pending is not None and trainer.state.fn == "fit":
+        if self._fitting:
             self.kept = self._found
         self._found = {}
-        super().on_validation_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Readings, the baseline and what is kept, as plain numbers and tensors."""

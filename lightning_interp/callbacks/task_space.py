@@ -204,19 +204,20 @@ class TaskSpace(ValidationAnalysis):
         """Matrices and vectors over the tasks, from the last reading."""
         self._maps = KeptReadings(_KEPT)
         self._found: dict[str, Tensor] = {}
-        self._fitting = False
         self._reader: GradientReader | None = None
         self._pairs: list[list[EncodedPair]] = []
         self._text: list[Tensor] = []
         # The order of validation samples is of no consequence here, so there is nothing to warn of.
         self._warned = True
 
-    @property
-    def state_key(self) -> str:
+    def identity(self) -> dict[str, Any]:
         """Tells instances apart by what they read."""
-        return self._generate_state_key(
-            tasks=[task.name for task in self.tasks], model=self.model, seed=self.seed, prefix=self.prefix
-        )
+        return {
+            "tasks": [task.name for task in self.tasks],
+            "model": self.model,
+            "seed": self.seed,
+            "prefix": self.prefix,
+        }
 
     @property
     def alignments(self) -> list[tuple[int, Tensor]]:
@@ -450,18 +451,11 @@ class TaskSpace(ValidationAnalysis):
 
     # ------------------------------------------------- life in a Trainer
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Decide whether this validation run is read."""
-        self._fitting = trainer.state.fn == "fit"
-        super().on_validation_start(trainer, pl_module)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the matrices, write the reading down, and draw."""
-        if self._pending is not None:
-            self.matrices, self._found = self._found, {}
-            if self._fitting:
-                self._maps.add(trainer.global_step, {"alignment": self.matrices["alignment"].float()})
-        super().on_validation_end(trainer, pl_module)
+    def keep(self) -> None:
+        """Keep the matrices."""
+        self.matrices, self._found = self._found, {}
+        if self._fitting:
+            self._maps.add(self.step, {"alignment": self.matrices["alignment"].float()})
 
     def state_dict(self) -> dict[str, Any]:
         """Readings, and the alignments that are kept."""

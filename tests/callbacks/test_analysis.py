@@ -222,7 +222,7 @@ def test_sanity_check_logs_nothing(tmp_path: Path) -> None:
     callback = structure()
 
     class Peek(pl.Callback):
-        def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             self.seen = set(trainer.callback_metrics), len(callback.history)
 
     peek = Peek()
