@@ -62,6 +62,8 @@ def analyze(
     device = first.device if first is not None else torch.device("cpu")
     run = forward or default_forward(model)
     readers = [copy.deepcopy(callback) for callback in chosen]
+    for reader in readers:
+        reader._reset()  # what a fit left is of another moment, if not of another model
     values: dict[str, float] = {}
     with untouched(model), torch.no_grad():
         model.eval()

@@ -30,7 +30,7 @@ from lightning_interp.isolation import (
 )
 from lightning_interp.positions import Selection
 
-__all__ = ["KeptBatch", "Life", "Replay", "ScoreReplay", "StepReplay", "independent"]
+__all__ = ["KeptBatch", "Life", "NotLoggedError", "Replay", "ScoreReplay", "StepReplay", "independent"]
 
 Score = Callable[[nn.Module, Any], Mapping[str, Any]]
 _KINDS = ("", "mean", "sum", "max", "min", "metric")
@@ -40,6 +40,10 @@ def independent(batch: Any) -> Any:
     """A batch that shares neither containers nor tensors with the given one: a step may change what it is handed."""
     # An object that is no container of known make, such as a batch of graphs, knows itself how it is copied.
     return mapped(batch, torch.clone, copy.deepcopy)
+
+
+class NotLoggedError(ValueError):
+    """A module does not log a monitor; in the sanity check it may have its reasons."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Replay(ABC):
         """Every monitor's value in every life, over all ranks.
 
         Raises:
-            ValueError: If a monitor is not given by the model; on all ranks alike.
+            NotLoggedError: If a monitor is not given by the model; on all ranks alike.
 
         """
 
@@ -130,13 +134,18 @@ class StepReplay(Replay):
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
-        """See :class:`Replay`; loggers are muted."""
+        """See :class:`Replay`; loggers are muted, and the Trainer is in a validation run, not in its sanity check."""
         # Not on a copy: each life installs a state of its own, and what the module has collected may be large.
-        real = ModuleState(self.model)
+        real, state = ModuleState(self.model), self.trainer.state
+        stage = state.stage
+        if self.trainer.sanity_checking:
+            # A module may log nothing there, or under other names.
+            state.stage = type(stage).VALIDATING  # type: ignore[union-attr]
         try:
             with kept_random_state(), muted_loggers(self.trainer):
                 yield
         finally:
+            state.stage = stage
             real.install()
 
     def life(self) -> Life:
@@ -180,7 +189,7 @@ class StepReplay(Replay):
         else:
             known = lives[0].logged.entries
         if missing:
-            raise ValueError(self._unserved(missing, list(known), lives[0].logged.step_only))
+            raise NotLoggedError(self._unserved(missing, list(known), lives[0].logged.step_only))
         return values
 
     def _merged(

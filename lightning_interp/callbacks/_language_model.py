@@ -47,6 +47,8 @@ class SentenceAnalysis(AcquisitionAnalysis):
 
     """
 
+    _attached = ("_lm",)
+
     def __init__(
         self,
         tokenizer: str | Path | Tokenizer,

@@ -129,6 +129,8 @@ class AcquisitionByClass(AcquisitionAnalysis):
 
     """
 
+    _attached = ("_recorder",)
+
     def __init__(
         self,
         site: str | Predictions | Mapping[str, Predictions],

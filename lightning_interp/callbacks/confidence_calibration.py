@@ -108,6 +108,8 @@ class ConfidenceCalibration(ValidationAnalysis):
 
     """
 
+    _attached = ("_recorder", "_output_recorder")
+
     def __init__(
         self,
         sites: str | Sequence[str] | Mapping[str, str] | None = None,

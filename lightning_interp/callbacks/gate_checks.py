@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_interp.compat import pl
 
@@ -44,6 +44,8 @@ def check_gates(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
     a key of ours that may be undefined at a reading                      error; names the one that is always defined
     a key whose first part is a measure of ours, but that nobody logs     error; names the nearest keys
     a key that is read at every n-th validation only                      warning: in between it sees the old value
+    any key of ours, and acts by training steps or time                   warning: it acts before the validation of its
+                                                                          step
     ====================================================================  ===========================================
 
     :class:`~lightning_interp.callbacks.PhaseEarlyStopping` is not among these gates: it counts fresh readings only.
@@ -68,22 +70,29 @@ def check_gates(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
     ours = MEASURES | {_first(key, one.prefix) for one in analyses for key in _all_keys(one, pl_module)}
     ours -= {"seconds", "failed"}
     prefixes = {one.prefix for one in analyses} | {""}
-    for gate, key in _gates(trainer):
+    for gate in _gates(trainer):
+        key = gate.monitor
         if key in undefined:
             instead = f" Use {undefined[key]!r} instead, which is always defined." if undefined[key] else ""
             raise ValueError(
-                f"{gate} monitors {key!r}, which is undefined at some readings and then not logged, so that the gate "
-                f"would act on an old value or fail.{instead}"
+                f"{gate.name} monitors {key!r}, which is undefined at some readings and then not logged, so that "
+                f"the gate would wait in vain.{instead}"
             )
         if key in known:
+            if gate.by_step:
+                pl.utilities.rank_zero_warn(
+                    f"{gate.name} monitors {key!r} and saves by {gate.by_step}, before the validation of that step has "
+                    "run, so it sees the value of the validation before. Leave that argument out, and it saves after "
+                    "each validation, with its value."
+                )
             if rare.get(key):
                 pl.utilities.rank_zero_warn(
-                    f"{gate} monitors {key!r}, which is read {rare[key]}; in between it acts on the old value. Set "
-                    "`every_n_validations=1` and no `max_overhead`, or use PhaseEarlyStopping, which counts fresh "
+                    f"{gate.name} monitors {key!r}, which is read {rare[key]}; in between it acts on the old value. "
+                    "Set `every_n_validations=1` and no `max_overhead`, or use PhaseEarlyStopping, which counts fresh "
                     "readings only."
                 )
         elif any("/" in key and _first(key, prefix) in ours for prefix in prefixes):
-            raise ValueError(f"{gate} monitors {explain_missing(trainer, pl_module, key)}")
+            raise ValueError(f"{gate.name} monitors {explain_missing(trainer, pl_module, key)}")
 
 
 def _rhythm(analysis: Any) -> str:
@@ -140,12 +149,23 @@ def _first(key: str, prefix: str) -> str:
     return key.removeprefix(prefix).split("/")[0]
 
 
-def _gates(trainer: pl.Trainer) -> Iterator[tuple[str, str]]:
-    """Every gate that watches a key, by name, with the key."""
+class _Gate(NamedTuple):
+    """Something that watches a key."""
+
+    name: str
+    monitor: str
+    by_step: str = ""
+    """The argument by which it acts while training batches end."""
+
+
+def _gates(trainer: pl.Trainer) -> Iterator[_Gate]:
+    """Every gate that watches a key."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
         if isinstance(callback, pl.callbacks.EarlyStopping | pl.callbacks.ModelCheckpoint) and callback.monitor:
-            yield type(callback).__name__, callback.monitor
+            steps = "every_n_train_steps" if getattr(callback, "_every_n_train_steps", 0) else ""
+            time = "train_time_interval" if getattr(callback, "_train_time_interval", None) else ""
+            yield _Gate(type(callback).__name__, callback.monitor, steps or time)
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau and config.monitor:
-            yield type(config.scheduler).__name__, config.monitor
+            yield _Gate(type(config.scheduler).__name__, config.monitor)

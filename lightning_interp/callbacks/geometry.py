@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import RepresentationMetrics
 from lightning_interp.figures import measure_curves
@@ -69,11 +67,6 @@ class RepresentationGeometry(RepresentationMetrics):
         **kwargs: Any,
     ) -> None:
         super().__init__({"geometry": SpectralGeometry(center=center, thin_above=thin_above)}, sites, **kwargs)
-
-    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
-        """The decay of the spectrum, which needs 40 eigenvalues above zero, and what to monitor instead."""
-        keys = (key for key in self.measures(model) if key.split("/")[0] in ("alpha", "alpha_r2"))
-        return {self.full_key(key): self.full_key(f"effective_rank/{key.split('/', 1)[1]}") for key in keys}
 
     def figures(self) -> Mapping[str, Draw]:
         """Curves of every measure; for several sites a heat map of the effective rank."""

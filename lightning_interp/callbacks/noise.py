@@ -157,6 +157,8 @@ class NoiseRobustness(ValidationAnalysis):
 
     """
 
+    _attached = ("_model", "_live", "_noise", "_recorder", "_initial", "_overheard", "_epoch_start")
+
     def __init__(
         self,
         sites: Sites,
@@ -465,7 +467,7 @@ class NoiseRobustness(ValidationAnalysis):
         self._noise.sizes.clear()
         heard = self._overheard
         # All ranks run the batches without noise again, or none.
-        exact = heard is not None and heard.exact and heard.batches == len(self._kept)
+        exact = heard is not None and heard.exact and heard.batches == len(self._kept) and not self._rehearsing
         known: Tensor = yield Minimum(torch.tensor(float(exact)))
         if heard is not None:
             heard.end()

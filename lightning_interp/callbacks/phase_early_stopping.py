@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from lightning_interp._fresh import find
+from lightning_interp.callbacks._unattached import unattached
 from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
 from lightning_interp.callbacks.training_phases import TrainingPhases
 from lightning_interp.compat import check_trainer, pl
@@ -74,6 +75,8 @@ class PhaseEarlyStopping(pl.Callback):
         ... )
 
     """
+
+    _attached = ("_trainer",)
 
     def __init__(
         self,
@@ -242,6 +245,10 @@ class PhaseEarlyStopping(pl.Callback):
         self._checked = True
 
     # ------------------------------------------------- state
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy starts with: attached to no Trainer."""
+        return unattached(self)
 
     def state_dict(self) -> dict[str, Any]:
         """The best value and the count, as plain numbers."""

@@ -25,6 +25,7 @@ from lightning_interp.functional._numerics import finite_rows
 from lightning_interp.isolation import seeded
 from lightning_interp.labels import BatchReader, Key, LabelSource, ReadBatch
 from lightning_interp.metrics._names import BUILT_IN_LABELS
+from lightning_interp.metrics._synced import synced
 from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric
 from lightning_interp.metrics.sample import FixedSample, Sample
 from lightning_interp.own_data import OwnData, OwnForward, apart
@@ -59,8 +60,8 @@ class RepresentationMetrics(ValidationAnalysis):
     the key of the dict; what stands behind a slash in it comes after the site.
 
     Args:
-        metrics: A metric, or metrics by name; a copy of each is kept for every site. Those of other packages merge
-            ranks in their own way.
+        metrics: A metric, or metrics by name; a copy of each is kept for every site. The
+            states of those of other packages are merged over ranks as each says, all ranks together.
         sites: Where to read: dotted module names, globs (``encoder.layers.*``), or ``{"alias": "dotted.name"}``.
         labels: Label sets to hand to the metrics, see :class:`~lightning_interp.labels.BatchReader`; those that a
             metric of this package names itself need not be repeated.
@@ -123,6 +124,8 @@ class RepresentationMetrics(ValidationAnalysis):
     """Whether the callback runs validation batches itself."""
     seed = 0
     """Of what a forward pass of ``data`` draws at random; a callback that has an argument of this name sets it."""
+
+    _attached = ("_model", "_live", "_recorder")
 
     def __init__(
         self,
@@ -198,6 +201,8 @@ class RepresentationMetrics(ValidationAnalysis):
         self._names: dict[str, str] = {}
         self._recorder: SiteRecorder | None = None
         self._metrics: dict[tuple[str, str], Metric] = {}
+        self._results: dict[str, list[str]] = {}
+        """Names in the mapping that a metric of another package computes, once they are known."""
         self._omitted: dict[str, Tensor] = {}
         self._read: dict[Any, ReadBatch] = {}
         self.projector = projector
@@ -235,10 +240,20 @@ class RepresentationMetrics(ValidationAnalysis):
         keys: dict[str, str] = {}
         for site in self.site_names(model):
             for name, metric in self.metrics.items():
-                own = (
-                    metric.measures if isinstance(metric, RepresentationMetric) else {name: SUMMARY, "nonfinite": FULL}
-                )
+                if isinstance(metric, RepresentationMetric):
+                    own = metric.measures
+                else:
+                    own = {**dict.fromkeys(self._results.get(name, [name]), SUMMARY), "nonfinite": FULL}
                 keys |= {site_key(measure, site): level for measure, level in own.items()}
+        return keys
+
+    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Measures that the metrics say may be undefined."""
+        keys: dict[str, str] = {}
+        for metric in self.metrics.values():
+            for measure, instead in getattr(metric, "conditional", {}).items():
+                for site in self.site_names(model):
+                    keys[self.full_key(site_key(measure, site))] = self.full_key(site_key(instead, site))
         return keys
 
     def site_names(self, model: nn.Module | None = None) -> list[str]:
@@ -433,9 +448,21 @@ class RepresentationMetrics(ValidationAnalysis):
         """Compute every metric at every site."""
         values: dict[str, Tensor | float] = {}
         for (site, name), metric in self._metrics.items():
+            foreign = not isinstance(metric, RepresentationMetric)
+            if foreign:
+                run(synced(metric), self.group)
             found = metric.compute()
-            for measure, value in (found if isinstance(found, Mapping) else {name: found}).items():
-                values[site_key(measure, site)] = value
+            if not isinstance(found, Mapping):
+                found = {name: found}
+            elif foreign:
+                self._results[name] = list(map(str, found))
+            for measure, value in found.items():
+                key = site_key(str(measure), site)
+                if foreign and key in values:
+                    raise ValueError(
+                        f"two of `metrics` {list(self.metrics)} give {measure!r}: let one name it otherwise."
+                    )
+                values[key] = value
             for labels, unit in getattr(metric, "units_used", {}).items():
                 self._units.setdefault(labels, {})[site] = unit
         values |= {site_key("nonfinite", site): count for site, count in self._omitted.items()}

@@ -141,6 +141,8 @@ class TaskSpace(ValidationAnalysis):
 
     """
 
+    _attached = ("_reader",)
+
     def __init__(
         self,
         tasks: Tasks,

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from lightning_interp._fresh import FreshMetrics, find
+from lightning_interp.callbacks._unattached import unattached
 from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
 from lightning_interp.compat import check_trainer, pl
@@ -132,6 +133,8 @@ class TrainingPhases(pl.Callback):
         'phase one goes on: no reading yet'
 
     """
+
+    _attached = ("_trainer", "_reporter")
 
     def __init__(
         self,
@@ -357,6 +360,10 @@ class TrainingPhases(pl.Callback):
         return self.standing
 
     # ------------------------------------------------- state
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy starts with: attached to no Trainer."""
+        return unattached(self)
 
     def state_dict(self) -> dict[str, Any]:
         """The curves and the phase, as plain numbers and words."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from lightning_interp.callbacks._unattached import unattached
 from lightning_interp.compat import check_trainer, pl
 from lightning_interp.schedule import StepSchedule
 
@@ -154,6 +155,10 @@ class ValidationSchedule(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Put the Trainer's settings back: Lightning calls no ``teardown`` after an error."""
         self._restore(trainer)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy starts with: attached to no Trainer."""
+        return unattached(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Whether the batch of this checkpoint was followed by a validation; the rest follows from the global step."""

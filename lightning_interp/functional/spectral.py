@@ -82,8 +82,9 @@ def spectral_measures(covariance: Tensor, count: Tensor | int, centred: bool = F
         centred: Whether their mean was taken out, which leaves N − 1 directions to them instead of N.
 
     Returns:
-        :class:`SpectralMeasures`, float64 (float32 where a device has none). A cloud without spread has NaN throughout,
-        a single direction NaN as matrix entropy. Cost: one symmetric eigendecomposition, O(D³).
+        :class:`SpectralMeasures`, float64 (float32 where a device has none). A point, which is what a cloud without
+        spread is, counts as a single direction: 1, 1, 1, and 0 as matrix entropy. Where N or D allows one direction
+        only, matrix entropy is NaN. Cost: one symmetric eigendecomposition, O(D³).
 
     Raises:
         ValueError: If the covariance is not square.
@@ -103,6 +104,10 @@ def spectral_measures(covariance: Tensor, count: Tensor | int, centred: bool = F
     # Sums of float32 products leave small eigenvalues where there should be none.
     floor = eigenvalues[0].clamp_min(0) * torch.finfo(torch.float32).eps
     eigenvalues = torch.where(eigenvalues > floor, eigenvalues, 0.0)
+    if not bool(eigenvalues.any()) and count > centred:
+        # A point is the least there can be in any direction; NaN would leave a gate on collapse with the last cloud.
+        eigenvalues = torch.zeros_like(eigenvalues)
+        eigenvalues[0] = 1.0
     total = eigenvalues.sum()
     singular = eigenvalues.sqrt()
     entropy = -plogp(eigenvalues / total).sum()

@@ -69,6 +69,11 @@ class RepresentationMetric(Metric):
     def measures(self) -> dict[str, str]:
         """Every key of ``compute``, with its level: ``"summary"`` or ``"full"``."""
 
+    @property
+    def conditional(self) -> dict[str, str]:
+        """Measures that may be undefined at a reading, each with one to monitor instead."""
+        return {}
+
     @abstractmethod
     def steps(self) -> Steps[dict[str, Tensor]]:
         """The computation, as a generator that :func:`lightning_interp.distributed.run` carries out over ranks."""

@@ -70,6 +70,11 @@ class SpectralGeometry(RepresentationMetric):
         """Every key of ``compute`` with its level."""
         return {**dict.fromkeys(_SUMMARY, SUMMARY), "alpha_r2": FULL, "rows": FULL, "nonfinite": FULL}
 
+    @property
+    def conditional(self) -> dict[str, str]:
+        """The decay of the spectrum needs 40 eigenvalues above zero, and curvature vectors that differ."""
+        return dict.fromkeys(("alpha", "alpha_r2", "curvature"), "effective_rank")
+
     def update(
         self,
         representations: Tensor,
@@ -189,10 +194,9 @@ class SpectralGeometry(RepresentationMetric):
         # A spread below the rounding of the vectors themselves is none.
         rounding = torch.finfo(torch.float32).eps ** 2 * (centre @ centre)
         covariance = torch.where(covariance.trace() > rounding, covariance, 0.0)
-        # No rows at all: no spread, and so NaN throughout.
         covariance = covariance if number > 0 else torch.zeros_like(covariance)
         about_zero = (covariance + torch.outer(centre, centre)).cpu()
-        rows = max(int(number), 1)
+        rows = int(number)
         if self.center is False:
             found = spectral_measures(about_zero, rows)._asdict()
         else:

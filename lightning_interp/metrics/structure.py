@@ -176,6 +176,12 @@ class StructureMetric(RepresentationMetric):
             keys |= {f"{key}/se": FULL for key in list(keys) if self._has_se(key)}
         return keys
 
+    @property
+    def conditional(self) -> dict[str, str]:
+        """A ratio to a complexity that may be 0."""
+        p = self.prefix
+        return {key: f"{p}expressivity" for key in self.measures if key.startswith(f"{p}optimality")}
+
     def _with_chance(self, measure: str, suffix: str) -> dict[str, str]:
         p = self.prefix
         keys = {f"{p}{measure}{suffix}": SUMMARY}

@@ -182,7 +182,7 @@ def test_the_text_of_an_error_is_one_sentence_after_another(tmp_path: Path) -> N
     callbacks, model = gate("EarlyStopping", "robustness/enc/acc")
     text = (
         "EarlyStopping monitors 'robustness/enc/acc', which is undefined at some readings and then not logged, so that "
-        "the gate would act on an old value or fail. Use 'under_noise/enc/acc' instead, which is always defined."
+        "the gate would wait in vain. Use 'under_noise/enc/acc' instead, which is always defined."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         run(tmp_path, [Robustness(), *callbacks], model)

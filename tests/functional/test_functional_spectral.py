@@ -104,8 +104,17 @@ def test_alpha_needs_forty_eigenvalues(dim: int, defined: bool) -> None:
     assert math.isfinite(found.rankme)
 
 
-def test_no_spread_is_nan() -> None:
-    assert all(math.isnan(value) for value in spectral_measures(torch.zeros(4, 4), 10))
+def test_a_point_is_the_least_there_can_be() -> None:
+    found = spectral_measures(torch.zeros(4, 4), 10)
+    assert [float(value) for value in found[:4]] == [1, 1, 1, 0]
+    assert all(math.isnan(value) for value in found[4:])
+    line = torch.outer(torch.arange(4.0), torch.arange(4.0))
+    assert [round(float(value), 5) for value in spectral_measures(line, 10)[:4]] == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(("count", "centred"), [(0, False), (0, True), (1, True)])
+def test_what_too_few_vectors_cannot_show_is_undefined(count: int, centred: bool) -> None:
+    assert all(math.isnan(value) for value in spectral_measures(torch.zeros(4, 4), count, centred))
 
 
 def test_matrix_entropy_reaches_one_with_as_many_directions_as_there_can_be() -> None:
