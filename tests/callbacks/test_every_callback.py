@@ -24,180 +24,12 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 import lightning_interp
-from lightning_interp import (
-    AcquisitionByClass,
-    ClozeFacts,
-    ConfidenceCalibration,
-    CoordinateProbe,
-    LayerProbe,
-    MinimalPairs,
-    NoiseRobustness,
-    PhaseEarlyStopping,
-    RepresentationDrift,
-    RepresentationGeometry,
-    RepresentationMetrics,
-    RepresentationStructure,
-    StructuralProbe,
-    TaskSpace,
-    TrainingPhases,
-    TruthProbe,
-    ValidationAnalysis,
-    ValidationSchedule,
-    analyze,
-)
-from lightning_interp.metrics import SpectralGeometry
-from lightning_interp.probing import Entities, Statement
-from lightning_interp.probing.treebank import Sentence
-from lightning_interp.tasks import Fact, Task
-from tests.toy import VOCABULARY, Tagger, loader, timeless, trainer
+from lightning_interp import ValidationAnalysis, analyze
+from tests.callbacks.recipes import ANALYSES, CALLBACKS, analysis, everything, offline, particular
+from tests.toy import Tagger, loader, timeless, trainer
 
-SITE = {"enc": "encoder"}
-LETTERS = "abcdefghijk"
-
-
-def phases(draw: bool) -> TrainingPhases:
-    return TrainingPhases(improving={"val_acc": "max"}, strict=False, draw_figures=draw)
-
-
-def tasks() -> list[Task]:
-    """Words are letters; what differs is the last of them."""
-    ends = {"a": ("bc", "one"), "d": ("ef", "one"), "g": ("hi", "two"), "h": ("ij", "two")}
-    pairs = {start: [(f"{start}{x}{g}", f"{start}{x}{b}") for x in "abcdef"] for start, ((g, b), _) in ends.items()}
-    return [Task(start, ends[start][1], tuple(found)) for start, found in pairs.items()]
-
-
-def letters(sentence: str) -> list[int]:
-    return [0, *(ord(letter) - 96 for letter in sentence)]
-
-
-def treebank() -> list[Sentence]:
-    """Words are letters; each hangs on the one before it, on the first, or on the last."""
-    heads = [(-1, 0, 1, 2, 3, 4), (-1, 0, 0, 0, 0, 0), (5, 5, 5, 5, 5, -1)]
-    return [Sentence(tuple("abcdefghijk"[n % 5 : n % 5 + 6]), ("X",) * 6, heads[n % 3]) for n in range(15)]
-
-
-def entities() -> Entities:
-    """Names are pairs of letters; where they lie has to do with both."""
-    names = [(a, b) for a in range(5) for b in range(5, 11)]
-    places = torch.tensor([[a + 0.3 * b, a * b % 7] for a, b in names])
-    blocks = [str(a) for a, _ in names]
-    return Entities(tuple(f"{LETTERS[a]} {LETTERS[b]}" for a, b in names), places, ("north", "east"), tuple(blocks))
-
-
-def statements() -> list[Statement]:
-    """Three letters each, of four topics; the last but one denies."""
-    kinds = [(a, b, c) for a in range(4) for b in range(4, 8) for c in range(8, 11)]
-    return [
-        Statement(f"{LETTERS[b]} {LETTERS[a]} {LETTERS[c]}", (b + c) % 2 == 0, str(a), negated=b > 5)
-        for a, b, c in kinds
-    ]
-
-
-FACTS = [Fact("next", f"{start}b___", "cd"[place % 2], ("c", "d", "e")) for place, start in enumerate("abfgh")]
-
-
-def letter_words(text: str) -> list[int]:
-    return [ord(word) - 96 for word in text.split()]
-
-
-def as_language_model(model: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """The tagger with a word for every mixture of tags."""
-    logits = model(input_ids)
-    return logits @ torch.arange(3.0 * VOCABULARY).view(3, VOCABULARY).cos().to(logits)
-
-
-CALLBACKS: dict[str, Callable[[bool], list[pl.Callback]]] = {
-    "RepresentationStructure": lambda draw: [
-        RepresentationStructure(
-            SITE,
-            ["token", "bigram"],
-            min_count=2,
-            estimator="both",
-            information_plane=["token", "next_token"],
-            jackknife=2,
-            draw_figures=draw,
-        )
-    ],
-    "RepresentationGeometry": lambda draw: [RepresentationGeometry(SITE, log="full", draw_figures=draw)],
-    "RepresentationMetrics": lambda draw: [
-        RepresentationMetrics({"own": SpectralGeometry(center=False)}, SITE, prefix="own/", draw_figures=draw)
-    ],
-    "NoiseRobustness": lambda draw: [
-        NoiseRobustness(
-            {"emb": "embedding"},
-            scales=(0.25, 1.0),
-            monitors={"val_loss": "loss", "val_acc": "score"},
-            drift=SITE,
-            tokens="input_ids",
-            draw_figures=draw,
-        )
-    ],
-    "TaskSpace": lambda draw: [
-        TaskSpace(tasks, letters, forward=as_language_model, buckets=256, permutations=19, draw_figures=draw)
-    ],
-    "MinimalPairs": lambda draw: [
-        MinimalPairs(tasks, letters, forward=as_language_model, standard_errors=True, draw_figures=draw)
-    ],
-    "ClozeFacts": lambda draw: [
-        ClozeFacts(FACTS, letters, forward=as_language_model, standard_errors=True, draw_figures=draw)
-    ],
-    "AcquisitionByClass": lambda draw: [
-        AcquisitionByClass(
-            "head", target="tags", mask="attention_mask", names=["zero", "one", "two"], draw_figures=draw
-        )
-    ],
-    "LayerProbe": lambda draw: [
-        LayerProbe(SITE, ["tags"], {"letter": "input_ids"}, min_count=2, codelength=True, draw_figures=draw)
-    ],
-    "StructuralProbe": lambda draw: [
-        StructuralProbe(SITE, treebank, tokenizer=letter_words, max_steps=20, draw_figures=draw)
-    ],
-    "RepresentationDrift": lambda draw: [
-        RepresentationDrift(SITE, ["token", "tags"], max_rows=60, neighbors=3, keep_readings=3, draw_figures=draw)
-    ],
-    "ConfidenceCalibration": lambda draw: [
-        ConfidenceCalibration("head", target="tags", mask="attention_mask", max_rows=50, draw_figures=draw)
-    ],
-    "CoordinateProbe": lambda draw: [
-        CoordinateProbe(entities, SITE, tokenizer=letter_words, pooling="mean", draw_figures=draw)
-    ],
-    "TruthProbe": lambda draw: [
-        TruthProbe(
-            statements,
-            SITE,
-            tokenizer=letter_words,
-            pooling="mean",
-            forward=as_language_model,
-            batch_tokens=40,
-            draw_figures=draw,
-        )
-    ],
-    "TrainingPhases": lambda draw: [phases(draw)],
-    "PhaseEarlyStopping": lambda draw: [
-        phases(draw),
-        PhaseEarlyStopping("val_acc", patience=1000, phase=0, strict=False),
-    ],
-    "ValidationSchedule": lambda draw: [ValidationSchedule(steps=[1, 3, 4])],
-}
-ANALYSES = [name for name in CALLBACKS if issubclass(getattr(lightning_interp, name), ValidationAnalysis)]
 BY_NAME = pytest.mark.parametrize("name", CALLBACKS)
-
-NARROW = "own/alpha/enc"
-"""The decay of a spectrum needs 40 dimensions, which this model does not have."""
-
-
-def everything(draw: bool = False) -> list[pl.Callback]:
-    """All that go together in one Trainer; the schedule would move validations."""
-    names = [name for name in CALLBACKS if name not in ("TrainingPhases", "ValidationSchedule")]
-    return [one for name in names for one in CALLBACKS[name](draw)]
-
-
-def test_every_exported_callback_is_here() -> None:
-    exported = [getattr(lightning_interp, name) for name in lightning_interp.__all__]
-    callbacks = {one.__name__ for one in exported if isinstance(one, type) and issubclass(one, pl.Callback)} - {
-        "ValidationAnalysis"
-    }
-    assert callbacks == set(CALLBACKS)
+OF_ANALYSES = pytest.mark.parametrize("name", ANALYSES)
 
 
 # ------------------------------------------------- untouched
@@ -277,11 +109,12 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @BY_NAME
 def test_training_is_bit_identical(tmp_path: Path, untouched: dict[str, Any], name: str) -> None:
-    if name == "ValidationSchedule":
+    every_step = particular(name).every_step
+    if every_step is not None:
         # It moves validations, so what these log and a plateau does is another thing: held against itself alone.
         steps = {"val_check_interval": 1, "check_val_every_n_epoch": None, "accumulate_grad_batches": 1}
         plain = train(tmp_path / "plain", [], **steps)
-        found = train(tmp_path / "watched", [ValidationSchedule(steps=None, every=1)], accumulate_grad_batches=1)
+        found = train(tmp_path / "watched", [every_step()], accumulate_grad_batches=1)
         for part in ("weights", "optimizer", "random"):
             assert found[part] == plain[part], part
         return
@@ -349,7 +182,7 @@ def test_settings(tmp_path: Path, setting: str) -> None:
         if isinstance(callback, ValidationAnalysis):
             assert len(callback.history) == validations
             assert callback.failed == 0
-            conditional = {*callback.conditional_keys(watched), NARROW}
+            conditional = callback.conditional_keys(watched)
             for key in callback.logged_keys(watched):
                 assert key in conditional or math.isfinite(callback.reading[key]), key
                 assert key in conditional or key in run.callback_metrics
@@ -364,43 +197,13 @@ def test_the_sanity_check_does_not_count(tmp_path: Path) -> None:
             assert timeless(one) == timeless(other)
 
 
-class ProductDtype(torchmetrics.Metric):
-    """Fails where a product of representations comes out in half precision."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("largest", torch.zeros(()), dist_reduce_fx="max")
-
-    def update(self, representations: torch.Tensor, mask: torch.Tensor) -> None:
-        vectors = representations[mask].float()
-        product = vectors @ vectors.T
-        assert product.dtype == torch.float32
-        self.largest = torch.maximum(self.largest, product.max())
-
-    def compute(self) -> torch.Tensor:
-        return self.largest
-
-
-def test_mixed_precision_ends_at_the_hook(tmp_path: Path) -> None:
-    callback = RepresentationMetrics({"largest": ProductDtype()}, SITE, draw_figures=False)
-    fit(tmp_path, [callback], Tagger(), precision="bf16-mixed")
-    assert len(callback.history) == 4
-
-
 def test_a_double_model_is_read_as_the_same_one_in_float32() -> None:
     """Planted: the same weights in both precisions; whatever is read agrees to the rounding of float32."""
     torch.manual_seed(0)
     single = Tagger().eval()
     double = copy.deepcopy(single).double()
-    for name in CALLBACKS:
-        if name in ("TrainingPhases", "PhaseEarlyStopping", "ValidationSchedule"):
-            continue
-        values = []
-        for model in (single, double):
-            (callback,) = CALLBACKS[name](False)
-            if isinstance(callback, NoiseRobustness):
-                callback = NoiseRobustness({"emb": "embedding"}, score=losses, monitors={"loss": "loss"}, drift=SITE)
-            values.append(analyze(model, loader(seed=1), callback))
+    for name in ANALYSES:
+        values = [analyze(model, loader(seed=1), offline(name)) for model in (single, double)]
         assert values[0].keys() == values[1].keys()
         assert values[0], name
         for key, value in values[0].items():
@@ -409,21 +212,12 @@ def test_a_double_model_is_read_as_the_same_one_in_float32() -> None:
                 assert values[1][key] == pytest.approx(value, rel=2e-3, abs=2e-4), key
 
 
-def losses(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    logits = model(batch["input_ids"])
-    found = nn.functional.cross_entropy(logits.movedim(-1, 1), batch["tags"], reduction="none")
-    return {"loss": found.mean(1)}
-
-
-def test_every_callback_names_its_keys_for_a_model() -> None:
-    for name in CALLBACKS:
-        for callback in CALLBACKS[name](False):
-            keys = callback.logged_keys(Tagger())
-            assert all(isinstance(key, str) for key in keys)
-            assert (
-                bool(keys) == (name not in ("PhaseEarlyStopping", "ValidationSchedule"))
-                or len(CALLBACKS[name](False)) > 1
-            )
+@BY_NAME
+def test_every_callback_names_its_keys_for_a_model(name: str) -> None:
+    for callback in CALLBACKS[name](False):
+        keys = callback.logged_keys(Tagger())
+        assert all(isinstance(key, str) for key in keys)
+        assert keys or not isinstance(callback, ValidationAnalysis)
 
 
 @dataclass
@@ -490,7 +284,7 @@ def test_fast_dev_run_and_barebones(tmp_path: Path) -> None:
     fit(tmp_path, callbacks, Tagger(), fast_dev_run=True)
     pl.seed_everything(2, verbose=False)
     run = pl.Trainer(barebones=True, max_epochs=2, accelerator="cpu", callbacks=everything())
-    with pytest.warns(UserWarning, match="TrainingPhases does nothing"):
+    with pytest.warns(UserWarning, match="does nothing: Trainer.barebones=True"):
         run.fit(Quiet(), loader(), loader(seed=1))
     assert run.global_step == 10
 
@@ -509,7 +303,7 @@ def test_several_loggers_and_none(tmp_path: Path) -> None:
     header = (tmp_path / "csv" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
     for callback in callbacks:
         if isinstance(callback, ValidationAnalysis):
-            assert set(callback.logged_keys(Tagger())) - {*callback.conditional_keys(Tagger()), NARROW} <= set(header)
+            assert set(callback.logged_keys(Tagger())) - set(callback.conditional_keys(Tagger())) <= set(header)
 
 
 def test_two_loaders_and_validate_and_test(tmp_path: Path) -> None:
@@ -543,8 +337,8 @@ def test_two_fits_with_one_callback_object(tmp_path: Path) -> None:
     for again, new in zip(callbacks, fresh, strict=True):
         if isinstance(again, ValidationAnalysis):
             assert timeless(again) == timeless(new)
-        if isinstance(again, TrainingPhases):
-            assert again.series("val_loss") == new.series("val_loss")
+        else:
+            assert again.state_dict() == new.state_dict()
 
 
 # ------------------------------------------------- failures after the sanity check
@@ -613,14 +407,14 @@ def test_a_failing_figure_costs_a_warning(
 
 
 def test_a_failing_list_of_figures_costs_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (callback,) = CALLBACKS["RepresentationGeometry"](False)
+    callback = analysis(ANALYSES[0])
 
     def figures() -> dict[str, Any]:
         raise KeyError("planted")
 
     monkeypatch.setattr(callback, "figures", figures)
     callback.draw_figures, callback.figure_interval = True, 0.0
-    with pytest.warns(UserWarning, match="RepresentationGeometry draws no figures.*planted") as caught:
+    with pytest.warns(UserWarning, match=f"{ANALYSES[0]} draws no figures.*planted") as caught:
         fit(tmp_path, [callback], Tagger())
     assert sum("planted" in str(one.message) for one in caught) == 1
     assert len(callback.history) == 4
@@ -723,10 +517,6 @@ STATES: dict[str, tuple[Callable[[], pl.LightningModule], Callable[[], DataLoade
 }
 
 
-REFUSED = {("RepresentationStructure", "width 1"): "`dim` must be at least 2: a sphere of fewer dimensions has no area"}
-"""What is said where a state leaves nothing to read."""
-
-
 @lru_cache
 def in_state(state: str) -> list[torch.Tensor]:
     """Weights after a fit in that state without any callback."""
@@ -754,27 +544,18 @@ def test_bad_states_end_in_an_omission_or_a_clear_error(tmp_path: Path, name: st
             refused = str(error)
     if refused is not None:
         # Only in the sanity check, before a step was made, and in words.
-        assert (name, state) in REFUSED, refused
+        assert state in particular(name).refused, refused
         assert model.global_step == 0
-        assert REFUSED[name, state] in refused
+        assert particular(name).refused[state] in refused
         return
     assert all(torch.equal(*pair) for pair in zip(in_state(state), weights(model), strict=True))
     assert len(callback.history) + callback.failed == 2
     for reading in callback.history.readings:
         assert all(math.isfinite(value) for value in reading.values.values())
     # What comes out of the broken models is finite again.
-    reads_output = name in ("NoiseRobustness", "MinimalPairs", "ClozeFacts")
-    if state in ("half not finite", "none finite") and not reads_output:
-        left_out = {
-            "RepresentationMetrics": "own/nonfinite/enc",
-            "TaskSpace": "nonfinite/tasks",
-            "ConfidenceCalibration": "nonfinite/head",
-            "StructuralProbe": "nonfinite/enc/words",
-            "CoordinateProbe": "nonfinite/enc/entities",
-            "TruthProbe": "nonfinite/enc/statements",
-            "AcquisitionByClass": "nonfinite/head",
-        }
-        assert callback.failed or callback.reading[left_out.get(name, "nonfinite/enc")]
+    omitted = particular(name).counts_omitted
+    if state in ("half not finite", "none finite") and omitted is not None:
+        assert callback.failed or callback.reading[omitted]
 
 
 def test_a_loader_that_raises_ends_the_run_with_its_own_error(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import pytorch_lightning as pl
 
 from lightning_interp import ValidationAnalysis
-from tests.callbacks.test_every_callback import everything
+from tests.callbacks.recipes import everything
 from tests.toy import Tagger, loader, trainer
 
 READINGS = 300

@@ -31,7 +31,8 @@ from lightning_interp import (
 )
 from lightning_interp.metrics import SpectralGeometry
 from lightning_interp.sites import CaptureError
-from tests.callbacks.test_every_callback import Busy, everything
+from tests.callbacks.recipes import everything
+from tests.callbacks.test_every_callback import Busy
 from tests.toy import Norm, Sequences, Tagger, loader, trainer
 
 

@@ -1,0 +1,244 @@
+"""How each exported callback is made for the toy model, and what is particular about it: what a battery must know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+import lightning_interp
+from lightning_interp import (
+    AcquisitionByClass,
+    ClozeFacts,
+    ConfidenceCalibration,
+    CoordinateProbe,
+    LayerProbe,
+    MinimalPairs,
+    NoiseRobustness,
+    PhaseEarlyStopping,
+    RepresentationDrift,
+    RepresentationGeometry,
+    RepresentationMetrics,
+    RepresentationStructure,
+    StructuralProbe,
+    TaskSpace,
+    TrainingPhases,
+    TruthProbe,
+    ValidationAnalysis,
+    ValidationSchedule,
+)
+from lightning_interp.metrics import SpectralGeometry
+from lightning_interp.probing import Entities, Statement
+from lightning_interp.probing.treebank import Sentence
+from lightning_interp.tasks import Fact, Task
+from tests.toy import VOCABULARY
+
+SITE = {"enc": "encoder"}
+LETTERS = "abcdefghijk"
+
+
+def phases(draw: bool) -> TrainingPhases:
+    return TrainingPhases(improving={"val_acc": "max"}, strict=False, draw_figures=draw)
+
+
+def tasks() -> list[Task]:
+    """Words are letters; what differs is the last of them."""
+    ends = {"a": ("bc", "one"), "d": ("ef", "one"), "g": ("hi", "two"), "h": ("ij", "two")}
+    pairs = {start: [(f"{start}{x}{g}", f"{start}{x}{b}") for x in "abcdef"] for start, ((g, b), _) in ends.items()}
+    return [Task(start, ends[start][1], tuple(found)) for start, found in pairs.items()]
+
+
+def letters(sentence: str) -> list[int]:
+    return [0, *(ord(letter) - 96 for letter in sentence)]
+
+
+def treebank() -> list[Sentence]:
+    """Words are letters; each hangs on the one before it, on the first, or on the last."""
+    heads = [(-1, 0, 1, 2, 3, 4), (-1, 0, 0, 0, 0, 0), (5, 5, 5, 5, 5, -1)]
+    return [Sentence(tuple("abcdefghijk"[n % 5 : n % 5 + 6]), ("X",) * 6, heads[n % 3]) for n in range(15)]
+
+
+def entities() -> Entities:
+    """Names are pairs of letters; where they lie has to do with both."""
+    names = [(a, b) for a in range(5) for b in range(5, 11)]
+    places = torch.tensor([[a + 0.3 * b, a * b % 7] for a, b in names])
+    blocks = [str(a) for a, _ in names]
+    return Entities(tuple(f"{LETTERS[a]} {LETTERS[b]}" for a, b in names), places, ("north", "east"), tuple(blocks))
+
+
+def statements() -> list[Statement]:
+    """Three letters each, of four topics; the last but one denies."""
+    kinds = [(a, b, c) for a in range(4) for b in range(4, 8) for c in range(8, 11)]
+    return [
+        Statement(f"{LETTERS[b]} {LETTERS[a]} {LETTERS[c]}", (b + c) % 2 == 0, str(a), negated=b > 5)
+        for a, b, c in kinds
+    ]
+
+
+FACTS = [Fact("next", f"{start}b___", "cd"[place % 2], ("c", "d", "e")) for place, start in enumerate("abfgh")]
+
+
+def letter_words(text: str) -> list[int]:
+    return [ord(word) - 96 for word in text.split()]
+
+
+def as_language_model(model: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """The tagger with a word for every mixture of tags."""
+    logits = model(input_ids)
+    return logits @ torch.arange(3.0 * VOCABULARY).view(3, VOCABULARY).cos().to(logits)
+
+
+MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
+    "RepresentationStructure": lambda draw: [
+        RepresentationStructure(
+            SITE,
+            ["token", "bigram"],
+            min_count=2,
+            estimator="both",
+            information_plane=["token", "next_token"],
+            jackknife=2,
+            draw_figures=draw,
+        )
+    ],
+    "RepresentationGeometry": lambda draw: [RepresentationGeometry(SITE, log="full", draw_figures=draw)],
+    "RepresentationMetrics": lambda draw: [
+        RepresentationMetrics({"own": SpectralGeometry(center=False)}, SITE, prefix="own/", draw_figures=draw)
+    ],
+    "NoiseRobustness": lambda draw: [
+        NoiseRobustness(
+            {"emb": "embedding"},
+            scales=(0.25, 1.0),
+            monitors={"val_loss": "loss", "val_acc": "score"},
+            drift=SITE,
+            tokens="input_ids",
+            draw_figures=draw,
+        )
+    ],
+    "TaskSpace": lambda draw: [
+        TaskSpace(tasks, letters, forward=as_language_model, buckets=256, permutations=19, draw_figures=draw)
+    ],
+    "MinimalPairs": lambda draw: [
+        MinimalPairs(tasks, letters, forward=as_language_model, standard_errors=True, draw_figures=draw)
+    ],
+    "ClozeFacts": lambda draw: [
+        ClozeFacts(FACTS, letters, forward=as_language_model, standard_errors=True, draw_figures=draw)
+    ],
+    "AcquisitionByClass": lambda draw: [
+        AcquisitionByClass(
+            "head", target="tags", mask="attention_mask", names=["zero", "one", "two"], draw_figures=draw
+        )
+    ],
+    "LayerProbe": lambda draw: [
+        LayerProbe(SITE, ["tags"], {"letter": "input_ids"}, min_count=2, codelength=True, draw_figures=draw)
+    ],
+    "StructuralProbe": lambda draw: [
+        StructuralProbe(SITE, treebank, tokenizer=letter_words, max_steps=20, draw_figures=draw)
+    ],
+    "RepresentationDrift": lambda draw: [
+        RepresentationDrift(SITE, ["token", "tags"], max_rows=60, neighbors=3, keep_readings=3, draw_figures=draw)
+    ],
+    "ConfidenceCalibration": lambda draw: [
+        ConfidenceCalibration("head", target="tags", mask="attention_mask", max_rows=50, draw_figures=draw)
+    ],
+    "CoordinateProbe": lambda draw: [
+        CoordinateProbe(entities, SITE, tokenizer=letter_words, pooling="mean", draw_figures=draw)
+    ],
+    "TruthProbe": lambda draw: [
+        TruthProbe(
+            statements,
+            SITE,
+            tokenizer=letter_words,
+            pooling="mean",
+            forward=as_language_model,
+            batch_tokens=40,
+            draw_figures=draw,
+        )
+    ],
+    "TrainingPhases": lambda draw: [phases(draw)],
+    "PhaseEarlyStopping": lambda draw: [
+        phases(draw),
+        PhaseEarlyStopping("val_acc", patience=1000, phase=0, strict=False),
+    ],
+    "ValidationSchedule": lambda draw: [ValidationSchedule(steps=[1, 3, 4])],
+}
+
+
+def losses(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    logits = model(batch["input_ids"])
+    found = nn.functional.cross_entropy(logits.movedim(-1, 1), batch["tags"], reduction="none")
+    return {"loss": found.mean(1)}
+
+
+@dataclass(frozen=True)
+class Particular:
+    """What is not as with the others."""
+
+    offline: Callable[[], ValidationAnalysis] | None = None
+    """Made so for ``analyze``."""
+    counts_omitted: str | None = "nonfinite/enc"
+    """The key of what is left out where representations are not finite; ``None`` where none are read."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """States that leave nothing to read, and what is said then."""
+    every_step: Callable[[], pl.Callback] | None = None
+    """Of one that moves validations: made so that there is one after each step."""
+
+
+USUAL = Particular()
+PARTICULAR: dict[str, Particular] = {
+    "RepresentationStructure": Particular(
+        refused={"width 1": "`dim` must be at least 2: a sphere of fewer dimensions has no area"}
+    ),
+    "RepresentationMetrics": Particular(counts_omitted="own/nonfinite/enc"),
+    "NoiseRobustness": Particular(
+        offline=lambda: NoiseRobustness({"emb": "embedding"}, score=losses, monitors={"loss": "loss"}, drift=SITE),
+        counts_omitted=None,
+    ),
+    "TaskSpace": Particular(counts_omitted="nonfinite/tasks"),
+    "MinimalPairs": Particular(counts_omitted=None),
+    "ClozeFacts": Particular(counts_omitted=None),
+    "AcquisitionByClass": Particular(counts_omitted="nonfinite/head"),
+    "StructuralProbe": Particular(counts_omitted="nonfinite/enc/words"),
+    "ConfidenceCalibration": Particular(counts_omitted="nonfinite/head"),
+    "CoordinateProbe": Particular(counts_omitted="nonfinite/enc/entities"),
+    "TruthProbe": Particular(counts_omitted="nonfinite/enc/statements"),
+    "ValidationSchedule": Particular(every_step=lambda: ValidationSchedule(steps=None, every=1)),
+}
+
+
+def exported() -> list[str]:
+    """Every callback that the package exports, but the base of one's own."""
+    found = [getattr(lightning_interp, name) for name in lightning_interp.__all__]
+    kinds = [one for one in found if isinstance(one, type) and issubclass(one, pl.Callback)]
+    return [kind.__name__ for kind in kinds if kind is not ValidationAnalysis]
+
+
+CALLBACKS = {name: MAKE[name] for name in exported()}
+ANALYSES = [name for name in CALLBACKS if issubclass(getattr(lightning_interp, name), ValidationAnalysis)]
+
+
+def particular(name: str) -> Particular:
+    """What is not as with the others about a callback."""
+    return PARTICULAR.get(name, USUAL)
+
+
+def analysis(name: str) -> ValidationAnalysis:
+    """An analysis that draws nothing."""
+    (found,) = CALLBACKS[name](False)
+    assert isinstance(found, ValidationAnalysis)
+    return found
+
+
+def offline(name: str) -> ValidationAnalysis:
+    """An analysis for ``analyze``."""
+    make = particular(name).offline
+    return analysis(name) if make is None else make()
+
+
+def everything(draw: bool = False) -> list[pl.Callback]:
+    """All that go together in one Trainer; a schedule would move validations, and a gate brings its phases."""
+    found = [one for name in CALLBACKS if particular(name).every_step is None for one in CALLBACKS[name](draw)]
+    phases = [one for one in found if isinstance(one, TrainingPhases)]
+    return [one for one in found if one not in phases[1:]]
