@@ -495,13 +495,13 @@ class ValidationAnalysis(pl.Callback):
             return
         self._finish(trainer, pl_module)  # where no batch was known to be the last
         self._active = False
-        values, self._values = self._values, None
-        if values is None:
+        reading, self._values = self._values, None
+        if reading is None:
             self._give_up(trainer, pl_module)
             return
         if self._rehearsing:
             # Lightning forgets what is logged in the sanity check.
-            self._log(pl_module, self._chosen(pl_module, self._keyed({**values, self._own_keys()[0]: 0.0})))
+            self._log(pl_module, self._chosen(pl_module, reading))
             self.abort()
             self._rehearsed = True
             return
@@ -510,13 +510,15 @@ class ValidationAnalysis(pl.Callback):
             if self.changed is not None:
                 self.start_anew()
             self._samples = self._read_samples
-        values[self._own_keys()[0]] = self._last_seconds = run(_largest(self._seconds))
+        self._last_seconds = run(_largest(self._seconds))
         self._spent += self._last_seconds
-        self._pending = self.reading = self._keyed(values)
-        self._afterwards("log its values", lambda: self._publish(trainer, pl_module))
+        self._pending = self.reading = reading
+        if not self._afterwards("log its values", lambda: self._publish(trainer, pl_module)) and self._fitting:
+            self._afterwards("tell gates so", lambda: self._held.hold(trainer, self.reading))
 
     def _publish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the reading, and keep gates from old values of what it does not have."""
+        self.reading[self.full_key(self._own_keys()[0])] = self._last_seconds
         missing = [key for key in self.logged_keys(pl_module) if key not in self.reading]
         if self._fitting:
             self._held.hold(trainer, missing)
@@ -525,7 +527,7 @@ class ValidationAnalysis(pl.Callback):
         if self.changed is None:  # else it is told what is undefined
             self._tell_undefined([key for key in missing if key not in conditional])
         if self.failed:
-            self._log(pl_module, {self.full_key(self._own_keys()[1]): float(self.failed)})
+            self._log_failed(pl_module)
 
     def _keyed(self, values: Mapping[str, float]) -> dict[str, float]:
         """Values by their whole keys, without those that are undefined or reported by another callback."""
@@ -546,18 +548,20 @@ class ValidationAnalysis(pl.Callback):
             self._seconds += time.perf_counter() - started
 
     def _finished(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float] | None:
-        """Every measure as a number, or ``None`` where any rank failed.
+        """Every measure as a number by its whole key, or ``None`` where any rank failed.
 
         Ranks agree before and after each step, and all of them do, also where only some share the data: a rank that
         failed enters no exchange that its partners wait in.
         """
         values: dict[str, float] = {}
+        reading: dict[str, float] = {}
         works: list[Callable[[], None]] = [
             self.collect,
             self._check_number,
             self._check_samples,
             lambda: values.update({key: _number(key, value) for key, value in self.finish().items()}),
             lambda: _check_replicas({**values, **self.shared()}, trainer),
+            lambda: reading.update(self._keyed(values)),
         ]
         if not settled(self._error, self.group):
             return None
@@ -569,7 +573,7 @@ class ValidationAnalysis(pl.Callback):
                 self._error = error
             if not settled(self._error, self.group):
                 return None
-        return values
+        return reading
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the reading down beside what the model logged, and draw."""
@@ -823,17 +827,26 @@ class ValidationAnalysis(pl.Callback):
         self._afterwards(
             "tell gates of a dropped reading", lambda: self._held.hold(trainer, self.logged_keys(pl_module))
         )
-        key = self.full_key(self._own_keys()[1])
-        self._afterwards("log what it dropped", lambda: self._log(pl_module, {key: float(self.failed)}))
+        self._afterwards("log what it dropped", lambda: self._log_failed(pl_module))
 
-    def _afterwards(self, what: str, work: Callable[[], None]) -> None:
-        """Do what follows from a reading, on this rank alone; an error costs that, and a warning."""
+    def _log_failed(self, pl_module: pl.LightningModule) -> None:
+        self._log(pl_module, {self.full_key(self._own_keys()[1]): float(self.failed)})
+
+    def _afterwards(self, what: str, work: Callable[[], None]) -> bool:
+        """Do what follows from a reading, on this rank alone; an error costs that, and a warning.
+
+        Returns:
+            Whether it was done.
+
+        """
         try:
             work()
         except Exception as error:
             if self._rehearsing or self.on_error == "raise":
                 raise
             self._say(what, f"could not {what}: {_cause(error)}. Training goes on; this is said once.")
+            return False
+        return True
 
     def _say(self, kind: str, message: str) -> None:
         if kind not in self._said:
