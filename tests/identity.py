@@ -22,7 +22,7 @@ def standing(model: nn.Module) -> list[Any]:
         for name in sorted(REGISTRIES & set(own)):
             if isinstance(own[name], dict):
                 found += [(module, name, key, one) for key, one in own[name].items()]
-            else:
+            elif isinstance(own[name], set):
                 found.append((module, name, sorted(own[name])))
     return found
 
