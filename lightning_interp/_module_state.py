@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-import copy
-import types
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import nn
 
-from lightning_interp.compat import pl
+from lightning_interp._copied import ATOMS, copied, modules_in
+from lightning_interp._registries import REGISTRIES, contents, put_back
+from lightning_interp._sharding import exchanged_by_sharding
 
-__all__ = ["ModuleState"]
+__all__ = ["ModuleState", "all_modules"]
 
-_INTERNAL = frozenset(vars(nn.Module())) - {"training"} | {"_compiled_call_impl", "_trainer", "_fabric"}
-# Their objects are taken for configuration: nothing that a validation step changes is kept in one.
-_LIBRARIES = frozenset(
-    {
-        *("torch", "torchmetrics", "numpy", "transformers", "tokenizers", "datasets", "jsonargparse", "omegaconf"),
-        *("lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities", "lightning_interp"),
-    }
-)
-_LEFT_ALONE = (
-    *(type, types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType, torch.dtype),
-    *(torch.device, Dataset, DataLoader, Sampler, pl.Callback, pl.LightningDataModule, nn.Module, nn.Parameter),
-)
-_ATOMS = (type(None), bool, int, float, complex, str, bytes)
+# What stands around the model, and what compiled it.
+_NOT_HELD = frozenset({"_compiled_call_impl", "_trainer", "_fabric"})
+# A ScriptModule keeps the others itself, and hands out views of them.
+_OF_SCRIPTS = REGISTRIES - {"_parameters", "_buffers", "_modules"}
 
 
 class ModuleState:
-    """The attributes and buffers of a model and all its submodules, torchmetrics among them, but not its parameters.
+    """What a model and all its submodules, torchmetrics among them, hold, except for the values of parameters.
 
-    Made from a model it holds what the model holds, without copying: :meth:`install` puts that very state back, however
-    the model has changed since. A :meth:`copy` shares nothing that can change; installed, the model lives on it until
-    another state is installed.
+    That is, for each module: its attributes, its buffers, which parameters and submodules stand under which names, and
+    its hooks. Made from a model it holds what the model holds, without copying: :meth:`install` puts that very state
+    back, the same objects under the same names in the same order, whatever has appeared, vanished or been replaced
+    since. A :meth:`copy` shares nothing that can change but parameters, submodules and hooks; installed, the model
+    lives on it until another state is installed.
 
-    Copied are lists, dicts, sets, deques, tensors, arrays, random generators, and objects of the user's own classes,
-    inside one another too. Modules that stand only in a container or object of the model (a teacher, metrics in a plain
-    dict) are part of the state. Left alone are functions, data sets, loaders, callbacks, and objects of libraries
-    (tokenizers, configurations).
+    Copied are buffers, and in attributes lists, dicts, sets, deques, tensors, arrays, random generators, and objects of
+    the user's own classes, inside one another too. Modules that stand only in a container or object of the model (a
+    teacher, metrics in a plain dict) are part of the state. Left alone are functions, data sets, loaders, callbacks,
+    and objects of libraries (tokenizers, configurations); what a parameter is while a model is sharded is left to what
+    shards it.
 
     Args:
         model: The model.
@@ -53,148 +44,121 @@ class ModuleState:
         >>> state = ModuleState(model)
         >>> state.copy().install()
         >>> model.outputs.append(2)
-        >>> _ = model(torch.ones(4, 2))
+        >>> _ = model.register_forward_hook(print)
+        >>> model.child = nn.Identity()
         >>> state.install()
-        >>> model.outputs, int(model.num_batches_tracked)
-        ([1], 0)
+        >>> model.outputs, len(model._forward_hooks), hasattr(model, "child")
+        ([1], 0, False)
 
     """
 
     def __init__(self, model: nn.Module) -> None:
-        # Lists, since the hash of a torchmetrics.Metric changes with its state.
-        self._modules = list(_all_modules(model))
+        self._model = model
         self.refresh()
 
     def refresh(self) -> None:
-        """Take over what the model holds now, without copying."""
-        self._attributes = [_plain(module) for module in self._modules]
-        self._buffers = [dict(module._buffers) for module in self._modules]
+        """Take over what the model holds now, modules that are new among it, without copying."""
+        self._held = [_Held(module) for module in all_modules(self._model)]
 
     def copy(self) -> ModuleState:
         """The same state in objects of its own."""
         twin = object.__new__(ModuleState)
-        twin._modules = self._modules
+        twin._model = self._model
         memo: dict[int, Any] = {}
         # The originals live in self meanwhile, so that an id in memo cannot be given to another object.
-        twin._attributes = [_copied_values(held, memo) for held in self._attributes]
-        twin._buffers = [_copied_values(held, memo) for held in self._buffers]
+        twin._held = [held.copy(memo) for held in self._held]
         return twin
 
     def install(self) -> None:
         """Let the model hold this state."""
-        for module, held, buffers in zip(self._modules, self._attributes, self._buffers, strict=True):
-            own = vars(module)
-            for name in [name for name in own if name not in held and name not in _INTERNAL]:
+        for held in self._held:
+            held.install()
+
+
+class _Held:
+    """What one module holds."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.kind = type(module)  # a parametrization changes it
+        own = vars(module)
+        self.order = list(own)
+        self.attributes = {name: value for name, value in own.items() if name not in _NOT_HELD}
+        script = module if isinstance(module, torch.jit.ScriptModule) else None
+        self.registries = _OF_SCRIPTS if script is not None else REGISTRIES
+        # Nearly all are empty.
+        self.registered = {name: contents(own[name]) for name in self.registries if own.get(name)}
+        self.scripted = {} if script is None else _script_values(script)
+
+    def copy(self, memo: dict[int, Any]) -> _Held:
+        twin = object.__new__(_Held)
+        twin.module, twin.kind, twin.order, twin.registries = self.module, self.kind, self.order, self.registries
+        twin.attributes = {
+            name: value if name in REGISTRIES else copied(value, memo) for name, value in self.attributes.items()
+        }
+        twin.registered = self.registered
+        if "_buffers" in self.registered:
+            twin.registered = {**self.registered, "_buffers": _copied_values(self.registered["_buffers"], memo)}
+        twin.scripted = _copied_values(self.scripted, memo)
+        return twin
+
+    def install(self) -> None:
+        if type(self.module) is not self.kind:
+            self.module.__class__ = self.kind
+        own = vars(self.module)
+        if list(own) == self.order:
+            own.update(self.attributes)
+        else:
+            for name in [name for name in own if name not in _NOT_HELD]:
                 del own[name]
-            own.update(held)
-            if isinstance(module, torch.jit.ScriptModule):
-                # It keeps its buffers itself, and always the same ones.
-                for name, buffer in buffers.items():
-                    setattr(module, name, buffer)
-            elif buffers or module._buffers:
-                module._buffers.clear()
-                module._buffers.update(buffers)
-
-
-def _plain(module: nn.Module) -> dict[str, Any]:
-    return {name: value for name, value in vars(module).items() if name not in _INTERNAL}
+            own.update(self.attributes)
+        for name in self.registries:
+            registry, before = own.get(name), self.registered.get(name)
+            if registry or before:
+                put_back(registry, _unsharded(registry, before) if name == "_parameters" else before)
+        for name, value in self.scripted.items():
+            if getattr(self.module, name) is not value:
+                setattr(self.module, name, value)
 
 
 def _copied_values(held: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
-    return {name: _copied(value, memo) for name, value in held.items()}
+    return {name: copied(value, memo) for name, value in held.items()}
 
 
-def _all_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """The model's modules, and those that it holds in plain containers, whose parameters it does not know of."""
+def _unsharded(present: Any, before: Any) -> Any:
+    """The parameters of before, but for those that sharding has exchanged, which it alone may exchange back."""
+    return {
+        name: present[name] if exchanged_by_sharding(present.get(name), parameter) else parameter
+        for name, parameter in (before or {}).items()
+    }
+
+
+def _script_values(module: torch.jit.ScriptModule) -> dict[str, Any]:
+    """Buffers and attributes, its mode among them, that a ScriptModule keeps outside of Python."""
+    names = [*module._buffers.keys(), *module._concrete_type.get_attributes()]
+    values = {name: getattr(module, name) for name in names if hasattr(module, name)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def all_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """The model's modules, and those that it holds in plain containers, whose parameters it does not know of.
+
+    Example:
+        >>> model = nn.Sequential(nn.Identity())
+        >>> model.teacher = [nn.Flatten()]
+        >>> [type(module).__name__ for module in all_modules(model)]
+        ['Sequential', 'Flatten', 'Identity']
+
+    """
     seen: set[int] = set()
     waiting = [model]
     while waiting:
-        for module in waiting.pop().modules():
-            if id(module) not in seen:
-                seen.add(id(module))
-                yield module
-                for name, value in vars(module).items():
-                    if name not in _INTERNAL:
-                        waiting += _modules_in(value, depth=3)
-
-
-def _modules_in(value: Any, depth: int) -> list[nn.Module]:
-    if isinstance(value, nn.Module):
-        return [value]
-    if not depth or isinstance(value, (*_ATOMS, Tensor, *_LEFT_ALONE)):
-        return []
-    if isinstance(value, dict):
-        items: Iterable[Any] = list(value.values())
-    elif isinstance(value, list | tuple | deque):
-        items = list(value)
-    elif _is_the_users(value):
-        items = list(vars(value).values())
-    else:
-        return []
-    return [module for item in items for module in _modules_in(item, depth - 1)]
-
-
-def _is_the_users(value: Any) -> bool:
-    """Whether an object is of a class of the user's own, and may be copied."""
-    library = type(value).__module__.partition(".")[0] in _LIBRARIES
-    # An object that closes something when it goes away must not go away twice.
-    return not library and hasattr(value, "__dict__") and not hasattr(value, "__del__")
-
-
-def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    if isinstance(value, (*_ATOMS, *_LEFT_ALONE)):
-        return value
-    key = id(value)
-    if key not in memo:
-        memo[key] = value  # what contains itself, and what cannot be copied
-        memo[key] = _copier(value)(value, memo)
-    return memo[key]
-
-
-def _copier(value: Any) -> Callable[[Any, dict[int, Any]], Any]:
-    if isinstance(value, Tensor):
-        return _copied_tensor
-    if isinstance(value, list | dict | set | deque):
-        return _copied_container
-    if isinstance(value, tuple):
-        return _copied_tuple
-    if isinstance(value, np.ndarray | np.random.Generator | np.random.RandomState):
-        return lambda one, _: copy.deepcopy(one)
-    if isinstance(value, torch.Generator):
-        return lambda one, _: one.clone_state()
-    return _copied_object if _is_the_users(value) else lambda one, _: one
-
-
-def _copied_tensor(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
-    return tensor.detach().clone()
-
-
-def _copied_container(value: Any, memo: dict[int, Any]) -> Any:
-    twin = copy.copy(value)  # a subclass keeps what it has besides its items
-    memo[id(value)] = twin
-    if isinstance(value, dict):
-        for key, item in value.items():
-            dict.__setitem__(twin, key, _copied(item, memo))
-    elif isinstance(value, list | deque):
-        for index, item in enumerate(value):
-            twin[index] = _copied(item, memo)
-    return twin
-
-
-def _copied_tuple(value: Any, memo: dict[int, Any]) -> Any:
-    items = [_copied(item, memo) for item in value]
-    if all(new is old for new, old in zip(items, value, strict=True)):
-        return value
-    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-
-
-def _copied_object(value: Any, memo: dict[int, Any]) -> Any:
-    try:
-        twin = copy.copy(value)
-    except Exception:  # it does not let itself be copied: a file, a connection
-        return value
-    memo[id(value)] = twin
-    if twin is not value and type(twin) is type(value):
-        for name, item in vars(value).items():
-            vars(twin)[name] = _copied(item, memo)
-    return twin
+        module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        yield module
+        waiting += [child for child in module._modules.values() if child is not None]
+        for name, value in vars(module).items():
+            if type(value) not in ATOMS and name not in REGISTRIES and name not in _NOT_HELD:
+                waiting += modules_in(value)

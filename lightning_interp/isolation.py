@@ -1,4 +1,4 @@
-"""Leaving a model as it was: modes, attributes, metric states, buffers, random streams, logged values, loggers."""
+"""Leaving a model as it was: what its modules hold, random streams, logged values, loggers."""
 
 from __future__ import annotations
 
@@ -29,10 +29,12 @@ __all__ = [
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Run what would change a model's mode, attributes, metrics, buffers, logs or the random streams, and undo it.
+    """Run what would change what a model's modules hold, its logs or the random streams, and undo it.
 
-    Inside, ``log`` and ``log_dict`` of a LightningModule do nothing. Weights are the caller's to respect: run under
-    ``torch.no_grad``. What code does outside the model (files, prints) is not undone.
+    Afterwards the very same attributes, metric states, buffers, parameters, submodules and hooks stand where they
+    stood, in every module; see :class:`ModuleState`. Inside, ``log`` and ``log_dict`` of a LightningModule do nothing.
+    The values of weights are the caller's to respect: run under ``torch.no_grad``. What code does outside the model
+    (files, prints) is not undone.
 
     Args:
         model: The model.

@@ -22,6 +22,7 @@ from lightning_interp.distributed import Maximum, Steps, Sum
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.isolation import (
     ModuleState,
+    WeightsCopy,
     kept_random_state,
     muted_loggers,
     replaced_logging,
@@ -90,6 +91,12 @@ class Replay(ABC):
         """A new life, at the beginning of an epoch."""
         return Life()
 
+    @contextmanager
+    def with_weights(self, weights: WeightsCopy) -> Iterator[None]:
+        """Within, the model has these weights, and lives begin with the buffers that belong to them."""
+        with weights.installed():
+            yield
+
     @abstractmethod
     def run(self, life: Life, kept: KeptBatch) -> None:
         """Run one batch."""
@@ -151,6 +158,18 @@ class StepReplay(Replay):
     def life(self) -> Life:
         """A new life, with the state that the module had when the validation run started."""
         return Life(state=self._start.copy())
+
+    @contextmanager
+    def with_weights(self, weights: WeightsCopy) -> Iterator[None]:
+        """See :class:`Replay`."""
+        own, self._start = self._start, self._start.copy()
+        self._start.install()
+        try:
+            with weights.installed():
+                self._start.refresh()
+                yield
+        finally:
+            self._start = own
 
     def run(self, life: Life, kept: KeptBatch) -> None:
         """Run ``validation_step`` and the hooks of the module around it."""

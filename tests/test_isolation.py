@@ -15,6 +15,7 @@ from torch import nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lightning_interp.isolation import ModuleState, kept_random_state, muted_loggers, seeded, untouched
+from tests.identity import same, standing
 
 
 class Meter:
@@ -240,3 +241,213 @@ def test_buffers_of_a_scripted_part_are_put_back() -> None:
         model(torch.randn(8, 2))
         assert not torch.equal(dict(model.named_buffers())["1.1.running_mean"], before)
     assert torch.equal(dict(model.named_buffers())["1.1.running_mean"], before)
+
+
+class Restless(nn.Module):
+    """Rebuilds itself while it runs, in the way named."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.first = nn.Linear(2, 2)
+        self.second = nn.Linear(2, 2)
+        self.layers = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+        self.register_buffer("table", torch.zeros(2, 2))
+        self.register_buffer("none", None)
+        self.spare = nn.Parameter(torch.ones(1))
+        self.names = ["a"]
+        self.handle = self.first.register_forward_hook(nothing)
+        self.second.register_forward_hook(nothing)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        getattr(self, f"_{self.way}")()
+        return self.second(self.first(x))
+
+    def _hooks_appear(self) -> None:
+        self.register_forward_hook(nothing, with_kwargs=True, always_call=True)
+        self.first.register_forward_hook(nothing, prepend=True)
+        self.register_forward_pre_hook(nothing, with_kwargs=True)
+        self.register_full_backward_hook(nothing)
+        self.register_full_backward_pre_hook(nothing)
+        self.register_state_dict_post_hook(nothing)
+        self.register_state_dict_pre_hook(nothing)
+        self.register_load_state_dict_pre_hook(nothing)
+        self.register_load_state_dict_post_hook(nothing)
+
+    def _a_hook_vanishes(self) -> None:
+        self.handle.remove()
+        self.second._forward_hooks.clear()
+
+    def _a_buffer_appears(self) -> None:
+        self.register_buffer("late", torch.zeros(3), persistent=False)
+        self.none = torch.zeros(1)
+
+    def _a_buffer_grows(self) -> None:
+        self.register_buffer("table", torch.zeros(5, 2), persistent=False)
+
+    def _a_buffer_vanishes(self) -> None:
+        del self.table
+
+    def _a_module_appears(self) -> None:
+        self.teacher = nn.BatchNorm1d(2)
+        self.layers.append(nn.Linear(2, 2))
+
+    def _a_module_is_replaced(self) -> None:
+        self.first = nn.Sequential(nn.Linear(2, 2))
+
+    def _a_module_vanishes(self) -> None:
+        del self.layers[0]
+        del self.layers
+
+    def _modules_change_places(self) -> None:
+        self.first, self.second = self.second, self.first
+        self._modules["first"] = self._modules.pop("first")
+
+    def _a_parameter_appears(self) -> None:
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def _a_parameter_is_replaced(self) -> None:
+        self.first.weight = nn.Parameter(torch.ones(2, 2))
+
+    def _a_parameter_vanishes(self) -> None:
+        self.first.bias = None
+        del self.spare
+
+    def _weights_are_tied(self) -> None:
+        self.second.weight = self.first.weight
+
+    def _a_parametrization_appears(self) -> None:
+        nn.utils.parametrizations.weight_norm(self.first)
+
+    def _the_constructor_runs_again(self) -> None:
+        first, second = self.first, self.second
+        nn.Module.__init__(self)
+        self.first, self.second = first, second
+
+    def _attributes_change(self) -> None:
+        self.way = vars(self).pop("way")
+        self.names.append("b")
+        self.new = 1
+        del self.handle
+
+    def _nothing(self) -> None:
+        pass
+
+
+def nothing(*args: object, **kwargs: object) -> None:
+    pass
+
+
+WAYS = [name[1:] for name in vars(Restless) if name.startswith("_") and not name.startswith("__")]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_model_rebuilds_while_it_runs_is_put_back_by_identity(way: str) -> None:
+    model = Restless(way)
+    before = standing(model)
+    with untouched(model), torch.no_grad():
+        model(torch.zeros(2, 2))
+    assert same(before, standing(model))
+    assert model.names == ["a"]
+    # Without, it would be noticed.
+    model(torch.zeros(2, 2))
+    assert same(before, standing(model)) is (way == "nothing")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_lives_are_apart_whatever_is_rebuilt_in_one(way: str) -> None:
+    model = Restless(way)
+    before, real = standing(model), ModuleState(model)
+    start = real.copy()
+    lives = [start.copy(), start.copy()]
+    lives[0].install()
+    model(torch.zeros(2, 2))
+    lives[0].refresh()
+    mine = standing(model)
+    lives[1].install()
+    assert "teacher" not in model._modules
+    assert not hasattr(model, "late")
+    lives[1].refresh()
+    lives[0].install()
+    assert same(mine, standing(model))
+    again = lives[0].copy()
+    again.install()
+    if way == "a_module_appears":
+        model.teacher.running_mean.add_(1.0)
+        lives[0].install()
+        assert float(model.teacher.running_mean.sum()) == 0
+    real.install()
+    assert same(before, standing(model))
+
+
+def test_a_hook_that_was_put_back_can_still_be_taken_off() -> None:
+    model = Restless("a_hook_vanishes")
+    with untouched(model):
+        model(torch.zeros(1, 2))
+        assert not model.first._forward_hooks
+    assert len(model.first._forward_hooks) == 1
+    model.handle.remove()
+    assert not model.first._forward_hooks
+
+
+def test_a_model_of_transformers_has_as_many_hooks_and_outputs_as_before() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=20, n_positions=8, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2
+    )
+    model, ids = transformers.GPT2LMHeadModel(config).eval(), torch.zeros(1, 4, dtype=torch.long)
+    before = standing(model)
+    for _ in range(3):
+        with untouched(model), torch.no_grad():
+            assert len(model(ids, output_hidden_states=True).hidden_states) == 3
+        assert same(before, standing(model))
+    assert len(model(ids, output_hidden_states=True).hidden_states) == 3
+
+
+def test_a_layer_that_waits_for_its_shape_gets_it_all_the_same() -> None:
+    model = nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d())
+    parameters = list(model.parameters())
+    with untouched(model), torch.no_grad():
+        model(torch.ones(4, 5))
+    assert model(torch.ones(4, 5)).shape == (4, 3)
+    assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
+
+
+def test_mode_and_attributes_of_a_scripted_part_are_put_back() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), torch.jit.script(Counting()))
+    with untouched(model), torch.no_grad():
+        model.eval()(torch.zeros(1, 2))
+        assert (model[1].training, model[1].count, float(model[1].plain)) == (False, 1, 2.0)
+    assert (model[1].training, model[1].count, float(model[1].plain)) == (True, 0, 0.0)
+    model(torch.zeros(1, 2))
+    assert (model[1].count, float(model[1].plain)) == (1, 2.0)
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.plain = torch.zeros(())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count += 1
+        self.plain += 2
+        return x
+
+
+def test_nothing_is_written_where_nothing_has_changed() -> None:
+    class Watched(dict):
+        writes = 0
+
+        def clear(self) -> None:
+            self.writes += 1
+            super().clear()
+
+    model = nn.Sequential(nn.Linear(2, 2))
+    model[0]._parameters = Watched(model[0]._parameters)
+    with untouched(model), torch.no_grad():
+        model(torch.zeros(1, 2))
+    assert model[0]._parameters.writes == 0
+    with untouched(model):
+        model[0].bias = None
+    assert model[0]._parameters.writes == 1

@@ -590,7 +590,7 @@ class NoiseRobustness(ValidationAnalysis):
     def _read_start(self, replay: Replay, batches: Sequence[KeptBatch]) -> Steps[None]:
         """The monitors with the weights from before the first step."""
         assert self._initial is not None
-        with self._initial.installed():
+        with replay.with_weights(self._initial):
             whole, groups = replay.life(), self._group_lives(replay, len(batches))
             for place, kept in enumerate(batches):
                 replay.run(whole, kept)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_interp.compat import pl
 
-__all__ = ["draw", "take_over"]
+__all__ = ["draw", "shuffle_what_is_left", "take_over"]
 
 _RESETS = ("reset_parameters", "_reset_parameters")
 # What transformers puts on tensors that were loaded; its own functions do not draw them then.
@@ -22,11 +22,10 @@ _NARROW = (torch.int8, torch.uint8, torch.int16, torch.int32)
 _LOADED = "_is_hf_initialized"
 
 
-def draw(model: nn.Module) -> list[str]:
-    """Draw all parameters anew, in place; what a foreign class raises only means that another way is tried.
+def draw(model: nn.Module) -> None:
+    """Draw all parameters anew; what nothing draws is not a number afterwards.
 
-    Returns:
-        The parameters that nothing draws, by name: the entries of each are those before, in another order.
+    What a foreign class raises only means that another way is tried. It may put other tensors in the place of its own.
 
     Raises:
         ValueError: If a parameter holds integers, as quantised weights do, or such weights are no parameters.
@@ -43,7 +42,6 @@ def draw(model: nn.Module) -> list[str]:
     packed = [name for name, module in model.named_modules() if _is_packed(module)]
     if packed:
         raise ValueError(f"the modules {_listed(packed)} hold quantised weights, which cannot be drawn anew.")
-    kept = {name: parameter.detach().clone() for name, parameter in before.items()}
     for parameter in before.values():
         parameter.fill_(math.nan)
     _reset(model)
@@ -51,11 +49,24 @@ def draw(model: nn.Module) -> list[str]:
         _reset_adapters(module)
     for way in _by_hyperparameters(model):
         _take_what_is_left(model, way)
-    left = _left(model)
+
+
+def shuffle_what_is_left(model: nn.Module, own: Mapping[str, Tensor]) -> list[str]:
+    """Give the parameters that nothing has drawn their own entries in another order.
+
+    Args:
+        model: The model.
+        own: The values of its parameters, by name.
+
+    Returns:
+        Their names.
+
+    """
+    left, parameters = _left(model), dict(model.named_parameters())
     for name in left:
-        parameter = dict(model.named_parameters())[name]
-        order = torch.randperm(kept[name].numel())
-        parameter.copy_(kept[name].flatten()[order.to(parameter.device)].view_as(parameter))
+        parameter = parameters[name]
+        order = torch.randperm(own[name].numel())
+        parameter.copy_(own[name].flatten()[order.to(parameter.device)].view_as(parameter))
     return left
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.compat import pl
-from lightning_interp.isolation import ModuleState, kept_random_state, seeded
-from lightning_interp.probing._fresh_weights import draw, take_over
+from lightning_interp.isolation import kept_random_state, seeded
+from lightning_interp.probing._fresh_weights import draw, shuffle_what_is_left, take_over
+from lightning_interp.probing._own_parameters import own_parameters, same_tensors
 from lightning_interp.run_settings import Settings
 from lightning_interp.tasks.differential import is_sharded
 
@@ -24,13 +25,12 @@ Fresh = Callable[[], nn.Module | Mapping[str, Tensor]]
 _REMEDY = "Give `baseline=lambda: …`, a function that makes the model anew, or switch it off by `baseline=False`."
 
 
-# What every module has; buffers are part of its state.
-_OF_MODULES = tuple(name for name in vars(nn.Module()) if name != "_buffers")
-
-
 @contextmanager
 def random_weights(model: nn.Module, seed: int = 0, fresh: Fresh | None = None) -> Iterator[tuple[str, ...]]:
     """Within, the model has the random weights that it would start a training with; afterwards its own, bit for bit.
+
+    Afterwards the very same parameters with their gradients, buffers, submodules, hooks and attributes stand where they
+    stood, whatever was done to the model within or by the code that draws.
 
     Each part of the model is drawn by the first of these that works: a model of transformers is made anew from its
     configuration, by its own class; a module draws its parameters with ``reset_parameters``, children before their
@@ -55,8 +55,8 @@ def random_weights(model: nn.Module, seed: int = 0, fresh: Fresh | None = None) 
             that are no parameters, or ``fresh`` gives a model of other names or shapes. Whatever ``fresh`` raises is
             raised.
 
-    Cost: two copies of the weights while they are drawn and one while it lasts; of transformers models one more, and
-        two where hyperparameters are used.
+    Cost: a copy of the weights and of what else the model holds while it lasts; while they are drawn of transformers
+        models one more, and two where hyperparameters are used.
 
     Example:
         >>> model = nn.Linear(2, 2)
@@ -157,10 +157,10 @@ def _installed(model: nn.Module, seed: int, fresh: Fresh | None) -> Iterator[tup
             raise ValueError(f"parameter {name!r} is sharded over ranks, and cannot be drawn anew. {_REMEDY}")
         if any(step == 0 and size > 1 for step, size in zip(parameter.stride(), parameter.shape, strict=True)):
             raise ValueError(f"entries of parameter {name!r} are one and the same (expanded). {_REMEDY}")
-    with torch.no_grad(), _own_weights(model):
+    with torch.no_grad(), own_parameters(model) as own:
         with kept_random_state():
             seeded(seed)
-            shuffled = tuple(_drawn(model, fresh))
+            shuffled = tuple(_drawn(model, fresh, own))
         yield shuffled
 
 
@@ -172,66 +172,14 @@ def _told(model: nn.Module, shuffled: tuple[str, ...]) -> str:
     )
 
 
-def _drawn(model: nn.Module, fresh: Fresh | None) -> list[str]:
+def _drawn(model: nn.Module, fresh: Fresh | None, own: Mapping[str, Tensor]) -> list[str]:
     if fresh is not None:
-        take_over(model, fresh())
+        with same_tensors(model):
+            take_over(model, fresh())
         return []
-    with _same_tensors(model):
-        try:
-            return draw(model)
-        except ValueError as error:
-            raise ValueError(f"{type(model).__name__} has no baseline of random weights: {error} {_REMEDY}") from error
-
-
-@contextmanager
-def _own_weights(model: nn.Module) -> Iterator[None]:
-    """Afterwards the model's parameters and buffers hold what they hold now."""
-    tensors = [*model.parameters(), *model.buffers()]
-    values = [tensor.detach().clone() for tensor in tensors]
     try:
-        yield
-    finally:
-        for tensor, value in zip(tensors, values, strict=True):
-            tensor.detach().copy_(value)
-
-
-@contextmanager
-def _same_tensors(model: nn.Module) -> Iterator[None]:
-    """Within, foreign code may put other tensors, modules and attributes into the model; only their values stay.
-
-    A constructor that is called anew may well be given modules of this model, as a network that hyperparameters hold.
-    """
-    storages = [(tensor, tensor.data, tensor.requires_grad) for tensor in model.parameters()]
-    # A ScriptModule keeps what it is made of itself, and nothing can take its place.
-    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
-    held = [(one, one.copy()) for module in modules for one in _registered(module)]
-    tensors = [(module, {**module._parameters}, {**module._buffers}) for module in modules]
-    state = ModuleState(model)
-    state.copy().install()
-    try:
-        yield
-    finally:
-        drawn = [(tensor, tensor.data) for tensor, *_ in storages]
-        others: list[tuple[Tensor | None, Tensor | None]] = []
-        for module, parameters, buffers in tensors:
-            others += [(tensor, module._parameters.get(name)) for name, tensor in parameters.items()]
-            others += [(tensor, module._buffers.get(name)) for name, tensor in buffers.items()]
-        for registered, before in held:
-            registered.clear()
-            registered.update(before)
-        state.install()
-        for (tensor, storage, grad), (_, value) in zip(storages, drawn, strict=True):
-            tensor.data = storage
-            tensor.requires_grad_(grad)
-            storage.copy_(value)
-        for mine, other in others:
-            if mine is not None and other is not None and other is not mine and other.shape == mine.shape:
-                mine.detach().copy_(other)
-
-
-def _registered(module: nn.Module) -> Iterator[Any]:
-    """Where a module keeps its parameters, submodules and hooks."""
-    for name in _OF_MODULES:
-        one = vars(module).get(name)
-        if isinstance(one, dict | set):
-            yield one
+        with same_tensors(model):
+            draw(model)
+    except ValueError as error:
+        raise ValueError(f"{type(model).__name__} has no baseline of random weights: {error} {_REMEDY}") from error
+    return shuffle_what_is_left(model, own)

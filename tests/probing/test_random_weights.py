@@ -10,6 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model, GPT2PreTrainedM
 from lightning_interp.compat import pl
 from lightning_interp.models import Seq2SeqModule
 from lightning_interp.probing.random_weights import RandomBaseline, random_weights
+from tests.identity import same, standing
 
 
 class Scale(nn.Module):
@@ -382,3 +383,157 @@ def test_a_fresh_model_of_other_shapes_is_refused() -> None:
     for message, fresh in wrong.items():
         with pytest.raises(ValueError, match=message), random_weights(model, fresh=fresh):
             pass
+
+
+# ------------------------------------------------- no trace
+
+
+class Marks(nn.Linear):
+    """A module whose own way to draw its weights does one more thing, besides drawing them."""
+
+    def __init__(self, offence: str) -> None:
+        super().__init__(3, 3)
+        self.offence = ""
+        self.counter = 0
+        self.inner = nn.Linear(3, 3)
+        self.several = nn.ParameterList([nn.Parameter(torch.ones(3))])
+        self.register_buffer("mask", torch.ones(3, 3))
+        self.offence = offence
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if getattr(self, "offence", ""):
+            getattr(self, f"_{self.offence}")()
+
+    def _assigns_a_parameter(self) -> None:
+        self.weight = nn.Parameter(torch.full((3, 3), 0.25))
+
+    def _assigns_one_of_another_shape(self) -> None:
+        self.weight = nn.Parameter(torch.rand(5, 3))
+
+    def _assigns_data(self) -> None:
+        self.weight.data = torch.full((3, 3), 0.25)
+
+    def _assigns_data_of_another_shape(self) -> None:
+        self.bias.data = torch.rand(7)
+
+    def _counts(self) -> None:
+        self.counter += 1
+
+    def _registers_a_buffer(self) -> None:
+        self.register_buffer("late", torch.ones(2), persistent=False)
+        self.register_buffer("mask", torch.zeros(2, 2))
+
+    def _registers_modules(self) -> None:
+        self.late = nn.Linear(1, 1)
+        self.gain = nn.Parameter(torch.full((2,), torch.nan))
+
+    def _replaces_a_module(self) -> None:
+        self.inner = nn.Linear(3, 3)
+
+    def _replaces_a_list(self) -> None:
+        self.several = nn.ParameterList([nn.Parameter(torch.rand(3)), nn.Parameter(torch.rand(3))])
+
+    def _removes_parameters(self) -> None:
+        self.bias = None
+        del self.several
+
+    def _hooks(self) -> None:
+        self.register_forward_hook(lambda module, given, found: found * 0)
+        self.weight.register_hook(lambda grad: grad * 0)
+        self.bias.register_hook(lambda grad: grad * 0)
+        self.weight.register_post_accumulate_grad_hook(lambda parameter: parameter.data.zero_())
+
+    def _freezes(self) -> None:
+        self.requires_grad_(False)
+        self.weight.note = "frozen"
+
+    def _drops_gradients(self) -> None:
+        self.zero_grad(set_to_none=False)
+        self.weight.grad = torch.zeros(3, 3)
+
+    def _parametrizes(self) -> None:
+        nn.utils.parametrizations.weight_norm(self)
+
+    def _ties(self) -> None:
+        self.inner.weight = self.weight
+
+    def _starts_anew(self) -> None:
+        nn.Module.__init__(self)
+        self.weight, self.bias = nn.Parameter(torch.rand(3, 3)), nn.Parameter(torch.rand(3))
+
+
+OFFENCES = [name[1:] for name in vars(Marks) if name.startswith("_") and not name.startswith("__")]
+
+
+def everything(model: nn.Module) -> list:
+    """Of each parameter its gradient, hooks and attributes, beside what stands in the model."""
+    rest = []
+    for one in model.parameters():
+        hooks = [
+            list((getattr(one, name) or {}).items()) for name in ("_backward_hooks", "_post_accumulate_grad_hooks")
+        ]
+        rest.append([one.data_ptr(), one.requires_grad, id(one.grad), hooks, dict(vars(one))])
+    return rest
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+@pytest.mark.parametrize("offence", OFFENCES)
+def test_drawing_leaves_no_trace(offence: str, mode) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"marks": Marks(offence), "tied": nn.Linear(3, 3), "normed": nn.Linear(3, 3)})
+    marks = model["marks"]
+    model["tied"].weight = marks.weight
+    nn.utils.parametrizations.weight_norm(model["normed"])
+    marks.weight.register_hook(lambda grad: grad + 1)
+    marks.forward(torch.ones(1, 3)).sum().backward()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    stands, rest, values = standing(model), everything(model), state(model)
+    grad = marks.weight.grad.clone()
+    with mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        with random_weights(model, seed=1):
+            assert all(bool(one.isfinite().all()) for one in model.state_dict().values())
+            assert not torch.equal(marks.weight, values["marks.weight"])
+            assert not torch.equal(marks.inner.weight, values["marks.inner.weight"])
+            # What is done within leaves none either.
+            getattr(marks, f"_{offence}")()
+    assert same(stands, standing(model))
+    assert rest == everything(model)
+    assert all(torch.equal(value, values[name]) for name, value in state(model).items())
+    assert torch.equal(marks.weight.grad, grad)
+    optimizer.step()
+    torch.testing.assert_close(marks.weight, values["marks.weight"] - 0.1 * grad)
+
+
+def test_a_weight_that_is_assigned_is_read_under_all_its_names() -> None:
+    model = nn.ModuleDict({"marks": Marks("assigns_a_parameter"), "tied": nn.Module()})
+    model["tied"].weight = model["marks"].weight
+    model["tied"].inner = model["marks"].inner.weight
+    with random_weights(model):
+        assert model["tied"].weight is model["marks"].weight
+        assert model["tied"].weight.tolist() == [[0.25] * 3] * 3
+
+
+def test_a_function_that_works_on_the_model_leaves_no_trace() -> None:
+    model = Marks("counts")
+    stands, values = standing(model), state(model)
+
+    def fresh() -> dict[str, torch.Tensor]:
+        model.weight = nn.Parameter(torch.rand(3, 3))
+        return {name: torch.full_like(value, 0.5) for name, value in values.items()}
+
+    with random_weights(model, fresh=fresh):
+        assert all(bool((one == 0.5).all()) for one in model.parameters())
+        assert bool((model.mask == 0.5).all())
+    assert same(stands, standing(model))
+    assert all(torch.equal(value, values[name]) for name, value in state(model).items())
+
+
+def test_a_model_in_another_precision_within_has_its_own_afterwards() -> None:
+    model = nn.Linear(3, 3)
+    pointer, values = model.weight.data_ptr(), state(model)
+    with random_weights(model):
+        model.half()
+    assert model.weight.data_ptr() == pointer
+    assert all(torch.equal(value, values[name]) for name, value in state(model).items())
