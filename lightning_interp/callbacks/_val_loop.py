@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_interp.compat import is_overridden, pl
 
-__all__ = ["is_last_batch", "validation_due", "validation_loaders", "why_no_validation"]
+__all__ = ["is_last_batch", "tell_no_validation", "validation_due", "validation_loaders", "why_no_validation"]
 
 
 def validation_loaders(trainer: pl.Trainer) -> list[Any]:
@@ -43,6 +43,14 @@ def why_no_validation(trainer: pl.Trainer, pl_module: pl.LightningModule) -> str
     if every is not None and epochs is not None and trainer.current_epoch <= epochs < every:
         return f"check_val_every_n_epoch={every} and max_epochs={epochs}"
     return ""
+
+
+def tell_no_validation(trainer: pl.Trainer, pl_module: pl.LightningModule, names: Sequence[str]) -> None:
+    """Warn where a fit will not validate, so that these callbacks will have nothing to do."""
+    why = why_no_validation(trainer, pl_module)
+    if why:
+        told = ", ".join(names)
+        pl.utilities.rank_zero_warn(f"{told}: nothing will be read, since the Trainer will not validate ({why}).")
 
 
 def _loop(trainer: pl.Trainer) -> Any:

@@ -21,10 +21,17 @@ from lightning_interp._collate_order import why_order_is_unknown
 from lightning_interp._forward import Forward
 from lightning_interp._fresh import FreshMetrics
 from lightning_interp._same_data import DataChecksum, Samples
+from lightning_interp._same_parameters import SameParameters
 from lightning_interp.callbacks._held_gates import HeldGates
 from lightning_interp.callbacks._same_arguments import check_same_arguments
 from lightning_interp.callbacks._unattached import unattached
-from lightning_interp.callbacks._val_loop import is_last_batch, validation_due, validation_loaders, why_no_validation
+from lightning_interp.callbacks._val_loop import (
+    is_last_batch,
+    tell_no_validation,
+    validation_due,
+    validation_loaders,
+    why_no_validation,
+)
 from lightning_interp.callbacks.gate_checks import check_gates
 from lightning_interp.compat import check_trainer, pl
 from lightning_interp.distributed import Maximum, Minimum, PeerError, Steps, agree, run, settled, world_size
@@ -361,7 +368,7 @@ class ValidationAnalysis(pl.Callback):
         """Check what gates watch, and that there will be something to read; only now does Lightning know of both."""
         if self is _analyses(trainer)[0]:
             check_gates(trainer, pl_module)
-            _tell_no_validation(trainer, pl_module)
+            tell_no_validation(trainer, pl_module, [one._name for one in _analyses(trainer)])
         if self.reads_batches and self.given_by_place() and trainer.val_dataloaders is not None:
             self.positions = self._find_loader(trainer)
             self.check_positions()
@@ -544,10 +551,10 @@ class ValidationAnalysis(pl.Callback):
         if self._active and not self._complete:
             started = time.perf_counter()
             self._complete = True
-            self._values = self._finished(trainer, pl_module)
+            self._values = self._finished(trainer, SameParameters(pl_module))
             self._seconds += time.perf_counter() - started
 
-    def _finished(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float] | None:
+    def _finished(self, trainer: pl.Trainer, parameters: SameParameters) -> dict[str, float] | None:
         """Every measure as a number by its whole key, or ``None`` where any rank failed.
 
         Ranks agree before and after each step, and all of them do, also where only some share the data: a rank that
@@ -569,8 +576,10 @@ class ValidationAnalysis(pl.Callback):
             try:
                 with torch.no_grad():
                     work()
+                    _check_parameters(parameters)
             except Exception as error:
                 self._error = error
+                parameters.restore()
             if not settled(self._error, self.group):
                 return None
         return reading
@@ -936,15 +945,20 @@ def _number(key: str, value: Tensor | float) -> float:
         ) from error
 
 
+def _check_parameters(parameters: SameParameters) -> None:
+    """What a reading runs may not leave other parameters in the model: the optimizer would train what is no part of it.
+
+    Raises:
+        RuntimeError: If it did; they are put back.
+
+    """
+    others = parameters.restore()
+    if others:
+        raise RuntimeError(f"the model had other parameters at {others[:3]} afterwards, which were put back.")
+
+
 def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def _tell_no_validation(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-    why = why_no_validation(trainer, pl_module)
-    if why:
-        names = ", ".join(one._name for one in _analyses(trainer))
-        pl.utilities.rank_zero_warn(f"{names}: nothing will be read, since the Trainer will not validate ({why}).")
 
 
 def _tell_nothing_read(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

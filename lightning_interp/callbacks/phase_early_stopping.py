@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_interp._fresh import find
 from lightning_interp.callbacks._unattached import unattached
+from lightning_interp.callbacks._val_loop import tell_no_validation
 from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
 from lightning_interp.callbacks.training_phases import TrainingPhases
 from lightning_interp.compat import check_trainer, pl
@@ -165,6 +166,10 @@ class PhaseEarlyStopping(pl.Callback):
                     f"PhaseEarlyStopping(phase={self.phase}): TrainingPhases has the phases 0 to "
                     f"{len(phases.names) - 1}: {list(phases.names)}."
                 )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say where there will be nothing to stop on; only now does Lightning know of it."""
+        tell_no_validation(trainer, pl_module, [type(self).__name__])
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count each validation once."""

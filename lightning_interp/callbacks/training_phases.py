@@ -16,6 +16,7 @@ from torch import nn
 
 from lightning_interp._fresh import FreshMetrics, find
 from lightning_interp.callbacks._unattached import unattached
+from lightning_interp.callbacks._val_loop import tell_no_validation
 from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
 from lightning_interp.compat import check_trainer, pl
@@ -307,6 +308,10 @@ class TrainingPhases(pl.Callback):
             self._improving = _robustness_keys(trainer, pl_module) or None
         self._reporter = Reporter(log_folder(trainer))
         self._next_drawing = time.monotonic() + self.figure_interval
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say where there will be nothing to tell phases from; only now does Lightning know of it."""
+        tell_no_validation(trainer, pl_module, [type(self).__name__])
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember what is there before this validation logs anything."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from lightning_interp.callbacks._unattached import unattached
+from lightning_interp.callbacks._val_loop import tell_no_validation
 from lightning_interp.compat import check_trainer, pl
 from lightning_interp.schedule import StepSchedule
 
@@ -109,16 +110,9 @@ class ValidationSchedule(pl.Callback):
         self._every_n_epoch, self._check_batch = trainer.check_val_every_n_epoch, None
         trainer.check_val_every_n_epoch = None
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Warn where there is nothing to schedule."""
-        if self._active and not trainer.enable_validation:
-            pl.utilities.rank_zero_warn(
-                "ValidationSchedule has nothing to schedule: the Trainer will not validate "
-                f"(limit_val_batches={trainer.limit_val_batches}, or no validation_step or no validation data).",
-            )
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start from the step that a checkpoint may have brought."""
+        tell_no_validation(trainer, pl_module, [type(self).__name__])
         if not self._active:
             return
         self._check_batch = trainer.val_check_batch

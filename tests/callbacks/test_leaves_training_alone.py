@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, WeightAv
 from torch import nn
 
 from lightning_interp import ValidationAnalysis, analyze
-from tests.callbacks.recipes import ANALYSES, CALLBACKS, analysis, offline
+from tests.callbacks.recipes import ANALYSES, CALLBACKS, analysis, offline, particular
 from tests.toy import Tagger, loader, timeless, trainer
 
 BY_NAME = pytest.mark.parametrize("name", CALLBACKS)
@@ -321,7 +321,7 @@ def test_what_a_model_holds_is_the_same_objects_after_a_reading(tmp_path: Path, 
 
     fit(tmp_path, [First(), *CALLBACKS[name](False), Last()], Attributes(), max_epochs=2)
     # Lightning's own, and what Tagger collects in the validation itself.
-    assert [place for place in differ if not place.startswith("._current_fx_name")] == []
+    assert set(differ) <= {"._current_fx_name", "._metric_attributes"}
 
 
 class Averaging(WeightAveraging):
@@ -389,7 +389,7 @@ def test_a_site_that_is_wrapped_or_replaced_is_followed_by_name(
     fresh = analysis(name)
     trainer(tmp_path / "fresh", [fresh]).validate(model, loader(seed=1), verbose=False)
     last = live.history.readings[-1].values
-    alike = [key for key in fresh.reading if key in last and not key.startswith("seconds")]
+    alike = [key for key in fresh.reading if key in last and "seconds" not in key]
     assert alike
     for key in alike:
         if "baseline" not in key and "failed" not in key and "acquired" not in key:
@@ -435,6 +435,8 @@ SILENT: dict[str, tuple[type[Tagger], dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", SILENT)
 @BY_NAME
 def test_a_fit_that_will_not_validate_is_told_at_the_start(tmp_path: Path, name: str, case: str) -> None:
+    if case == "never" and particular(name).every_step is not None:
+        pytest.skip("it decides itself when to validate")
     kind, settings, why = SILENT[case]
     pl.seed_everything(2, verbose=False)
     run = trainer(tmp_path, CALLBACKS[name](False), **settings)

@@ -266,7 +266,7 @@ def test_validate_alone_is_left_alone():
 
 
 def test_a_trainer_without_validation_is_warned_about():
-    with pytest.warns(UserWarning, match=r"nothing to schedule.*limit_val_batches=0"):
+    with pytest.warns(UserWarning, match=r"ValidationSchedule: nothing will be read.*limit_val_batches=0"):
         recorder, _ = fit(ValidationSchedule([3]), limit_val_batches=0, max_epochs=1)
     assert recorder.steps == []
 
