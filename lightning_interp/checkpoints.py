@@ -24,8 +24,9 @@ from lightning_interp._forward import Forward
 from lightning_interp.analyze import analyze
 from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.compat import pl
-from lightning_interp.history import CsvLog, History, Reading, merge_rows, with_settings
+from lightning_interp.history import History, Reading, merge_rows, with_settings
 from lightning_interp.positions import SamplePositions
+from lightning_interp.readings_table import write_rows
 from lightning_interp.run_settings import Settings, package_versions
 
 __all__ = ["CheckpointHistory", "analyze_checkpoints"]
@@ -60,7 +61,7 @@ class CheckpointHistory(History):
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the readings as the live callbacks write ``readings.csv``; a file of this name is replaced."""
-        CsvLog(path).write(with_settings(merge_rows([self]), [self]))
+        write_rows(path, with_settings(merge_rows([self]), [self]))
 
 
 def analyze_checkpoints(
