@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -223,9 +224,9 @@ def _looked_up(entry: Checkpoint, steps: Steps) -> int:
         if not known:
             raise ValueError(f"`steps` has no step for {name!r}; it has {list(steps)}.")
         step = steps[known[0]]
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+    if isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 0:
         raise ValueError(f"`steps` gives {step!r} for {os.fspath(entry)!r}; expected a whole number from 0 on.")
-    return step
+    return int(step)
 
 
 def _told(entry: Checkpoint) -> tuple[int, int]:

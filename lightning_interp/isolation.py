@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -112,6 +113,7 @@ class RandomState(NamedTuple):
 
 def seeded(seed: int) -> None:
     """Set all of these streams; to be used within :func:`kept_random_state`."""
+    seed = operator.index(seed)  # of NumPy too
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
