@@ -287,6 +287,28 @@ def test_a_folder_of_its_name_is_left_alone(path: Path) -> None:
     assert read_rows(path.with_name("readings_2.csv")) == run.rows
 
 
+@pytest.mark.parametrize("when", ["at the first write", "later"])
+def test_a_file_that_may_not_be_opened_is_left_alone(path: Path, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, run = started(path, 1)
+    before = path.read_bytes()
+    real = Path.open
+
+    def opened(self: Path, *args: Any, **kwargs: Any) -> Any:
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", opened)
+        if when == "at the first write":
+            log = CsvLog(path)
+        run.add(2, x=0.5)
+        with pytest.warns(UserWarning, match=r"may not be changed.*readings_2.csv"):
+            log.write(run)
+    assert path.read_bytes() == before
+    assert read_rows(path.with_name("readings_2.csv")) == run.rows
+
+
 CHANGES = {
     "a foreign table": lambda content: b"a,b\n1,2\n",
     "a line more": lambda content: content + b"9,9,9\r\n",
