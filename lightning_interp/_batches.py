@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -66,17 +67,17 @@ def batch_size(batch: Any, said: BatchSize | None = None) -> int:
 
 
 def _said(batch: Any, said: BatchSize) -> int:
-    found = said if isinstance(said, int) else look_up(batch, said, "batch_size")
+    found = said if isinstance(said, int | np.integer) else look_up(batch, said, "batch_size")
     if isinstance(found, Tensor):
         found = int(found) if found.ndim == 0 else found.shape[0]
-    elif not isinstance(found, int) and hasattr(found, "__len__") and not isinstance(found, str):
+    elif not isinstance(found, int | np.integer) and hasattr(found, "__len__") and not isinstance(found, str):
         found = len(found)
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+    if not isinstance(found, int | np.integer) or isinstance(found, bool) or found < 1:
         raise ValueError(
             f"`batch_size` leads to {_describe(found)}: expected a number of samples of at least 1, or something of "
             f"that length; the batch is {describe_batch(batch)}."
         )
-    return found
+    return int(found)
 
 
 def _possible(value: Any, outermost: bool = False) -> frozenset[int] | None:

@@ -336,7 +336,7 @@ class LayoutResolver:
     ) -> None:
         self.batch_first = batch_first
         given = dict(layout) if isinstance(layout, Mapping) else {}
-        for name in [*given.values()] if given else [layout]:
+        for name in [*given.values()] if isinstance(layout, Mapping) else [layout]:
             if name is not None and name not in _LAYOUTS:
                 raise ValueError(f"layout={name!r} is unknown; use one of {', '.join(map(repr, _LAYOUTS))}")
         check_sites("layout", layout, names)

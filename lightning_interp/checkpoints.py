@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -24,8 +25,9 @@ from lightning_interp._forward import Forward
 from lightning_interp.analyze import analyze
 from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.compat import pl
-from lightning_interp.history import CsvLog, History, Reading, merge_rows, with_settings
+from lightning_interp.history import History, Reading, merge_rows, with_settings
 from lightning_interp.positions import SamplePositions
+from lightning_interp.readings_table import write_rows
 from lightning_interp.run_settings import Settings, package_versions
 
 __all__ = ["CheckpointHistory", "analyze_checkpoints"]
@@ -60,7 +62,7 @@ class CheckpointHistory(History):
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the readings as the live callbacks write ``readings.csv``; a file of this name is replaced."""
-        CsvLog(path).write(with_settings(merge_rows([self]), [self]))
+        write_rows(path, with_settings(merge_rows([self]), [self]))
 
 
 def analyze_checkpoints(
@@ -222,9 +224,9 @@ def _looked_up(entry: Checkpoint, steps: Steps) -> int:
         if not known:
             raise ValueError(f"`steps` has no step for {name!r}; it has {list(steps)}.")
         step = steps[known[0]]
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+    if isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 0:
         raise ValueError(f"`steps` gives {step!r} for {os.fspath(entry)!r}; expected a whole number from 0 on.")
-    return step
+    return int(step)
 
 
 def _told(entry: Checkpoint) -> tuple[int, int]:

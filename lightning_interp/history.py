@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import math
-import os
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from lightning_interp._text_files import opened_text
+from lightning_interp._plain_values import plain_value
+from lightning_interp.readings_file import CsvLog
+from lightning_interp.readings_table import SETTING, read_rows, read_settings
 
 __all__ = ["SETTING", "CsvLog", "History", "Reading", "merge_rows", "read_rows", "read_settings", "with_settings"]
-
-SETTING = "setting/"
-"""How the columns of a file of readings begin that hold not a reading but how it was taken."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +64,10 @@ class History:
         self.readings.append(reading)
 
     def note(self, settings: Mapping[str, Any]) -> None:
-        """Say how the readings from now on are taken: names and plain values."""
-        if not self._settings or self._settings[-1][1] != settings:
-            self._settings.append((self.readings[-1].step + 1 if self.readings else 0, dict(settings)))
+        """Say how the readings from now on are taken: names and values, of which those count that can be made plain."""
+        plain = {str(name): value for name, one in settings.items() if (value := plain_value(one)) is not None}
+        if not self._settings or self._settings[-1][1] != plain:
+            self._settings.append((self.readings[-1].step + 1 if self.readings else 0, plain))
 
     def settings(self, step: int) -> dict[str, Any]:
         """How the reading at a step was taken, as far as that was noted."""
@@ -140,97 +135,3 @@ def with_settings(rows: Sequence[Mapping[str, float]], histories: Sequence[Histo
         noted = {name: value for history in histories for name, value in history.settings(int(row["step"])).items()}
         found.append({**row, **{f"{SETTING}{name}": value for name, value in noted.items()}})
     return found
-
-
-def read_rows(path: str | os.PathLike[str]) -> list[dict[str, float]]:
-    """The readings in a file, a row each, without the columns ``setting/…`` and without empty cells.
-
-    Raises:
-        ValueError: If the file has no column ``step``, a line without it, or a cell that is no number.
-
-    """
-    with opened_text(path, newline="") as file:
-        reader = csv.DictReader(file)
-        if "step" not in (reader.fieldnames or []):
-            raise ValueError(f"{str(path)!r} has no column 'step'; it has {list(reader.fieldnames or [])}.")
-        try:
-            rows = [{k: float(cell) for k, cell in row.items() if cell and not k.startswith(SETTING)} for row in reader]
-        except UnicodeDecodeError:
-            raise
-        except (TypeError, ValueError, AttributeError, csv.Error) as error:
-            raise ValueError(f"{str(path)!r}, line {reader.line_num}: {error}.") from error
-    if any("step" not in row for row in rows):
-        raise ValueError(f"{str(path)!r} has a line without a step.")
-    return rows
-
-
-def read_settings(path: str | os.PathLike[str]) -> dict[str, str]:
-    """How the last reading in a file was taken, as text by name; empty for a file that does not say.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     CsvLog(f"{folder}/readings.csv").write([{"step": 1, "setting/seed": 3, "setting/estimator": "soft"}])
-        ...     read_settings(f"{folder}/readings.csv")
-        {'seed': '3', 'estimator': 'soft'}
-
-    """
-    with opened_text(path, newline="") as file:
-        last: dict[str, str] = next(iter(deque(csv.DictReader(file), maxlen=1)), {})
-    return {key.removeprefix(SETTING): cell for key, cell in last.items() if key and key.startswith(SETTING) and cell}
-
-
-class CsvLog:
-    """A file of readings that grows by a line a reading; it is written anew only when a column is added.
-
-    Columns ``setting/…``, which may hold text, stand last. A reader of the file never sees half of a rewritten one.
-
-    Args:
-        path: The file; its folder is made. What another run left there is replaced at the first write.
-
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._columns: list[str] = []
-
-    @property
-    def last_step(self) -> int | None:
-        """Step of the last line; ``None`` before the first."""
-        return self._last_step if self._columns else None
-
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows, which are later than those already there."""
-        if not rows:
-            return
-        columns = list(dict.fromkeys([*self._columns, *(key for row in rows for key in row)]))
-        columns.sort(key=lambda column: column.startswith(SETTING))
-        if self._columns and columns == self._columns and self.path.exists():
-            with self.path.open("a", encoding="utf-8", newline="") as file:
-                self._put(csv.DictWriter(file, columns, restval=""), rows)
-        else:
-            before: list[dict[str, str]] = []
-            if self._columns and self.path.exists():
-                with self.path.open(encoding="utf-8", newline="") as file:
-                    before = list(csv.DictReader(file))
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-            with draft.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, columns, restval="")
-                writer.writeheader()
-                writer.writerows(before)
-                self._put(writer, rows)
-            draft.replace(self.path)
-        self._columns = columns
-        self._last_step = int(rows[-1]["step"])
-
-    def _put(self, writer: csv.DictWriter[str], rows: Sequence[Mapping[str, Any]]) -> None:
-        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, str | bool):
-        return str(value)
-    if isinstance(value, int) or (math.isfinite(value) and value == int(value) and abs(value) < 1e15):
-        return str(int(value))
-    return repr(float(value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,6 +115,7 @@ class RandomState(NamedTuple):
 
 def seeded(seed: int) -> None:
     """Set all of these streams; to be used within :func:`kept_random_state`."""
+    seed = operator.index(seed)  # of NumPy too
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import Unsupported
@@ -332,7 +333,7 @@ def _fullgraph(site: str, name: str, where: str) -> str:
 
 def _allowed_tokens(site: str, module: nn.Module, ignore: Sequence[int], num_tokens: int | None) -> Tensor:
     number = num_tokens if num_tokens is not None else getattr(module, "num_embeddings", None)
-    if not isinstance(number, int):
+    if not isinstance(number, int | np.integer):
         raise ValueError(
             f"`sites` {site!r} is a {type(module).__name__}, which does not tell its number of tokens: name an "
             "nn.Embedding, or give `num_tokens`."

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 
+from lightning_interp._plain_values import Plain, plain_value
 from lightning_interp.compat import pl
 
 __all__ = ["Plain", "Settings", "arguments", "package_versions", "run_settings"]
 
-Plain: TypeAlias = str | int | float | bool
 Settings: TypeAlias = dict[str, Plain]
 
 
@@ -32,10 +32,10 @@ def run_settings(trainer: pl.Trainer) -> Settings:
         (1, '32-true', 'cpu')
 
     """
-    seed = os.environ.get("PL_GLOBAL_SEED")
+    seed = os.environ.get("PL_GLOBAL_SEED", "")
     return {
         **package_versions(),
-        **({} if seed is None else {"seed": int(seed)}),
+        **({"seed": int(seed)} if seed.removeprefix("-").isdecimal() else {}),
         "world_size": trainer.world_size,
         "precision": str(trainer.precision),
         "accelerator": trainer.strategy.root_device.type,
@@ -70,8 +70,9 @@ def arguments(owner: object, *parts: object, leave_out: Sequence[str] = ()) -> S
     """The arguments that an object was made with, as far as they are plain.
 
     These are the parameters of ``__init__``, of its class and those it inherits from, that the object keeps under the
-    same name: numbers and text as they are; lists, tuples and mappings of these as JSON. Functions, tensors
-    and other objects are left out, and so is what is ``None`` or empty.
+    same name, made plain by :func:`~lightning_interp._plain_values.plain_value`: numbers and text as they are;
+    mappings, sequences and small arrays of these as JSON; functions and classes by their name. Large arrays, other
+    objects and functions without a name are left out, and so is what is ``None`` or empty.
 
     Args:
         owner: The object.
@@ -80,37 +81,30 @@ def arguments(owner: object, *parts: object, leave_out: Sequence[str] = ()) -> S
 
     Example:
         >>> class Probe:
-        ...     def __init__(self, sites, folds=5, seed=0, solve=sorted):
-        ...         self.sites, self.folds, self.seed, self.solve = sites, folds, seed, solve
+        ...     def __init__(self, sites, folds=5, seed=0, order=sorted):
+        ...         self.sites, self.folds, self.seed, self.order = sites, folds, seed, order
         >>> arguments(Probe({"enc": "encoder"}), leave_out=["seed"])
-        {'sites': '{"enc": "encoder"}', 'folds': 5}
+        {'sites': '{"enc": "encoder"}', 'folds': 5, 'order': 'builtins.sorted'}
 
     """
     found: Settings = {}
-    for kind in type(owner).__mro__:
-        if "__init__" not in vars(kind):
+    for name in _parameters(type(owner)):
+        if name in leave_out:
             continue
-        for name in list(inspect.signature(kind.__init__).parameters)[1:]:  # type: ignore[misc]
-            if name in found or name in leave_out:
-                continue
-            for part in (owner, *parts):
-                if name in (held := getattr(part, "__dict__", {})):
-                    if _is_plain(held[name]) and held[name] not in (None, "", [], (), {}):
-                        found[name] = _flat(held[name])
-                    break
+        for part in (owner, *parts):
+            if name in (held := getattr(part, "__dict__", {})):
+                if (plain := plain_value(held[name])) is not None:
+                    found[name] = plain
+                break
     return found
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_plain(one) for key, one in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | int | float)
-
-
-def _flat(value: Any) -> Plain:
-    if isinstance(value, Mapping | list | tuple):
-        return json.dumps(value, ensure_ascii=False)
-    plain: Plain = value
-    return plain
+def _parameters(kind: type) -> tuple[str, ...]:
+    """The parameters of ``__init__`` of a class and of those it inherits from, its own first."""
+    names: list[str] = []
+    for one in kind.__mro__:
+        if "__init__" in vars(one):
+            # A method written in C may not tell.
+            with suppress(ValueError, TypeError):
+                names += list(inspect.signature(vars(one)["__init__"]).parameters)[1:]
+    return tuple(dict.fromkeys(names))

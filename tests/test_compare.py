@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from lightning_interp.compare import Comparison, compare
 from lightning_interp.functional.student import mean_interval
-from lightning_interp.history import CsvLog, History, Reading, merge_rows
+from lightning_interp.history import History, Reading, merge_rows
+from lightning_interp.readings_table import write_rows
 
 
 def history(values: dict[int, float], key: str = "rankme/encoder") -> History:
@@ -50,7 +51,7 @@ def test_histories_callbacks_and_files_are_read_alike(tmp_path: Path) -> None:
     paths = []
     for number, one in enumerate(SMALL):
         paths.append(tmp_path / str(number) / "readings.csv")
-        CsvLog(paths[-1]).write(merge_rows([one]))
+        write_rows(paths[-1], merge_rows([one]))
     by_history = compare({"small": SMALL})
     assert by_history == compare({"small": paths}) == compare({"small": [str(path) for path in paths]})
     assert by_history == compare({"small": [SimpleNamespace(history=SMALL[0]), SMALL[1], paths[2]]})

@@ -1,13 +1,14 @@
-"""History and its file."""
+"""The readings of a callback."""
 
 from __future__ import annotations
 
-import csv
+from collections import UserDict
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from lightning_interp.history import CsvLog, History, Reading, merge_rows
+from lightning_interp.history import History, Reading, merge_rows
 
 
 def make(values: dict[int, float], key: str = "a/x") -> History:
@@ -34,33 +35,23 @@ def test_state_survives_a_weights_only_checkpoint(tmp_path: Path) -> None:
     assert other.readings == history.readings
 
 
-def test_rows_of_several_callbacks_are_joined_by_step(tmp_path: Path) -> None:
+def test_rows_of_several_callbacks_are_joined_by_step() -> None:
     rows = merge_rows([make({5: 0.1, 10: 0.25}), make({10: 7.0, 20: 1e-17}, key="b/x")])
     assert [row["step"] for row in rows] == [5, 10, 20]
     assert rows[1]["a/x"] == 0.25
     assert rows[1]["b/x"] == 7.0
     assert rows[1]["val_loss"] == 0.5
-    CsvLog(tmp_path / "new" / "readings.csv").write(rows)
-    with open(tmp_path / "new" / "readings.csv") as file:
-        read = list(csv.DictReader(file))
-    assert [row["b/x"] for row in read] == ["", "7", "1e-17"]
-    assert float(read[0]["a/x"]) == 0.1
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["readings.csv"]
 
 
-def test_a_file_that_grows_line_by_line_is_the_one_written_at_once(tmp_path: Path) -> None:
-    first, second = make({5: 0.1, 10: 0.25, 30: 0.5}), make({10: 7.0, 20: 1e-17}, key="b/x")
-    whole, growing = CsvLog(tmp_path / "whole.csv"), CsvLog(tmp_path / "growing.csv")
-    growing.path.write_text("left by another run")
-    whole.write(merge_rows([first, second]))
-    for step in (5, 10, 20, 30):
-        rows = merge_rows([first, second], after=growing.last_step)
-        growing.write([row for row in rows if row["step"] == step])
-        growing.write([])
-    read = []
-    for log in (whole, growing):
-        with log.path.open() as file:
-            read.append([{key: value for key, value in row.items() if value} for row in csv.DictReader(file)])
-    assert read[0] == read[1]
-    assert len(read[0]) == 4
-    assert growing.last_step == 30
+def test_what_is_noted_of_readings_can_be_held_by_a_checkpoint_whatever_it_was(tmp_path: Path) -> None:
+    history = History()
+    noted = {"scales": np.linspace(0, 1, 3), "map": UserDict(a=np.float32(0.5)), "left out": object(), "seed": 3}
+    history.note(noted)
+    history.note(noted)
+    history.append(Reading(5, 0, 0, {"a/x": 1.0}))
+    expected = {"scales": "[0.0, 0.5, 1.0]", "map": '{"a": 0.5}', "seed": 3}
+    assert history.state_dict()["settings"] == [[0, expected]]
+    torch.save(history.state_dict(), tmp_path / "state")
+    other = History()
+    other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    assert other.settings(5) == expected

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import json
+from collections import OrderedDict, UserDict, UserList
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -121,6 +124,7 @@ def test_a_file_without_settings_is_read(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "old.csv") == [{"step": 5, "epoch": 0, "information/enc": 0.5}]
     (tmp_path / "none.csv").write_text("step\n")
     assert read_settings(tmp_path / "none.csv") == {}
+    assert read_rows(tmp_path / "none.csv") == []
 
 
 def test_callbacks_of_one_class_are_told_apart(tmp_path: Path) -> None:
@@ -182,5 +186,38 @@ def test_arguments_are_looked_up_in_parts_and_left_out_where_they_say_nothing() 
             super().__init__(**kwargs)
             self.names, self.shape, self.other = names, shape, 1
 
-    whole = Whole(3, names={"a": [1, "b"]}, shape=(torch.ones(2),), seed=0, function=len)
+    whole = Whole(3, names={"a": [1, "b"]}, shape=(torch.ones(65),), seed=0, function=lambda: 0)
     assert arguments(whole, Part()) == {"depth": 3, "names": '{"a": [1, "b"]}', "seed": 0}
+    named = Whole(3, names=np.array([]), function=json.dumps)
+    assert arguments(named, leave_out=["seed"]) == {"function": "json.dumps"}
+
+
+def test_a_method_that_does_not_tell_its_parameters_has_none() -> None:
+    class Silent(ValidationAnalysis):
+        __init__ = property(lambda self: 3)  # type: ignore[assignment]
+
+    assert arguments(Silent.__new__(Silent)) == {}
+
+
+@pytest.mark.parametrize(
+    "sites", [MappingProxyType({"enc": "encoder"}), UserDict({"enc": "encoder"}), OrderedDict(enc="encoder")]
+)
+def test_arguments_of_other_types_are_written_as_those_of_python_are(tmp_path: Path, sites: Any) -> None:
+    """As configuration files and NumPy give them."""
+    plain = RepresentationStructure({"enc": "encoder"}, ["token"], min_count=2, temperature=0.5, num_points=10)
+    labels, points = UserList(["token"]), np.int64(10)
+    other = RepresentationStructure(
+        sites, labels, min_count=np.int32(2), temperature=np.float64(0.5), num_points=points
+    )
+    for callback in (plain, other):
+        callback.draw_figures = False
+    fit(tmp_path, [plain], version=0)
+    fit(tmp_path, [other], version=1)
+    found = [read_settings(tmp_path / "run" / f"version_{version}" / "readings.csv") for version in (0, 1)]
+    assert found[0] == found[1]
+    assert json.loads(found[0]["RepresentationStructure/sites"]) == {"enc": "encoder"}
+
+
+def test_a_seed_that_is_no_number_is_none_of_seed_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "none")
+    assert "seed" not in run_settings(trainer(tmp_path, []))

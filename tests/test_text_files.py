@@ -79,10 +79,10 @@ assert locale.getpreferredencoding(False).lower() not in ("utf-8", "utf8"), loca
 folder = pathlib.Path({str(tmp_path)!r})
 for name, (read, _) in READERS.items():
     read(folder / name)
-log = CsvLog(folder / "written.csv")
-log.write([{{"step": 1, "setting/\\u00e9": "l\\u00e0"}}])
-log.write([{{"step": 2, "setting/\\u00e9": "l\\u00e0"}}])
-log.write([{{"step": 3, "setting/\\u00e9": "l\\u00e0", "x": 1.0}}])
+log, rows = CsvLog(folder / "written.csv"), []
+for number, more in enumerate([{{}}, {{}}, {{"x": 1.0}}], 1):
+    rows.append({{"step": number, "setting/\\u00e9": "l\\u00e0", **more}})
+    log.write(lambda after: [row for row in rows if after is None or row["step"] > after])
 """
     environment = {**os.environ, "LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=300)

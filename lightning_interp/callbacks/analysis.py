@@ -889,12 +889,8 @@ class ValidationAnalysis(pl.Callback):
         writers = [analysis for analysis in _analyses(trainer) if analysis.write_csv]
         if not writers or self._csv is None or not trainer.is_global_zero:
             return
-        try:
-            histories = [analysis.history for analysis in writers]
-            self._csv.write(with_settings(merge_rows(histories, after=self._csv.last_step), histories))
-        except OSError as error:
-            warnings.warn(f"readings.csv is left out, since it cannot be written: {error}", stacklevel=2)
-            self._csv = None
+        histories = [analysis.history for analysis in writers]
+        self._csv.write(lambda after: with_settings(merge_rows(histories, after=after), histories))
 
     def _draw(self, trainer: pl.Trainer) -> None:
         if not self.draw_figures or self._reporter is None or not len(self.history):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -123,7 +124,7 @@ class CoordinateProbe(SentenceProbe):
             "": random_folds(len(entities), folds, self.seed),
             "_blocked": block_folds(entities.blocks, folds, self.seed),
         }
-        shuffled = torch.randperm(len(entities), generator=torch.Generator().manual_seed(self.seed + 1))
+        shuffled = torch.randperm(len(entities), generator=torch.Generator().manual_seed(operator.index(self.seed + 1)))
         self._permuted = entities.targets[shuffled]
         self._reset()
 

@@ -237,7 +237,9 @@ class NoiseRobustness(ValidationAnalysis):
             self.batch_size,
         )
         told = any(given is not None for given in (tokens, mask, padding_idx))
-        self._reads = drift is not None or bool(ignore_tokens or skip_positions) or relative == "dimension" or told
+        self._reads = (
+            drift is not None or len(ignore_tokens) > 0 or skip_positions > 0 or relative == "dimension" or told
+        )
         # Checks kind and relative; the sites are known with the model.
         SiteNoise(nn.Module(), {}, kind, relative)
         self._names: dict[str, str] = {}

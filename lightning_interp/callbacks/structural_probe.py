@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -234,7 +235,7 @@ def _parts(treebank: Sequence[Sentence], split: Sequence[float], seed: int) -> t
     for place, one in enumerate(treebank):
         alike.setdefault(one.words, []).append(place)
     groups = list(alike.values())
-    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(operator.index(seed))).tolist()
     ends = [round(len(groups) * split[0]), round(len(groups) * (split[0] + split[1]))]
     cuts = [order[: ends[0]], order[ends[0] : ends[1]], order[ends[1] :]]
     if not all(cuts):

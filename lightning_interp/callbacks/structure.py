@@ -160,7 +160,7 @@ class RepresentationStructure(RepresentationMetrics):
         super().__init__(metrics, sites, labels=labels, **kwargs)
         self.estimator = estimator
         self.label_sets = tuple(labels)
-        self.plane = tuple(information_plane or ())
+        self.plane = () if information_plane is None else tuple(information_plane)
         self.shuffles = shuffles
 
     def settings(self) -> Settings:

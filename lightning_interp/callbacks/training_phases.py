@@ -190,7 +190,7 @@ class TrainingPhases(pl.Callback):
         self.keys = tuple(keys)
         self.template = template
         self.follow = follow
-        self.names = tuple(names or default)
+        self.names = tuple(default if names is None else names)
         self.confirm = confirm
         self.max_knees = max_knees
         self.level = level

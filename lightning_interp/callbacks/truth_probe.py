@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -241,7 +242,7 @@ def _check_statements(statements: Sequence[Statement]) -> None:
 
 def _dealt_anew(labels: Tensor, topics: Tensor, negated: Tensor, seed: int) -> Tensor:
     """The labels of each topic's affirmative statements in another order, and those of negated ones likewise."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(operator.index(seed))
     found = labels.clone()
     for topic in range(int(topics.max()) + 1):
         for kind in (False, True):

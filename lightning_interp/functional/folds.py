@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
@@ -32,7 +33,7 @@ def random_folds(number: int, folds: int = 5, seed: int = 0) -> Tensor:
     """
     if not 3 <= folds <= number:
         raise ValueError(f"`folds` must be at least 3 and at most the number of examples, {number}; got {folds}.")
-    order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(number, generator=torch.Generator().manual_seed(operator.index(seed)))
     found = torch.empty(number, dtype=torch.long)
     found[order] = torch.arange(number) % folds
     return found
@@ -67,7 +68,7 @@ def block_folds(blocks: Sequence[Hashable], folds: int = 5, seed: int = 0) -> Te
             f"`blocks` must name at least 3 blocks, to fit, choose and test on; got {sorted(map(str, sizes))}."
         )
     names = list(sizes)
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(operator.index(seed))).tolist()
     filled = [0] * min(folds, len(names))
     place: dict[Hashable, int] = {}
     for name in sorted((names[index] for index in order), key=lambda name: -sizes[name]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import NamedTuple
 
 import torch
@@ -115,7 +116,7 @@ def kendall_w(values: Tensor, permutations: int = 999, seed: int = 0) -> Concord
     scale = judges**2 * (things**3 - things) - judges * ties
     if scale <= 0:
         return Concordance(math.nan, math.nan)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(operator.index(seed))
     orders = torch.rand(permutations, judges, things, generator=generator).argsort(-1)
     shuffled = ranks.expand(permutations, -1, -1).gather(-1, orders).sum(1)
     by_chance = (shuffled - judges * (things + 1) / 2).square().sum(-1)

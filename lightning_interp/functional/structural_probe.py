@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -358,7 +359,7 @@ def _fit(
     whiten, unwhiten = _whitening(train.second_moment())
     inputs, dev_inputs = train.words @ whiten, dev.words @ whiten
     if start is None:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(operator.index(seed))
         weight = torch.randn(rank, dim, generator=generator).to(inputs) * 0.3 / math.sqrt(rank)
     else:
         weight = start.to(inputs) @ unwhiten

@@ -27,7 +27,7 @@ def check_names(labels: Sequence[str]) -> tuple[str, ...]:
 
 def check_plane(plane: Sequence[str] | None) -> tuple[str, ...]:
     """The two label sets (X, Y) of the information plane, or none."""
-    if not plane:
+    if plane is None or len(plane) == 0:
         return ()
     names = check_names(plane)
     if len(names) != 2:

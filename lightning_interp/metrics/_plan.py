@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import zlib
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -59,7 +60,7 @@ class LabelPlan:
 
         Rows keep all their labels together, so that a position never meets itself in a label it does not have.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(operator.index(seed))
         pool = self.pool.nonzero().squeeze(1)
         order = torch.randperm(len(pool), generator=generator)
         shuffled = self.ids.clone()
@@ -79,7 +80,7 @@ class LabelPlan:
         exchanged within it; else among all, and pairs of parent and label are formed and counted anew.
         """
         assert self.units is not None
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(operator.index(seed))
         if self.source is not None:
             labels, parents, min_count = self.source
             rows = ((labels >= 0).any(1) & (parents >= 0)).nonzero().squeeze(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import zlib
 from dataclasses import dataclass, replace
 
@@ -119,7 +120,7 @@ def check_readable(task: ProbeTask, labels: Tensor, types: Tensor, types_name: s
 
 def dealt_task(task: ProbeTask, seed: int) -> ProbeTask:
     """The same task with what is read dealt out anew among samples, words or rows, to which it belongs."""
-    source = dealt_rows(task.units, len(task.y), torch.Generator().manual_seed(seed))
+    source = dealt_rows(task.units, len(task.y), torch.Generator().manual_seed(operator.index(seed)))
     if task.classes is None:
         return replace(task, y=_standardised(task.y[source]))
     return replace(task, classes=task.classes[source], y=task.y[source])

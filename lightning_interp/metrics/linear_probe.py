@@ -184,7 +184,7 @@ class LinearProbe(RepresentationMetric):
         ):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
-        if not alphas or min(alphas) <= 0:
+        if len(alphas) == 0 or min(alphas) <= 0:
             raise ValueError(f"`alphas` must hold strengths above 0, got {tuple(alphas)}.")
         self.types = types
         self.needs = tuple(dict.fromkeys([*([types] if types is not None else []), *self.labels, *self.targets]))

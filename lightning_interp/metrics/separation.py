@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -232,7 +233,7 @@ class ClassSeparation(RepresentationMetric):
         if not bool(keep.all()):
             distances, ids = distances[keep][:, keep], ids[keep]
             units = None if units is None else units[keep]
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(operator.index(self.seed))
         dealt = [ids[dealt_rows(units, number, generator)] for _ in range(self.shuffles)]
         ways = torch.stack([ids, *dealt])
         values: dict[str, Tensor] = {}

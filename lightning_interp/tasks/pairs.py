@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
-__all__ = ["MinimalPair", "Task"]
+__all__ = ["MinimalPair", "Task", "is_pair"]
 
 
 class MinimalPair(NamedTuple):
@@ -57,8 +58,7 @@ class Task:
         object.__setattr__(self, "pairs", pairs)
 
     def _checked(self, index: int, pair: object) -> MinimalPair:
-        # A string of two characters would unpack into two sentences.
-        if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+        if not is_pair(pair):
             raise TypeError(f"task {self.name!r}, pair {index}: expected two sentences, got {pair!r}.")
         good, bad = pair
         for side, sentence in (("good", good), ("bad", bad)):
@@ -70,3 +70,16 @@ class Task:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+
+def is_pair(pair: object) -> TypeGuard[Sequence[str]]:
+    """Whether something is two sentences; a text of two characters, which would unpack into two, is not.
+
+    Example:
+        >>> is_pair(["the king sleeps", "the king sleep"]), is_pair("ab")
+        (True, False)
+
+    """
+    if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+        return False
+    return all(isinstance(text, str) for text in pair)

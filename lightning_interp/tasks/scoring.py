@@ -12,7 +12,7 @@ from lightning_interp.tasks.batching import Share, dealt, length_batches, pad_ri
 from lightning_interp.tasks.encoding import Tokenizer, encode_sentences, padding_id
 from lightning_interp.tasks.likelihood import Forward, evaluated, model_device, sentence_log_probs
 from lightning_interp.tasks.masked import pseudo_log_likelihoods
-from lightning_interp.tasks.pairs import Task
+from lightning_interp.tasks.pairs import Task, is_pair
 
 __all__ = ["Scorer", "encoded_log_probs", "margin_accuracy", "pair_list", "perplexity", "perplexity_from"]
 
@@ -187,13 +187,8 @@ def pair_list(task: Task | Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         ValueError: If there is none, or something is not a pair of strings.
     """
     pairs = list(task.pairs if isinstance(task, Task) else task)
-    wrong = next((pair for pair in pairs if not _is_pair(pair)), None)
-    if not pairs or wrong is not None:
-        found = "none" if wrong is None else repr(wrong)
+    wrong = [pair for pair in pairs if not is_pair(pair)]
+    if not pairs or wrong:
+        found = repr(wrong[0]) if wrong else "none"
         raise ValueError(f"a task needs pairs of an acceptable and an unacceptable sentence, got {found}.")
     return [(good, bad) for good, bad in pairs]
-
-
-def _is_pair(pair: object) -> bool:
-    # A string of two letters would unpack too.
-    return isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(one, str) for one in pair)
