@@ -70,6 +70,7 @@ def analyze(
         try:
             for reader in readers:
                 reader.resolve(model)
+                reader.logged_keys(model)  # gives keys their names
                 reader.run_batch = run
                 if reader.reads_batches:
                     reader.positions = SamplePositions(dataloader, max_examples=reader.max_examples)
@@ -80,7 +81,7 @@ def analyze(
                 _run_batch(model, on_device(batch, device), index, run, readers)
             for reader in readers:
                 reader.collect()
-                found = {reader.prefix + key: float(value) for key, value in reader.finish().items()}
+                found = {reader.prefix + reader.safe_key(key): float(value) for key, value in reader.finish().items()}
                 values |= {key: value for key, value in found.items() if not math.isnan(value)}
         finally:
             for reader in readers:

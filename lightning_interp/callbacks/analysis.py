@@ -20,6 +20,7 @@ from lightning_interp._batches import BatchSize, batch_size
 from lightning_interp._collate_order import why_order_is_unknown
 from lightning_interp._forward import Forward
 from lightning_interp._fresh import FreshMetrics
+from lightning_interp._safe_keys import PLACEHOLDERS, safe_keys
 from lightning_interp._same_data import DataChecksum, Samples
 from lightning_interp._same_parameters import SameParameters
 from lightning_interp.callbacks._held_gates import HeldGates
@@ -138,6 +139,11 @@ class ValidationAnalysis(pl.Callback):
             raise ValueError(f"`log` must be 'summary' or 'full', got {log!r}.")
         if on_error not in ("drop", "raise"):
             raise ValueError(f"`on_error` must be 'drop' or 'raise', got {on_error!r}.")
+        if safe_keys([f"{prefix}key"]) != {f"{prefix}key": f"{prefix}key"}:
+            raise ValueError(
+                f"`prefix` may have letters, digits, '_', '-', '.' and single slashes, which all loggers hold, got "
+                f"{prefix!r}."
+            )
         if max_overhead is not None and not 0 < max_overhead < 1:
             raise ValueError(f"`max_overhead` must lie between 0 and 1, or be None for no bound, got {max_overhead}.")
         self.every_n_validations = every_n_validations
@@ -189,6 +195,7 @@ class ValidationAnalysis(pl.Callback):
         self._modules: dict[str, nn.Module] = {}
         self._held = HeldGates()
         self._key: str | None = None
+        self._safe: dict[str, str] = {}
         ValidationAnalysis._reset(self)  # a subclass resets its own part once it has its arguments
 
     def _reset(self) -> None:
@@ -325,7 +332,7 @@ class ValidationAnalysis(pl.Callback):
             model: The model; without it, keys hold ``<site>`` where a site's name depends on the model.
 
         """
-        levels = {**self.measures(model), f"seconds/{self._name}": SUMMARY}
+        levels = {**self._named_measures(model), f"seconds/{self._name}": SUMMARY}
         keys = [self.full_key(key) for key, level in levels.items() if self.log_level == FULL or level == SUMMARY]
         return [key for key in keys if key not in self._elsewhere]
 
@@ -339,7 +346,18 @@ class ValidationAnalysis(pl.Callback):
     def full_key(self, key: str) -> str:
         """A measure's key with the prefix and, for another loader than the first, the loader's suffix."""
         suffix = f"/dataloader_idx_{self.dataloader_idx}" if self.dataloader_idx else ""
-        return f"{self.prefix}{key}{suffix}"
+        return f"{self.prefix}{self.safe_key(key)}{suffix}"
+
+    def safe_key(self, key: str) -> str:
+        """A measure's key as loggers can hold it; see :func:`~lightning_interp._safe_keys.safe_keys`."""
+        return self._safe[key] if key in self._safe else safe_keys([key])[key]
+
+    def _named_measures(self, model: nn.Module | None) -> dict[str, str]:
+        """The measures; from here on their keys are those that loggers can hold."""
+        measures = self.measures(model)
+        if measures.keys() != self._safe.keys():
+            self._safe = safe_keys(measures, PLACEHOLDERS if model is None else ())
+        return measures
 
     # ------------------------------------------------- life in a Trainer
 
@@ -390,12 +408,26 @@ class ValidationAnalysis(pl.Callback):
             )
         self.resolve(pl_module)
         self._modules = dict(pl_module.named_modules())
+        self._tell_names(pl_module)
         self._elsewhere = _reported_earlier(self, trainer, pl_module)
         if world_size() > 1:
             _silence_sync_warning([self.full_key(key) for key in [*self.measures(pl_module), *self._own_keys()]])
         folder = log_folder(trainer)
-        self._csv = None if folder is None else CsvLog(folder / "readings.csv")
+        path = None if folder is None else folder / "readings.csv"
+        if self._csv is None or self._csv.asked != path:
+            self._csv = None if path is None else CsvLog(path)
         self._reporter = Reporter(folder)
+
+    def _tell_names(self, model: nn.Module) -> None:
+        """Say once which names are logged as others."""
+        self._named_measures(model)
+        others = [f"{key!r} as {safe!r}" for key, safe in self._safe.items() if key != safe]
+        if others and "names" not in self._said:
+            self._said.add("names")
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+            pl.utilities.rank_zero_warn(
+                f"{self._name} logs {', '.join(others[:3])}{more}, since loggers cannot hold all characters."
+            )
 
     def _own_keys(self) -> tuple[str, str]:
         return f"seconds/{self._name}", f"failed/{self._name}"
@@ -613,8 +645,10 @@ class ValidationAnalysis(pl.Callback):
         self.history.note({**run_settings(trainer), **mine})
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the whole history, and say where there is none."""
+        """Draw the whole history, write what could not be written before, and say where there is none."""
         self._afterwards("draw", lambda: self._draw(trainer))
+        if self is _analyses(trainer)[-1]:
+            self._afterwards("write readings.csv", lambda: self._write_csv(trainer))
         if self is _analyses(trainer)[0]:
             _tell_nothing_read(trainer, pl_module)
 
@@ -984,7 +1018,7 @@ def _unique_name(analysis: ValidationAnalysis, trainer: pl.Trainer) -> str:
 
 def _reported_earlier(analysis: ValidationAnalysis, trainer: pl.Trainer, model: nn.Module) -> frozenset[str]:
     """Facts that an earlier callback reports; any other key in common is an error."""
-    mine = {analysis.full_key(key): key for key in analysis.measures(model)}
+    mine = {analysis.full_key(key): key for key in analysis._named_measures(model)}
     facts: set[str] = set()
     for other in _analyses(trainer):
         if other is analysis:
