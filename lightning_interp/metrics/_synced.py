@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -64,10 +65,13 @@ def _reduced(held: Sequence[Sequence[Tensor]], is_list: bool, reduction: Any) ->
     if not is_list:
         stacked = torch.stack([rank[0] for rank in held])
         return stacked if reduction is None else reduction(stacked)
-    together = [tensor for rank in held for tensor in rank]
-    if reduction is None or not together:
-        return together
-    return dim_zero_cat(together) if reduction is dim_zero_cat else reduction(together)
+    if reduction is dim_zero_cat:
+        together = [tensor for rank in held for tensor in rank]
+        return dim_zero_cat(together) if together else []
+    # Its own way sends one tensor after the other: the first of all ranks, then the second.
+    rounds = zip_longest(*held)
+    mixed = [tensor for one in rounds for tensor in one if tensor is not None]
+    return mixed if reduction is None or not mixed else reduction(mixed)
 
 
 _NO_HEADER = torch.zeros(0, 2 + _DIMENSIONS, dtype=torch.int64)
