@@ -60,7 +60,7 @@ class RepresentationMetrics(ValidationAnalysis):
 
     Args:
         metrics: A metric, or metrics by name; a copy of each is kept for every site. Those of other packages merge
-            ranks in their own way.
+            ranks in their own way. They must not change representations in place: other callbacks are given the same.
         sites: Where to read: dotted module names, globs (``encoder.layers.*``), or ``{"alias": "dotted.name"}``.
         labels: Label sets to hand to the metrics, see :class:`~lightning_interp.labels.BatchReader`; those that a
             metric of this package names itself need not be repeated.
