@@ -23,6 +23,7 @@ from lightning_interp import (
     _taps,
 )
 from lightning_interp._taps import SWITCH, lasting
+from lightning_interp.noise import BatchNoise, SiteNoise
 from lightning_interp.sites import CaptureError, SiteRecorder
 
 D = 4
@@ -257,6 +258,44 @@ def test_shapes_that_change_cost_no_more_graphs_with_more_readers(backend: Backe
                 recorder.stop()
                 assert taken(recorder).shape == (rows, D)
     assert len(backend.graphs) == 4
+
+
+class Chain(nn.Module):
+    """Calls one module after the other without a loop, so that a graph that breaks goes on after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = Layer(), Layer(), Layer()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.three(self.two(self.one(x)))
+
+
+def test_noise_breaks_graphs_no_oftener_for_more_readers(backend: Backend, x: Tensor) -> None:
+    graphs = []
+    for number in (1, 2, 5):
+        torch._dynamo.reset()
+        backend.graphs.clear()
+        model = Chain()
+        model.compile(backend=backend)
+        readers = []
+        for _ in range(number):
+            noise = SiteNoise(model, {"one": "one", "two": "two"})
+            noise.attach()
+            readers.append((noise, attached(model, "one", "three")))
+        with torch.no_grad():
+            clean = model(x)
+            for noise, recorder in [*readers, *readers]:
+                with recorder.capturing():
+                    model(x)
+                assert torch.equal(recorder.take()["three"][0], clean)
+                for site in noise.sites:
+                    with noise.adding(site, 0.5, BatchNoise(torch.arange(3))), recorder.capturing():
+                        noisy = model(x)
+                    assert not torch.equal(noisy, clean)
+                    assert torch.equal(recorder.take()["three"][0], noisy)
+        graphs.append(len(backend.graphs))
+    assert graphs[0] == graphs[1] == graphs[2]
 
 
 # ------------------------------------------------- copies
