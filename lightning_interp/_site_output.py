@@ -8,12 +8,11 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from lightning_interp._containers import items, mapped, rebuilt
+from lightning_interp._containers import items, rebuilt
 
 __all__ = [
     "OutputKey",
     "SiteTensor",
-    "copied",
     "copied_tensor",
     "described",
     "plain_choice",
@@ -167,12 +166,8 @@ def replaced(holder: Any, old: Any, new: Any) -> Any:
     return holder if same else rebuilt(holder, changed)
 
 
-def copied(output: Any) -> Any:
-    """An output whose tensors later operations in place do not reach."""
-    return mapped(output, copied_tensor)
-
-
 def copied_tensor(tensor: Tensor) -> Tensor:
+    """A copy that later operations in place do not reach."""
     if type(tensor) is not Tensor and not replicated(tensor):
         # Copying a partial sum is a collective, which under any condition on ranks would hang: `take` refuses it.
         return tensor

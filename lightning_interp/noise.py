@@ -19,7 +19,7 @@ from lightning_interp._site_names import match_sites, modules_by_name
 from lightning_interp._site_output import OutputKey, SiteTensor, replaced, select
 from lightning_interp.functional._numerics import as_float
 from lightning_interp.functional.counter_noise import counter_normal, counter_uniform
-from lightning_interp.sites import CaptureError, by_site, hooks_by_module
+from lightning_interp.sites import CaptureError, by_site, hooked_modules
 
 __all__ = ["BatchNoise", "Kind", "Relative", "SiteNoise"]
 
@@ -205,7 +205,8 @@ class SiteNoise:
         if self._handles:
             return
         self._hooks = {site: _Injector(site, self.output[site]) for site in self.sites}
-        for module, hook in hooks_by_module(self.model, self.sites, self._hooks, _Injector):
+        for module, site in hooked_modules(self.model, self.sites):
+            hook = _Injector() if site is None else self._hooks[site]
             if self.kind == "gaussian":
                 self._handles.append(module.register_forward_hook(hook.after))
             else:

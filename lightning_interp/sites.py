@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, get_args
 
-import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from lightning_interp._layout import Layout, LayoutResolver, check_sites, fit_mask, from_btd, infer_layout, to_btd
 from lightning_interp._site_names import clean_name, listed, match_sites, modules_by_name, resolve_sites, short_names
-from lightning_interp._site_output import WHICH, OutputKey, copied, copied_tensor, plain_choice, replicated, select
+from lightning_interp._site_output import WHICH, OutputKey, replicated, select
+from lightning_interp._taps import SWITCH, Call, Kept, Slot, Tap, lasting, tapped
 
 __all__ = [
     "resolve_sites",
@@ -31,12 +29,8 @@ __all__ = [
     "OutputKey",
     "by_site",
     "check_sites",
-    "hooks_by_module",
+    "hooked_modules",
 ]
-
-H = TypeVar("H")
-
-Call = Literal["only", "first", "last", "all"]
 
 
 class CaptureError(RuntimeError):
@@ -48,6 +42,10 @@ class SiteRecorder:
 
     Forward hooks are attached once, before the first compiled call, and do nothing but look at a flag until
     :meth:`start`. What they keep is detached and copied, so later in-place operations do not reach it.
+
+    Recorders share what they can: those on one module have one hook there (unless another hook stands between them),
+    and of what a call returns they are given the same copy, which must not be changed in place. All look at one flag,
+    so a compiled module has two graphs, with and without capturing, whichever of them capture.
 
     Args:
         model: The module that the names are relative to.
@@ -64,6 +62,7 @@ class SiteRecorder:
         ValueError: If ``call`` is unknown, ``sites`` is empty or a dotted name matches no module.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
         >>> recorder = SiteRecorder(model, {"hidden": "0"})
         >>> recorder.attach()
@@ -74,6 +73,9 @@ class SiteRecorder:
         >>> recorder.detach()
 
     """
+
+    _marks: Mapping[str, int] = {}
+    """Of each site where this capture began; empty while none goes on."""
 
     def __init__(
         self,
@@ -99,8 +101,9 @@ class SiteRecorder:
         self.advice = advice
         self.found: dict[str, Found] = {}
         """Of each site what was taken last."""
-        self._taps: dict[str, _Tap] = {}
-        self._handles: list[RemovableHandle] = []
+        self._taps: list[Tap] = []
+        self._slots: dict[str, Slot] = {}
+        self._captured: dict[str, tuple[int, list[Kept]]] = {}
         modules = modules_by_name(model)
         self.modules: dict[str, nn.Module] = {}
         """The module of each site."""
@@ -110,26 +113,26 @@ class SiteRecorder:
     @property
     def attached(self) -> bool:
         """Whether the hooks are on the model."""
-        return bool(self._handles)
+        return bool(self._taps)
 
     def attach(self) -> None:
         """Put the hooks on the model; without effect if they are there already."""
         if self.attached:
             return
-        _keep_from_own_frames()
-        self._taps = {short: _Tap(self.call, self.output[short], short in self.whole) for short in self.sites}
-        for module, tap in hooks_by_module(self.model, self.sites, self._taps, lambda: _Tap(self.call)):
-            self._handles.append(module.register_forward_hook(tap))
+        for module, short in hooked_modules(self.model, self.sites):
+            tap = tapped(module)
+            self._taps.append(tap)
+            if short is not None:
+                self._slots[short] = tap.slot(self.output[short], short in self.whole, self.call)
 
     def detach(self) -> None:
         """Take the hooks off and drop what was captured; without effect if they are off."""
         self.stop()
-        for tap in self._taps.values():
-            tap.clear()
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        for tap in self._taps:
+            tap.leave()
         self._taps.clear()
+        self._slots.clear()
+        self._captured = {}
 
     def start(self) -> None:
         """Capture from here on; what an earlier capture left is dropped.
@@ -140,14 +143,22 @@ class SiteRecorder:
         """
         if not self.attached:
             raise CaptureError("attach() comes before start(): no hook is on the model")
-        for tap in self._taps.values():
-            tap.clear()
-            tap.active = True
+        self.stop()
+        self._captured = {}
+        self._marks = {short: slot.begin() for short, slot in self._slots.items()}
+        SWITCH.begin()
 
     def stop(self) -> None:
         """Stop capturing; what was captured stays until :meth:`take`."""
-        for tap in self._taps.values():
-            tap.active = False
+        if not self._marks:
+            return
+        marks, self._marks = self._marks, {}
+        self._captured = {short: self._slots[short].end(mark) for short, mark in marks.items()}
+        SWITCH.end()
+
+    def __del__(self) -> None:
+        # One that is forgotten while it captures would leave the switch on for everybody.
+        self.stop()
 
     @contextlib.contextmanager
     def capturing(self) -> Iterator[SiteRecorder]:
@@ -171,10 +182,12 @@ class SiteRecorder:
             ValueError: If it returned several, and ``output`` does not say which.
 
         """
-        counts = {short: tap.count() for short, tap in self._taps.items()}
-        paths = {short: tap.path for short, tap in self._taps.items()}
-        captured = {short: tap.take() for short, tap in self._taps.items()}
-        silent = [short for short in self.sites if not captured.get(short)]
+        goes_on = bool(self._marks)
+        self.stop()
+        captured, self._captured = self._captured, {}
+        if goes_on:
+            self.start()
+        silent = [short for short in self.sites if not captured.get(short, (0, []))[0]]
         if silent:
             raise CaptureError(
                 f"sites that never ran while capturing: {listed(silent)}; sites that did: "
@@ -184,17 +197,17 @@ class SiteRecorder:
                 "was attached after torch.compile had compiled it (call torch.compiler.reset() then), or it shares a "
                 "compiled graph with a module that has no hook (read the same place in all of them by a glob)"
             )
-        for short in captured:
-            if self.call == "only" and counts[short] > 1:
+        for short, (number, _) in captured.items():
+            if self.call == "only" and number > 1:
                 *some, last = (f"call={one!r}" for one in self.offer)
                 raise CaptureError(
-                    f"site {short!r} ({self.sites[short]!r}) ran {counts[short]} times while capturing: say which to "
+                    f"site {short!r} ({self.sites[short]!r}) ran {number} times while capturing: say which to "
                     f"read with {', '.join(some)}{' or ' if some else ''}{last}"
                 )
         taken: dict[str, list[Any]] = {}
-        for short, outputs in captured.items():
-            found = [self._checked(short, output, paths[short]) for output in outputs]
-            self.found[short] = Found(found[-1][0], counts[short])
+        for short, (number, outputs) in captured.items():
+            found = [self._checked(short, output) for output in outputs]
+            self.found[short] = Found(found[-1][0], number)
             taken[short] = [one for _, one in found]
         return taken
 
@@ -202,8 +215,12 @@ class SiteRecorder:
         """Dotted name and class of a site."""
         return f"{self.sites[short] or 'the model'}, {type(self.modules[short]).__name__}"
 
-    def _checked(self, short: str, output: Any, path: str | None) -> tuple[str, Any]:
+    def _checked(self, short: str, kept: Kept) -> tuple[str, Any]:
         site = f"site {short!r} ({self.sites[short]!r})"
+        output, path, in_graph = kept
+        if in_graph and isinstance(output, Tensor) and output.is_cuda:
+            # The next replay of a CUDA graph overwrites what this one returned.
+            output = lasting(output)
         if short in self.whole:
             return "", output
         tensor: Any = output
@@ -220,7 +237,7 @@ class SiteRecorder:
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks belong to the process and the model they were put on: a copy starts without.
-        return {**self.__dict__, "_taps": {}, "_handles": []}
+        return {**self.__dict__, "_taps": [], "_slots": {}, "_marks": {}, "_captured": {}}
 
 
 class Found(NamedTuple):
@@ -230,76 +247,6 @@ class Found(NamedTuple):
     """Where in its output the tensor stands, ``""`` where it is the output."""
     calls: int
     """How many times it ran."""
-
-
-class _Tap:
-    """The hook of one site and what it has kept.
-
-    Everything is a plain attribute of the hook itself: torch.compile guards on ``active``, which costs one more graph
-    when it is first switched on and none after, and a graph that several modules share writes to each one's own tap.
-    Nothing that a call leaves is looked at by the next one within a graph, only wrapped (``chain``): a list or a count
-    would be guarded on and compiled anew for every call of a shared module.
-    """
-
-    def __init__(self, call: Call, output: OutputKey | None = None, whole: bool = False) -> None:
-        self.active = False
-        self.call = call
-        self.output = output
-        self.whole = whole
-        self.clear()
-
-    def clear(self) -> None:
-        self.last: tuple[Any] | None = None
-        self.chain: tuple[Any, Any] | None = None
-        self.path: str | None = None
-        self.in_graph = False
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not self.active:
-            return
-        chosen = None if self.whole else plain_choice(module, output, self.output)
-        if chosen is not None:
-            self.path = chosen[0]
-            kept = copied_tensor(chosen[1])
-        else:
-            # Raising for want of a tensor would end the user's forward: the recorder does it later.
-            self.path = None
-            kept = output if torch.compiler.is_compiling() else copied(output)
-        in_graph = torch.compiler.is_compiling()
-        # Only the count is wanted of others than these, and a chain of constants would be guarded on: hence `self`.
-        keeps = self.call == "all" or (self.call == "first" and (in_graph or self.chain is None))
-        self.chain = (kept if keeps else self, self.chain)
-        self.last = (kept,)
-        self.in_graph = in_graph
-
-    def count(self) -> int:
-        """How many calls there were."""
-        number, chain = 0, self.chain
-        while chain is not None:
-            number, chain = number + 1, chain[1]
-        return number
-
-    def take(self) -> list[Any]:
-        """What is kept of the calls, in order; for all but ``"all"`` one of them."""
-        last, chain, in_graph = self.last, self.chain, self.in_graph
-        self.clear()
-        if last is None:
-            return []
-        outputs = []
-        while chain is not None:
-            outputs.append(chain[0])
-            chain = chain[1]
-        if self.call != "all":
-            outputs = [outputs[-1] if self.call == "first" else last[0]]
-        # The next replay of a CUDA graph overwrites what this one returned.
-        return [
-            output.clone() if in_graph and isinstance(output, Tensor) and output.is_cuda else output
-            for output in reversed(outputs)
-        ]
-
-    def __reduce__(self) -> tuple[type[_Tap], tuple[Call]]:
-        # A copied or pickled model gets a tap that nobody switches on.
-        return _Tap, (self.call,)
 
 
 def by_site(given: Any, sites: Iterable[str]) -> dict[str, Any]:
@@ -313,41 +260,26 @@ def by_site(given: Any, sites: Iterable[str]) -> dict[str, Any]:
     return {site: given.get(site) if isinstance(given, Mapping) else given for site in sites}
 
 
-def _keep_from_own_frames() -> None:
-    """Keep Dynamo from compiling the hook by itself, while it still traces the hook inside a compiled region.
-
-    The hook at a region's root would be a frame of its own, compiled once for each shape of output and given up after
-    eight: an error under ``fullgraph=True``.
-    """
-    skip = getattr(sys.modules.get("torch._dynamo.eval_frame"), "skip_code", None)
-    if skip is not None:
-        for function in (_Tap.__call__, plain_choice, copied_tensor):
-            skip(function.__code__)
-
-
-def hooks_by_module(
-    model: nn.Module, sites: Mapping[str, str], hooks: Mapping[str, H], idle: Callable[[], H]
-) -> list[tuple[nn.Module, H]]:
-    """Which module gets which hook: each site its own, and places that correspond to it one that stays idle.
+def hooked_modules(model: nn.Module, sites: Mapping[str, str]) -> list[tuple[nn.Module, str | None]]:
+    """Which modules get hooks: that of each site, with its name, and places that correspond to one, with ``None``.
 
     Args:
         model: The module that the names are relative to.
         sites: Short name → dotted name.
-        hooks: Short name → the hook of this site.
-        idle: Makes a hook that nobody switches on.
 
     """
     modules = modules_by_name(model)
     names = {short: clean_name(name) for short, name in sites.items()}
-    found = [(modules[name], hooks[short]) for short, name in names.items()]
-    return found + [(modules[name], idle()) for name in _twins(model, modules, names.values())]
+    found: list[tuple[nn.Module, str | None]] = [(modules[name], short) for short, name in names.items()]
+    return found + [(modules[name], None) for name in _twins(model, modules, names.values())]
 
 
 def _twins(model: nn.Module, modules: Mapping[str, nn.Module], sites: Iterable[str]) -> list[str]:
     """The places that correspond to sites in other separately compiled modules of the same class.
 
     Such modules share compiled graphs, and no guard looks at whether a module has hooks: a graph made for a layer
-    without a hook would be run for the layer that has one. An idle hook at the same place tells them apart.
+    without a hook would be run for the layer that has one. A hook that stays idle at the same place
+    tells them apart.
     """
     roots = {
         clean_name(name): module

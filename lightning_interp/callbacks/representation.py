@@ -60,8 +60,8 @@ class RepresentationMetrics(ValidationAnalysis):
     the key of the dict; what stands behind a slash in it comes after the site.
 
     Args:
-        metrics: A metric, or metrics by name; a copy of each is kept for every site. The
-            states of those of other packages are merged over ranks as each says, all ranks together.
+        metrics: A metric, or metrics by name; a copy of each is kept for every site. Those of other packages are merged
+            over ranks by their states, as each says, all ranks together.
         sites: Where to read: dotted module names, globs (``encoder.layers.*``), or ``{"alias": "dotted.name"}``.
         labels: Label sets to hand to the metrics, see :class:`~lightning_interp.labels.BatchReader`; those that a
             metric of this package names itself need not be repeated.

@@ -217,10 +217,8 @@ def other_callbacks() -> str:
 
 def test_arguments_that_differ_between_ranks_are_told_at_the_start(two_ranks: Any) -> None:
     told = two_ranks.run(with_other, "max_examples", (100, 200))
-    assert (
-        told
-        == ["`max_examples` of RepresentationGeometry is 100 on rank 0 and 200 on rank 1: give all ranks the same."] * 2
-    )
+    said = "`max_examples` of RepresentationGeometry is 100 on rank 0 and 200 on rank 1: give all ranks the same."
+    assert told == [said, said]
     told = two_ranks.run(other_callbacks)
     assert told[0] == told[1]
     assert "rank 1 ['RepresentationGeometry', 'RepresentationMetrics']" in told[0]
