@@ -23,6 +23,7 @@ from lightning_interp._fresh import FreshMetrics
 from lightning_interp._safe_keys import PLACEHOLDERS, safe_keys
 from lightning_interp._same_data import DataChecksum, Samples
 from lightning_interp._same_parameters import SameParameters
+from lightning_interp.callbacks._argument_names import refuse_unknown_arguments
 from lightning_interp.callbacks._held_gates import HeldGates
 from lightning_interp.callbacks._same_arguments import check_same_arguments
 from lightning_interp.callbacks._unattached import unattached
@@ -91,6 +92,7 @@ class ValidationAnalysis(pl.Callback):
             run is not read where one more reading, as long as the last, would go beyond it. The first is always read.
 
     Raises:
+        TypeError: If there is no such argument; it names the nearest that there are.
         ValueError: If an argument is out of range; at the start of the fit if two callbacks would log the same key, or
             if labels are given as an array and the loader does not tell which samples it gives.
 
@@ -125,8 +127,10 @@ class ValidationAnalysis(pl.Callback):
         on_error: str = "drop",
         max_overhead: float | None = None,
         batch_size: BatchSize | None = None,
+        **unknown: Any,
     ) -> None:
         super().__init__()
+        refuse_unknown_arguments(type(self), unknown)
         if isinstance(batch_size, int) and batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
         if every_n_validations < 1:

@@ -163,6 +163,8 @@ class SentenceProbe(ValidationAnalysis):
         super()._reset()
         self.kept: dict[str, Tensor] = {}
         """What :meth:`evaluate` kept at the last reading of the fit, by site."""
+        self._extra = torch.zeros(0)
+        """The extra numbers of all sentences at the reading."""
         self._found: dict[str, Tensor] = {}
         self._baseline_values: dict[str, float] = {}
         self._baseline_of: weakref.ref[nn.Module] | None = None
@@ -360,7 +362,7 @@ class SentenceProbe(ValidationAnalysis):
         world, rank = world_size(self.group), rank_in(self.group)
         order = [one for first in range(world) for batch in self._batches[first::world] for one in batch]
         extra = yield from _gathered(read[1], self.extra_width)
-        extra = extra[torch.tensor(order).argsort()]
+        self._extra = extra = extra[torch.tensor(order).argsort()]
         sites = list(self._names)
         mine: dict[str, Probed] = {}
         values: dict[str, float] = {}

@@ -176,7 +176,7 @@ class TruthProbe(SentenceProbe):
             values[f"truth_accuracy_control/{probe}"] = score_by_topic(
                 chance, self._control, self._topics, train
             ).accuracy
-        return Probed(values, self._by_likelihood(data.extra))
+        return Probed(values, torch.zeros(0))
 
     def _scored(self, scores: Tensor) -> dict[str, float]:
         """What scores above 0 for true amount to."""
@@ -189,20 +189,16 @@ class TruthProbe(SentenceProbe):
             found["overall"] = (found["accuracy"] + found["negated"]) / 2
         return found
 
-    def _by_likelihood(self, extra: Tensor) -> Tensor:
-        """The numbers of the likelihood in the order of their keys; they are the same at every site."""
+    def _by_likelihood(self, extra: Tensor) -> dict[str, float]:
+        """The measures of the likelihood, which belong to no site."""
         if not self.likelihood or not bool(extra.isfinite().all()):
-            return torch.full((len(self._likelihood_measures()),), math.nan)
-        scores = likelihood_rule(extra[:, 0], self._labels, self._topics, ~self._negated)
-        found = self._scored(scores)
-        return torch.tensor([found[key.partition("/")[2]] for key in self._likelihood_measures()])
+            return dict.fromkeys(self._likelihood_measures(), math.nan)
+        found = self._scored(likelihood_rule(extra[:, 0], self._labels, self._topics, ~self._negated))
+        return {key: found[key.partition("/")[2]] for key in self._likelihood_measures()}
 
     def _steps(self) -> Steps[dict[str, float]]:
         values = yield from super()._steps()
-        keys = list(self._likelihood_measures())
-        known = [self._found[site] for site in self._names if not values[site_key(f"nonfinite/{self.units}", site)]]
-        numbers = known[0].tolist() if known else [math.nan] * len(keys)
-        return {**values, **dict(zip(keys, numbers, strict=True))}
+        return {**values, **self._by_likelihood(self._extra)}
 
     # ------------------------------------------------- figures
 

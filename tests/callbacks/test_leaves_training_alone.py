@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 import warnings
@@ -20,8 +21,21 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, WeightAv
 from torch import nn
 
 from lightning_interp import ValidationAnalysis, analyze
-from tests.callbacks.recipes import ANALYSES, CALLBACKS, analysis, offline, particular
-from tests.toy import Tagger, loader, timeless, trainer
+from lightning_interp.callbacks.gate_checks import COMMON, MEASURES
+from tests.callbacks.recipes import (
+    ANALYSES,
+    CALLBACKS,
+    FACTS,
+    analysis,
+    entities,
+    letters,
+    offline,
+    particular,
+    statements,
+    tasks,
+    treebank,
+)
+from tests.toy import Norm, Tagger, loader, timeless, trainer
 
 BY_NAME = pytest.mark.parametrize("name", CALLBACKS)
 OF_ANALYSES = pytest.mark.parametrize("name", ANALYSES)
@@ -463,3 +477,55 @@ def test_mappings_that_are_no_dict_are_arguments_as_others(tmp_path: Path) -> No
     callback = RepresentationGeometry(MappingProxyType({"enc": "encoder"}), draw_figures=False)
     fit(tmp_path, [callback])
     assert len(callback.history) == 3
+
+
+# ------------------------------------------------- words that are wrong
+
+
+@OF_ANALYSES
+def test_an_argument_that_it_does_not_have_is_told_in_its_own_name(name: str) -> None:
+    kind = type(analysis(name))
+    with pytest.raises(TypeError, match=f"{name} has no argument `every_n_validation`. Nearest: `every_n_validations`"):
+        _made_with(kind, every_n_validation=2)
+
+
+def _made_with(kind: type, **kwargs: Any) -> Any:
+    """As a user would, with whatever else it cannot do without."""
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]  # type: ignore[misc]
+    needed = [one.name for one in parameters if one.default is one.empty and one.kind is not one.VAR_KEYWORD]
+    if "targets" in (one.name for one in parameters):
+        needed.append("labels")
+    given = {"tasks": tasks, "facts": FACTS, "treebank": treebank, "entities": entities, "statements": statements}
+    given |= {"metrics": Norm(), "sites": "encoder", "tokenizer": letters, "labels": ["tags"], "target": "tags"}
+    return kind(**{one: given.get(one, "encoder") for one in needed}, **kwargs)
+
+
+@OF_ANALYSES
+def test_a_gate_on_a_measure_that_nobody_logs_is_refused_at_the_start(tmp_path: Path, name: str) -> None:
+    callback, model = analysis(name), Tagger()
+    firsts = {key.split("/")[0] for key in callback.measures(model)}
+    assert firsts <= MEASURES | COMMON
+    key = next(key for key in callback.measures(model) if key.split("/")[0] in MEASURES)
+    other = ValidationOnly()
+    with pytest.raises(ValueError, match="which nobody logs"):
+        fit(tmp_path, [other, EarlyStopping(key)], model)
+    assert model.global_step == 0
+
+
+class ValidationOnly(ValidationAnalysis):
+    """Reads next to nothing."""
+
+    def measures(self, model: Any = None) -> dict[str, str]:
+        return {"batches": "summary"}
+
+    def resolve(self, model: Any) -> None:
+        self.seen = 0
+
+    def begin(self) -> None:
+        self.seen = 0
+
+    def after_batch(self, batch: Any, selection: Any) -> None:
+        self.seen += 1
+
+    def finish(self) -> dict[str, float]:
+        return {"batches": float(self.seen)}

@@ -37,7 +37,7 @@ from lightning_interp._layout import LayoutResolver
 from lightning_interp.metrics import SpectralGeometry
 from lightning_interp.tasks import Task
 from lightning_interp.tasks.scoring import pair_list
-from tests.callbacks.test_every_callback import (
+from tests.callbacks.recipes import (
     FACTS,
     as_language_model,
     entities,
