@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from lightning_interp._attempt import cause
 from lightning_interp._loggers import Pixels, file_name, how_to_embed, how_to_show, write_layout
 from lightning_interp.compat import pl
 
@@ -68,7 +69,7 @@ def _folder_here(trainer: pl.Trainer) -> str:
             return os.path.join(os.fspath(root), str(logger.name), version)
     except Exception as error:
         warnings.warn(
-            f"{type(trainer.loggers[0]).__name__} does not tell its folder ({_cause(error)}); "
+            f"{type(trainer.loggers[0]).__name__} does not tell its folder ({cause(error)}); "
             f"files go to {trainer.default_root_dir}/lightning_interp_logs.",
             stacklevel=3,
         )
@@ -242,7 +243,7 @@ class Reporter:
     def _warn_once(self, kind: str, message: str, error: Exception) -> None:
         if kind not in self._warned:
             self._warned.add(kind)
-            text = f"{message}: {_cause(error)}. Training goes on; this is said once."
+            text = f"{message}: {cause(error)}. Training goes on; this is said once."
             warnings.warn(text, category=RuntimeWarning, stacklevel=3)
 
 
@@ -258,7 +259,3 @@ def _write_png(path: Path, pixels: Pixels) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     Image.fromarray(pixels).save(draft, format="PNG")
     draft.replace(path)
-
-
-def _cause(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -16,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from lightning_interp._attempt import attempt, cause
 from lightning_interp._batches import BatchSize, batch_size
 from lightning_interp._collate_order import why_order_is_unknown
 from lightning_interp._forward import Forward
@@ -866,11 +867,12 @@ class ValidationAnalysis(pl.Callback):
         if self._raises():
             raise error
         self.failed += 1
-        self._say(
-            "drop",
-            f"dropped a reading and goes on: {_cause(error)}. Later ones are counted under "
-            f"'failed/{self._name}' without a warning, and gates on its keys wait for the next one.",
-        )
+        if self.failed == 1:
+            warnings.warn(
+                f"{self._name} dropped a reading and goes on: {cause(error)}. Later ones are counted under "
+                f"'failed/{self._name}' without a warning, and gates on its keys wait for the next one.",
+                stacklevel=2,
+            )
         self._afterwards(
             "tell gates of a dropped reading", lambda: self._held.hold(trainer, self.logged_keys(pl_module))
         )
@@ -886,19 +888,10 @@ class ValidationAnalysis(pl.Callback):
             Whether it was done.
 
         """
-        try:
+        if self._rehearsing or self.on_error == "raise":
             work()
-        except Exception as error:
-            if self._rehearsing or self.on_error == "raise":
-                raise
-            self._say(what, f"could not {what}: {_cause(error)}. Training goes on; this is said once.")
-            return False
-        return True
-
-    def _say(self, kind: str, message: str) -> None:
-        if kind not in self._said:
-            self._said.add(kind)
-            warnings.warn(f"{self._name} {message}", stacklevel=3)
+            return True
+        return attempt(self._name, self._said, what, work)
 
     def _tell_undefined(self, keys: list[str]) -> None:
         if keys and not self._warned_of_undefined:
@@ -989,10 +982,6 @@ def _check_parameters(parameters: SameParameters) -> None:
     others = parameters.restore()
     if others:
         raise RuntimeError(f"the model had other parameters at {others[:3]} afterwards, which were put back.")
-
-
-def _cause(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _tell_nothing_read(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

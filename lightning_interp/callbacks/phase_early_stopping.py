@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from lightning_interp._attempt import attempt
 from lightning_interp._fresh import find
 from lightning_interp.callbacks._unattached import unattached
 from lightning_interp.callbacks._val_loop import tell_no_validation
@@ -125,6 +126,7 @@ class PhaseEarlyStopping(pl.Callback):
         self.stopped_step: int | None = None
         self._rule = self._new_rule()
         self._checked = False
+        self._said: set[str] = set()
         self._pending = False
         self._trainer: weakref.ref[Any] | None = None
 
@@ -188,7 +190,7 @@ class PhaseEarlyStopping(pl.Callback):
         value = find(phases.fresh, self.monitor)
         stop, said = False, None
         if standing.current >= self.phase and value is not None:
-            stop, said = self._decide(trainer.global_step, value, phases)
+            stop, said = self._tried(trainer.global_step, value, phases)
         stop = bool(trainer.strategy.reduce_boolean_decision(stop, all=False))
         if stop:
             trainer.should_stop = True
@@ -198,6 +200,13 @@ class PhaseEarlyStopping(pl.Callback):
             pl.utilities.rank_zero_info(
                 f"PhaseEarlyStopping{' stops' if stop else ''} at step {trainer.global_step}: {said}."
             )
+
+    def _tried(self, step: int, value: float, phases: TrainingPhases) -> tuple[bool, str | None]:
+        """The decision; where it fails, the training goes on."""
+        found: list[tuple[bool, str | None]] = [(False, None)]
+        name = type(self).__name__
+        attempt(name, self._said, "decide whether to stop", lambda: found.append(self._decide(step, value, phases)))
+        return found[-1]
 
     def _decide(self, step: int, value: float, phases: TrainingPhases) -> tuple[bool, str | None]:
         if not math.isfinite(value):

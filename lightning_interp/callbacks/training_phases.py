@@ -6,7 +6,8 @@ import math
 import time
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from lightning_interp._attempt import attempt
 from lightning_interp._fresh import FreshMetrics, find
 from lightning_interp.callbacks._unattached import unattached
 from lightning_interp.callbacks._val_loop import tell_no_validation
@@ -219,6 +221,7 @@ class TrainingPhases(pl.Callback):
         self._checked = False
         self._pending = False
         self._laid_out = False
+        self._said: set[str] = set()
 
     # ------------------------------------------------- what it found
 
@@ -329,13 +332,13 @@ class TrainingPhases(pl.Callback):
             return
         self.process(trainer, pl_module)
         if time.monotonic() > self._next_drawing:
-            self._draw(trainer)
+            self._attempt("draw", lambda: self._draw(trainer))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the whole run and say where it stands."""
         if self._off or not self._series:
             return
-        self._draw(trainer)
+        self._attempt("draw", lambda: self._draw(trainer))
         pl.utilities.rank_zero_info(f"TrainingPhases: {self.conclusion}.")
 
     def process(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Standing:
@@ -357,12 +360,23 @@ class TrainingPhases(pl.Callback):
             if value is not None and math.isfinite(value):
                 self._take(key, step, value)
         if step > 0 and self._series.get(self._deciding, ([], []))[0][-1:] == [step]:
-            self._tracker.update(step, self._judge())
-        self._log(trainer)
+            attempt(
+                type(self).__name__, self._said, "tell the phase", lambda: self._tracker.update(step, self._judge())
+            )
+        self._attempt("log the phase", lambda: self._log(trainer))
         if not self._laid_out and self._reporter is not None:
             self._laid_out = True
-            self._reporter.layout(trainer, {_PAGE: self._charts(trainer, pl_module)})
+            layout = partial(self._reporter.layout, trainer)
+            attempt(
+                type(self).__name__,
+                self._said,
+                "lay out charts",
+                lambda: layout({_PAGE: self._charts(trainer, pl_module)}),
+            )
         return self.standing
+
+    def _attempt(self, what: str, work: Callable[[], object]) -> None:
+        attempt(type(self).__name__, self._said, what, work)
 
     # ------------------------------------------------- state
 
