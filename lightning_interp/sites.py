@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, get_args
 
 from torch import Tensor, nn
 
+from lightning_interp._containers import mapped
 from lightning_interp._layout import Layout, LayoutResolver, check_sites, fit_mask, from_btd, infer_layout, to_btd
 from lightning_interp._site_names import clean_name, listed, match_sites, modules_by_name, resolve_sites, short_names
-from lightning_interp._site_output import WHICH, OutputKey, replicated, select
+from lightning_interp._site_output import WHICH, OutputKey, copied_tensor, replicated, select
 from lightning_interp._taps import SWITCH, Call, Kept, Slot, Tap, lasting, tapped
 
 __all__ = [
@@ -221,6 +222,9 @@ class SiteRecorder:
         if in_graph and isinstance(output, Tensor) and output.is_cuda:
             # The next replay of a CUDA graph overwrites what this one returned.
             output = lasting(output)
+        if short in self.whole or callable(self.output[short]):
+            # For the user's own function, which may change what it is given.
+            output = mapped(output, copied_tensor)
         if short in self.whole:
             return "", output
         tensor: Any = output
