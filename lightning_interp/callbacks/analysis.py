@@ -668,8 +668,8 @@ class ValidationAnalysis(pl.Callback):
     def _let_go(self) -> None:
         self._active = self._fitting = False
         self._modules = {}
-        self._held.release()
-        self.release()
+        for what, work in (("let gates go on", self._held.release), ("let go of the model", self.release)):
+            attempt(self._name, self._said, what, work)
 
     # ------------------------------------------------- state
 
@@ -696,7 +696,7 @@ class ValidationAnalysis(pl.Callback):
         return {
             "history": self.history.state_dict(),
             "validations": self._validations - (self._open is not None),
-            "due": self._open if self._open is not None else self._due_here(),
+            "due": self._open if self._open is not None else self._due_next(),
             "rehearsed": self._rehearsed,
             "failed": self.failed,
             "samples": None if self._samples is None else self._samples._asdict(),
@@ -716,6 +716,12 @@ class ValidationAnalysis(pl.Callback):
         self._samples = None if samples is None else Samples(**samples)
         self._spent, self._last_seconds = state_dict["spent"], state_dict["last_seconds"]
         self._elapsed, self._resumed = state_dict["elapsed"], time.monotonic()
+
+    def _due_next(self) -> int | None:
+        # A checkpoint is not to fail for it.
+        found: list[int | None] = [None]
+        attempt(self._name, self._said, "tell whether a validation is due", lambda: found.append(self._due_here()))
+        return found[-1]
 
     def _due_here(self) -> int | None:
         """The batch after which a validation run is due that has not begun, where one is: a restart passes over it."""

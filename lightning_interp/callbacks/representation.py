@@ -287,6 +287,9 @@ class RepresentationMetrics(ValidationAnalysis):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the whole history, and show the representations asked for."""
         super().on_fit_end(trainer, pl_module)
+        self._afterwards("show the projector", lambda: self._show_vectors(trainer))
+
+    def _show_vectors(self, trainer: pl.Trainer) -> None:
         if self._reporter is not None and len(self.history):
             for site, sample in self._collected.items():
                 tag = self.full_key(site_key("representations", site))

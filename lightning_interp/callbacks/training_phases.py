@@ -18,7 +18,7 @@ from torch import nn
 from lightning_interp._attempt import attempt
 from lightning_interp._fresh import FreshMetrics, find
 from lightning_interp.callbacks._unattached import unattached
-from lightning_interp.callbacks._val_loop import tell_no_validation
+from lightning_interp.callbacks._val_loop import tell_no_validation, why_no_validation
 from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
 from lightning_interp.compat import check_trainer, pl
@@ -336,7 +336,13 @@ class TrainingPhases(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the whole run and say where it stands."""
-        if self._off or not self._series:
+        if self._off:
+            return
+        if not self._series:
+            if not why_no_validation(trainer, pl_module):
+                pl.utilities.rank_zero_warn(
+                    f"TrainingPhases: the fit ended without a validation that logs {self.loss!r}."
+                )
             return
         self._attempt("draw", lambda: self._draw(trainer))
         pl.utilities.rank_zero_info(f"TrainingPhases: {self.conclusion}.")
