@@ -164,8 +164,8 @@ def test_another_model_has_a_baseline_of_its_own(tmp_path: Path) -> None:
         trainer(tmp_path, [callback]).validate(model, data(4), verbose=False)
         own[name] = callback.reading["norm_baseline/embedding"]
     assert own["first"] == own["again"] != own["second"]
-    assert analyze(second, data(4), callback)["norm_baseline/embedding"] == own["second"]
-    assert analyze(first, data(4), callback)["norm_baseline/embedding"] not in own.values()
+    # It starts from nothing, whatever the callback has read before.
+    assert analyze(second, data(4), callback)["norm_baseline/embedding"] not in own.values()
 
 
 def test_a_vector_that_is_not_finite_leaves_a_site_undefined(tmp_path: Path) -> None:
