@@ -28,7 +28,8 @@ def analyze(
     """Read a finished model: the measures that the callbacks would log at a validation.
 
     Runs the model once over the loader in evaluation mode and without gradients, on the device where it is. Neither the
-    model (mode, random state, hooks) nor the history of a callback is changed.
+    model (mode, random state, hooks) nor the history of a callback is changed. What is read is what a fresh callback
+    would read: nothing of a fit enters, be it the start, a baseline or an earlier reading.
 
     Args:
         model: A ``LightningModule``, of which ``validation_step`` is run where it has one, a transformers model or any

@@ -47,7 +47,7 @@ class SentenceAnalysis(AcquisitionAnalysis):
 
     """
 
-    _attached = ("_lm",)
+    attached = ("_lm",)
 
     def __init__(
         self,

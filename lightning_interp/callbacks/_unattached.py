@@ -11,17 +11,17 @@ _OF_LIGHTNING = ("log", "log_dict")
 
 
 def unattached(owner: object) -> dict[str, Any]:
-    """What a copy of an object starts with: its attributes, with None for those that its classes name ``_attached``.
+    """What a copy of an object starts with: its attributes, with None for those that its classes name ``attached``.
 
     Example:
         >>> class Reader:
-        ...     _attached = ("model",)
+        ...     attached = ("model",)
         ...     def __init__(self):
         ...         self.model, self.sites = object(), ["enc"]
         >>> unattached(Reader())
         {'model': None, 'sites': ['enc']}
 
     """
-    dropped = {name for kind in type(owner).__mro__ for name in vars(kind).get("_attached", ())}
+    dropped = {name for kind in type(owner).__mro__ for name in vars(kind).get("attached", ())}
     held = {name: value for name, value in vars(owner).items() if name not in _OF_LIGHTNING}
     return {name: None if name in dropped else value for name, value in held.items()}

@@ -129,7 +129,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
 
     """
 
-    _attached = ("_recorder",)
+    attached = ("_recorder",)
 
     def __init__(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 import time
 import warnings
 import weakref
@@ -24,8 +23,17 @@ from lightning_interp._fresh import FreshMetrics
 from lightning_interp._safe_keys import PLACEHOLDERS, safe_keys
 from lightning_interp._same_data import DataChecksum, Samples
 from lightning_interp._same_parameters import SameParameters
+from lightning_interp.callbacks._analyses import (
+    analyses,
+    reported_earlier,
+    silence_sync_warning,
+    task_metrics,
+    tell_nothing_read,
+    unique_name,
+)
 from lightning_interp.callbacks._argument_names import refuse_unknown_arguments
 from lightning_interp.callbacks._held_gates import HeldGates
+from lightning_interp.callbacks._replicas import check_replicas, data_group, largest
 from lightning_interp.callbacks._same_arguments import check_same_arguments
 from lightning_interp.callbacks._unattached import unattached
 from lightning_interp.callbacks._val_loop import (
@@ -33,11 +41,10 @@ from lightning_interp.callbacks._val_loop import (
     tell_no_validation,
     validation_due,
     validation_loaders,
-    why_no_validation,
 )
 from lightning_interp.callbacks.gate_checks import check_gates
 from lightning_interp.compat import check_trainer, pl
-from lightning_interp.distributed import Maximum, Minimum, PeerError, Steps, agree, run, settled, world_size
+from lightning_interp.distributed import PeerError, agree, run, settled, world_size
 from lightning_interp.history import CsvLog, History, Reading, merge_rows, with_settings
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.positions import SamplePositions, Selection
@@ -51,8 +58,6 @@ Draw = Callable[[], Figure]
 
 # May differ between ranks: files and pictures are made on one of them.
 _OF_RANK = ("draw_figures", "figure_interval", "write_csv")
-# Facts about what was read, which several callbacks on one site share; the first of them reports.
-_FACTS = ("rows", "nonfinite")
 
 
 class ValidationAnalysis(pl.Callback):
@@ -99,11 +104,12 @@ class ValidationAnalysis(pl.Callback):
 
     """
 
-    # Attributes of each class that belong to a model or a Trainer: a copy has None there, until it is attached itself.
-    _attached: tuple[str, ...] = (
+    is_analysis = True
+    attached: tuple[str, ...] = (
         *("_trainer", "_csv", "_reporter", "group", "run_batch", "step_output"),
         *("_selection", "_error", "_values", "_pending", "_collate"),
     )
+    """Attributes of a class that belong to a model or a Trainer: a copy has None there, until it is attached itself."""
     # Arguments that change no value of a reading.
     _outward: tuple[str, ...] = (
         "prefix",
@@ -376,9 +382,9 @@ class ValidationAnalysis(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Attach to the model and check arguments and keys against those of other ranks and callbacks."""
-        if self is _analyses(trainer)[0]:
+        if self is analyses(trainer)[0]:
             check_same_arguments(
-                {_unique_name(one, trainer): arguments(one, leave_out=_OF_RANK) for one in _analyses(trainer)}
+                {unique_name(one, trainer): arguments(one, leave_out=_OF_RANK) for one in analyses(trainer)}
             )
         self._attach(trainer, pl_module)
         if self._reporter is not None:
@@ -389,9 +395,9 @@ class ValidationAnalysis(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check what gates watch, and that there will be something to read; only now does Lightning know of both."""
-        if self is _analyses(trainer)[0]:
+        if self is analyses(trainer)[0]:
             check_gates(trainer, pl_module)
-            tell_no_validation(trainer, pl_module, [one._name for one in _analyses(trainer)])
+            tell_no_validation(trainer, pl_module, [one._name for one in analyses(trainer)])
         if self.reads_batches and self.given_by_place() and trainer.val_dataloaders is not None:
             self.positions = self._find_loader(trainer)
             self.check_positions()
@@ -399,7 +405,7 @@ class ValidationAnalysis(pl.Callback):
     def _attach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.release()
         self._collate = None
-        self._name = _unique_name(self, trainer)
+        self._name = unique_name(self, trainer)
         if "dataloader_iter" in inspect.signature(pl_module.validation_step).parameters:
             raise ValueError(
                 f"{type(pl_module).__name__}.validation_step takes `dataloader_iter`, and Lightning hands no batch to "
@@ -414,9 +420,9 @@ class ValidationAnalysis(pl.Callback):
         self.resolve(pl_module)
         self._modules = dict(pl_module.named_modules())
         self._tell_names(pl_module)
-        self._elsewhere = _reported_earlier(self, trainer, pl_module)
+        self._elsewhere = reported_earlier(self, trainer, pl_module)
         if world_size() > 1:
-            _silence_sync_warning([self.full_key(key) for key in [*self.measures(pl_module), *self._own_keys()]])
+            silence_sync_warning([self.full_key(key) for key in [*self.measures(pl_module), *self._own_keys()]])
         folder = log_folder(trainer)
         path = None if folder is None else folder / "readings.csv"
         if self._csv is None or self._csv.asked != path:
@@ -451,7 +457,7 @@ class ValidationAnalysis(pl.Callback):
             self._count_validation(trainer.fit_loop.epoch_loop.total_batch_idx)
             if (self._validations - 1) % self.every_n_validations or not self._affordable():
                 return
-        self._active, self.group = True, _data_group(trainer)
+        self._active, self.group = True, data_group(trainer)
         self._guarded(lambda: self._prepare(trainer, pl_module))
         self._seconds += time.perf_counter() - started
 
@@ -529,8 +535,8 @@ class ValidationAnalysis(pl.Callback):
             self._seconds += time.perf_counter() - started
         # Now, since in later hooks the model may have other weights than those that were validated, as under weight
         # averaging; and by the last of the analyses, when all of them have taken in the batch.
-        if is_last_batch(trainer) and self is _analyses(trainer)[-1]:
-            for analysis in _analyses(trainer):
+        if is_last_batch(trainer) and self is analyses(trainer)[-1]:
+            for analysis in analyses(trainer):
                 analysis._finish(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -554,7 +560,7 @@ class ValidationAnalysis(pl.Callback):
             if self.changed is not None:
                 self.start_anew()
             self._samples = self._read_samples
-        self._last_seconds = run(_largest(self._seconds))
+        self._last_seconds = run(largest(self._seconds))
         self._spent += self._last_seconds
         self._pending = self.reading = reading
         if not self._afterwards("log its values", lambda: self._publish(trainer, pl_module)) and self._fitting:
@@ -604,7 +610,7 @@ class ValidationAnalysis(pl.Callback):
             self._check_number,
             self._check_samples,
             lambda: values.update({key: _number(key, value) for key, value in self.finish().items()}),
-            lambda: _check_replicas({**values, **self.shared()}, trainer),
+            lambda: check_replicas({**values, **self.shared()}, trainer),
             lambda: reading.update(self._keyed(values)),
         ]
         if not settled(self._error, self.group):
@@ -631,7 +637,7 @@ class ValidationAnalysis(pl.Callback):
                 self._afterwards("write its reading down", lambda: self._write_down(trainer, values))
             self._validated, self._open = self._open, None
             # The last of them writes for all, once all have their reading.
-            if self is _analyses(trainer)[-1]:
+            if self is analyses(trainer)[-1]:
                 self._afterwards("write readings.csv", lambda: self._write_csv(trainer))
             if values is not None and time.monotonic() > self._next_drawing:
                 self._afterwards("draw", lambda: self._draw(trainer))
@@ -639,7 +645,7 @@ class ValidationAnalysis(pl.Callback):
         self._fresh.start(trainer)
 
     def _write_down(self, trainer: pl.Trainer, values: Mapping[str, float]) -> None:
-        context = _task_metrics(trainer, self._fresh)
+        context = task_metrics(trainer, self._fresh)
         # A reading that was dropped, or lost with the process that made it, leaves a gap in the numbers.
         index = (self._validations - 1) // self.every_n_validations
         self._afterwards("describe how it reads", lambda: self._note(trainer))
@@ -652,10 +658,10 @@ class ValidationAnalysis(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the whole history, write what could not be written before, and say where there is none."""
         self._afterwards("draw", lambda: self._draw(trainer))
-        if self is _analyses(trainer)[-1]:
+        if self is analyses(trainer)[-1]:
             self._afterwards("write readings.csv", lambda: self._write_csv(trainer))
-        if self is _analyses(trainer)[0]:
-            _tell_nothing_read(trainer, pl_module)
+        if self is analyses(trainer)[0]:
+            tell_nothing_read(trainer, pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave nothing attached to the model, and nothing held."""
@@ -923,7 +929,7 @@ class ValidationAnalysis(pl.Callback):
         )
 
     def _write_csv(self, trainer: pl.Trainer) -> None:
-        writers = [analysis for analysis in _analyses(trainer) if analysis.write_csv]
+        writers = [analysis for analysis in analyses(trainer) if analysis.write_csv]
         if not writers or self._csv is None or not trainer.is_global_zero:
             return
         histories = [analysis.history for analysis in writers]
@@ -988,99 +994,3 @@ def _check_parameters(parameters: SameParameters) -> None:
     others = parameters.restore()
     if others:
         raise RuntimeError(f"the model had other parameters at {others[:3]} afterwards, which were put back.")
-
-
-def _tell_nothing_read(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-    empty = [one for one in _analyses(trainer) if not len(one.history)]
-    if empty and not why_no_validation(trainer, pl_module):
-        seen = "; ".join(f"{one._name}: {one._validations} validation runs, {one.failed} dropped" for one in empty)
-        pl.utilities.rank_zero_warn(f"The fit ended without a reading ({seen}).")
-
-
-def _largest(seconds: float) -> Steps[float]:
-    """The time of the slowest rank."""
-    merged: Tensor = yield Maximum(torch.tensor(seconds))
-    return float(merged)
-
-
-def _analyses(trainer: pl.Trainer) -> list[ValidationAnalysis]:
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return [callback for callback in callbacks if isinstance(callback, ValidationAnalysis)]
-
-
-def _unique_name(analysis: ValidationAnalysis, trainer: pl.Trainer) -> str:
-    """The class name; the second and later ones of a class are numbered."""
-    twins = [other for other in _analyses(trainer) if type(other) is type(analysis)]
-    place = next((index for index, other in enumerate(twins) if other is analysis), 0)
-    return type(analysis).__name__ + (f"_{place + 1}" if place else "")
-
-
-def _reported_earlier(analysis: ValidationAnalysis, trainer: pl.Trainer, model: nn.Module) -> frozenset[str]:
-    """Facts that an earlier callback reports; any other key in common is an error."""
-    mine = {analysis.full_key(key): key for key in analysis._named_measures(model)}
-    facts: set[str] = set()
-    for other in _analyses(trainer):
-        if other is analysis:
-            break
-        shared = mine.keys() & {other.full_key(key) for key in other.measures(model)}
-        facts |= {key for key in shared if mine[key].split("/")[0] in _FACTS}
-        clash = sorted(shared - facts)
-        if clash:
-            raise ValueError(
-                f"{type(other).__name__} and {type(analysis).__name__} would both log {clash[:3]}"
-                f"{' and more' if len(clash) > 3 else ''}: give one of them another `prefix`."
-            )
-    return frozenset(facts)
-
-
-def _task_metrics(trainer: pl.Trainer, fresh: FreshMetrics) -> dict[str, float]:
-    """What the model and others logged since the last validation, without what the callbacks of this package did."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    ours = {key for one in _analyses(trainer) for key in (*one.reading, *map(one.full_key, one._own_keys()))}
-    # Phases are logged when the reading is over: what stands there now is that of the validation before.
-    others = [one for one in callbacks if hasattr(one, "logged_keys") and not isinstance(one, ValidationAnalysis)]
-    ours |= {key for one in others for key in one.logged_keys()}
-    return {key: value for key, value in fresh.read(trainer).items() if key not in ours}
-
-
-def _silence_sync_warning(keys: list[str]) -> None:
-    """Our values are merged before they are logged; the advice to average them does not apply."""
-    for key in keys:
-        warnings.filterwarnings(
-            "ignore", re.escape(f"It is recommended to use `self.log({key!r}, ..., sync_dist=True)`")
-        )
-
-
-def _data_group(trainer: pl.Trainer) -> Any:
-    mesh = getattr(trainer.strategy, "device_mesh", None)
-    if mesh is not None and "data_parallel" in (mesh.mesh_dim_names or ()):
-        return mesh["data_parallel"].get_group()
-    return None
-
-
-def _check_replicas(values: Mapping[str, Tensor | float], trainer: pl.Trainer) -> None:
-    """Ranks that see the same data must have read the same; a part of a sharded activation would not be.
-
-    Raises:
-        ValueError: If they have not.
-
-    """
-    mesh: Any = getattr(trainer.strategy, "device_mesh", None)
-    names = () if mesh is None else mesh.mesh_dim_names or ()
-    for name in names:
-        if name != "data_parallel" and mesh[name].size() > 1:
-            found = torch.tensor([float(value) for value in values.values()], dtype=torch.float64).nan_to_num()
-            low, high = run(_range_of(found), mesh[name].get_group())
-            apart = (high - low > 1e-4 * high.abs().clamp(min=1e-3)).tolist()
-            keys = [key for key, differs in zip(values, apart, strict=True) if differs]
-            if keys:
-                raise ValueError(
-                    f"{keys[0]} differs between the ranks of {name!r}: each has a part of the site's output only. Read "
-                    "a site whose output all of them have (output_layouts=Replicate())."
-                )
-
-
-def _range_of(values: Tensor) -> Steps[tuple[Tensor, Tensor]]:
-    low: Tensor = yield Minimum(values)
-    high: Tensor = yield Maximum(values)
-    return low, high

@@ -108,7 +108,7 @@ class ConfidenceCalibration(ValidationAnalysis):
 
     """
 
-    _attached = ("_recorder", "_output_recorder")
+    attached = ("_recorder", "_output_recorder")
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lightning_interp.callbacks._analyses import analyses
 from lightning_interp.compat import pl
 
 if TYPE_CHECKING:
@@ -89,15 +90,15 @@ def check_gates(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         Under a millisecond.
 
     """
-    analyses = list(_analyses(trainer))
-    if not analyses:
+    readers = analyses(trainer)
+    if not readers:
         return
-    undefined = {key: other for one in analyses for key, other in one.conditional_keys(pl_module).items()}
+    undefined = {key: other for one in readers for key, other in one.conditional_keys(pl_module).items()}
     known = known_keys(trainer, pl_module)
-    rare = {key: _rhythm(one) for one in analyses for key in one.logged_keys(pl_module)}
-    ours = MEASURES | {_first(key, one.prefix) for one in analyses for key in _all_keys(one, pl_module)}
+    rare = {key: _rhythm(one) for one in readers for key in one.logged_keys(pl_module)}
+    ours = MEASURES | {_first(key, one.prefix) for one in readers for key in _all_keys(one, pl_module)}
     ours -= {"seconds", "failed"}
-    prefixes = {one.prefix for one in analyses} | {""}
+    prefixes = {one.prefix for one in readers} | {""}
     for gate in _gates(trainer):
         key = gate.monitor
         if key in undefined:
@@ -133,7 +134,7 @@ def _rhythm(analysis: Any) -> str:
 
 def known_keys(trainer: pl.Trainer, pl_module: pl.LightningModule) -> frozenset[str]:
     """Every key that the analyses in the Trainer log, though perhaps not at each validation."""
-    return frozenset(key for one in _analyses(trainer) for key in one.logged_keys(pl_module))
+    return frozenset(key for one in analyses(trainer) for key in one.logged_keys(pl_module))
 
 
 def explain_missing(
@@ -148,7 +149,7 @@ def explain_missing(
         logged: What a validation run logged, where there has been one.
 
     """
-    for one in _analyses(trainer):
+    for one in analyses(trainer):
         if key in _all_keys(one, pl_module):
             name = type(one).__name__
             return f'{key!r}, which {name} logs at another level only: give {name} `log="full"`.'
@@ -158,14 +159,6 @@ def explain_missing(
     shown = [name for name in available if not name.startswith(("seconds/", "failed/"))]
     rest = f" and {len(shown) - 20} more" if len(shown) > 20 else ""
     return f"{key!r}, which nobody logs.{near} Available: {', '.join(map(repr, shown[:20])) or 'none'}{rest}."
-
-
-def _analyses(trainer: pl.Trainer) -> Iterator[ValidationAnalysis]:
-    # Imported here since the base of the analyses uses this module.
-    from lightning_interp.callbacks.analysis import ValidationAnalysis
-
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return (callback for callback in callbacks if isinstance(callback, ValidationAnalysis))
 
 
 def _all_keys(analysis: ValidationAnalysis, pl_module: pl.LightningModule) -> set[str]:

@@ -157,7 +157,7 @@ class NoiseRobustness(ValidationAnalysis):
 
     """
 
-    _attached = ("_model", "_live", "_noise", "_recorder", "_initial", "_overheard", "_epoch_start")
+    attached = ("_model", "_live", "_noise", "_recorder", "_initial", "_overheard", "_epoch_start")
 
     def __init__(
         self,

@@ -78,7 +78,7 @@ class PhaseEarlyStopping(pl.Callback):
 
     """
 
-    _attached = ("_trainer",)
+    attached = ("_trainer",)
 
     def __init__(
         self,

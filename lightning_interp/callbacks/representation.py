@@ -125,7 +125,7 @@ class RepresentationMetrics(ValidationAnalysis):
     seed = 0
     """Of what a forward pass of ``data`` draws at random; a callback that has an argument of this name sets it."""
 
-    _attached = ("_model", "_live", "_recorder")
+    attached = ("_model", "_live", "_recorder")
 
     def __init__(
         self,

@@ -68,7 +68,8 @@ class RepresentationDrift(RepresentationMetrics):
     ``nonfinite/<site>``                          full     positions left out as not finite
     ============================================  =======  =============================================================
 
-    The two ``cka`` are undefined, and not logged, at the first reading; ``cka/<site>/previous`` also outside of a fit.
+    The two ``cka`` are undefined, and not logged, at the first reading; ``cka/<site>/previous`` also outside of a fit,
+    and both under :func:`lightning_interp.analyze`, which compares with nothing.
     Positions can be compared only where samples are the same: a reading of others, or of the same in another order, is
     the first of a new row of readings, which is said once.
     Silhouette and purity are undefined where there are too few classes or rows.

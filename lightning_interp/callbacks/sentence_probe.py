@@ -107,7 +107,7 @@ class SentenceProbe(ValidationAnalysis):
     extra_width = 0
     """How many numbers a sentence :meth:`extra` gives."""
 
-    _attached = ("_module", "_recorder", "_baseline_of")
+    attached = ("_module", "_recorder", "_baseline_of")
 
     def __init__(
         self,

@@ -141,7 +141,7 @@ class TaskSpace(ValidationAnalysis):
 
     """
 
-    _attached = ("_reader",)
+    attached = ("_reader",)
 
     def __init__(
         self,

@@ -137,7 +137,7 @@ class TrainingPhases(pl.Callback):
 
     """
 
-    _attached = ("_trainer", "_reporter")
+    attached = ("_trainer", "_reporter")
 
     def __init__(
         self,

@@ -176,7 +176,7 @@ def test_what_is_no_number_is_refused_in_the_sanity_check_and_dropped_later(
 @OF_ANALYSES
 def test_nothing_around_a_reading_ends_a_fit(tmp_path: Path, name: str, where: str) -> None:
     callback = analysis(name)
-    callback.draw_figures, callback.figure_interval = True, 0.0
+    callback.draw_figures, callback.figure_interval = where == "figures", 0.0
     works = getattr(callback, where)
 
     def fails(*args: Any, **kwargs: Any) -> Any:
@@ -250,16 +250,17 @@ def test_a_callback_is_pickled_before_during_and_after_a_fit(tmp_path: Path, nam
 
     model = Tagger()
     copies["before"] = copied(callback, model)
-    fit(tmp_path, [*others, callback, Pickle()], model)
+    fit(tmp_path, [*others, callback, Pickle()], model, max_epochs=1)
     copies["after"] = copied(callback, model)
     assert isinstance(copies["after"], type(callback))
     if isinstance(callback, ValidationAnalysis):
         assert timeless(copies["after"]) == timeless(callback)  # type: ignore[arg-type]
     # Whenever it was taken, a copy does in another Trainer what the callback does.
-    for when, one in copies.items():
-        fresh = CALLBACKS[name](False)
-        fit(tmp_path / when, [*CALLBACKS[name](False)[:-1], one])
-        fit(tmp_path / f"{when} fresh", fresh)
+    fresh = CALLBACKS[name](False)
+    fit(tmp_path / "fresh", fresh, max_epochs=1)
+    for when in ("before", "batch", "after"):
+        one = copies[when]
+        fit(tmp_path / when, [*CALLBACKS[name](False)[:-1], one], max_epochs=1)
         if isinstance(one, ValidationAnalysis):
             assert timeless(one) == timeless(fresh[-1])  # type: ignore[arg-type]
         else:
