@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,9 @@ from torch.nn.parameter import is_lazy
 from lightning_interp._registries import contents, put_back
 from lightning_interp._sharding import exchanges_parameters
 
-__all__ = ["SameParameters"]
+__all__ = ["SameParameters", "with_same_parameters"]
+
+T = TypeVar("T")
 
 
 class SameParameters:
@@ -83,6 +86,31 @@ class _Place:
     @property
     def moved(self) -> bool:
         return self.fixed and _address(self.parameter) != self.address
+
+
+def with_same_parameters(model: nn.Module, work: Callable[[], T]) -> T:
+    """Do what may run a model, and see that its parameters are where they were; else they are put back.
+
+    Raises:
+        RuntimeError: If they are not, and the work itself raised nothing.
+
+    Example:
+        >>> model = nn.Linear(1, 1)
+        >>> with_same_parameters(model, lambda: setattr(model, "bias", None))
+        Traceback (most recent call last):
+        RuntimeError: the model had other parameters at ['bias'] afterwards; they were put back.
+
+    """
+    same = SameParameters(model)
+    try:
+        found = work()
+    except Exception:
+        same.restore()
+        raise
+    others = same.restore()
+    if others:
+        raise RuntimeError(f"the model had other parameters at {others[:3]} afterwards; they were put back.")
+    return found
 
 
 def _whole_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -22,7 +22,7 @@ from lightning_interp._forward import Forward
 from lightning_interp._fresh import FreshMetrics
 from lightning_interp._safe_keys import PLACEHOLDERS, safe_keys
 from lightning_interp._same_data import DataChecksum, Samples
-from lightning_interp._same_parameters import SameParameters
+from lightning_interp._same_parameters import with_same_parameters
 from lightning_interp.callbacks._analyses import (
     analyses,
     reported_earlier,
@@ -558,7 +558,7 @@ class ValidationAnalysis(pl.Callback):
         self._rehearsed = True
         if self._fitting:
             if self.changed is not None:
-                self.start_anew()
+                self._afterwards("start anew", self.start_anew)
             self._samples = self._read_samples
         self._last_seconds = run(largest(self._seconds))
         self._spent += self._last_seconds
@@ -594,10 +594,10 @@ class ValidationAnalysis(pl.Callback):
         if self._active and not self._complete:
             started = time.perf_counter()
             self._complete = True
-            self._values = self._finished(trainer, SameParameters(pl_module))
+            self._values = self._finished(trainer, pl_module)
             self._seconds += time.perf_counter() - started
 
-    def _finished(self, trainer: pl.Trainer, parameters: SameParameters) -> dict[str, float] | None:
+    def _finished(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float] | None:
         """Every measure as a number by its whole key, or ``None`` where any rank failed.
 
         Ranks agree before and after each step, and all of them do, also where only some share the data: a rank that
@@ -606,10 +606,10 @@ class ValidationAnalysis(pl.Callback):
         values: dict[str, float] = {}
         reading: dict[str, float] = {}
         works: list[Callable[[], None]] = [
-            self.collect,
+            lambda: with_same_parameters(pl_module, self.collect),
             self._check_number,
             self._check_samples,
-            lambda: values.update({key: _number(key, value) for key, value in self.finish().items()}),
+            lambda: values.update(_numbers(with_same_parameters(pl_module, self.finish))),
             lambda: check_replicas({**values, **self.shared()}, trainer),
             lambda: reading.update(self._keyed(values)),
         ]
@@ -619,10 +619,8 @@ class ValidationAnalysis(pl.Callback):
             try:
                 with torch.no_grad():
                     work()
-                    _check_parameters(parameters)
             except Exception as error:
                 self._error = error
-                parameters.restore()
             if not settled(self._error, self.group):
                 return None
         return reading
@@ -968,6 +966,10 @@ def refuse_batch_arguments(given: Mapping[str, Any], advice: str = "") -> None:
             raise ValueError(f"`{name}` has no meaning here: no validation batch is read. {advice}".rstrip())
 
 
+def _numbers(found: Mapping[str, Tensor | float]) -> dict[str, float]:
+    return {key: _number(key, value) for key, value in found.items()}
+
+
 def _number(key: str, value: Tensor | float) -> float:
     """What a reading gives under a key.
 
@@ -982,15 +984,3 @@ def _number(key: str, value: Tensor | float) -> float:
         raise ValueError(
             f"{key!r} is {shape}, and a reading has one number under a key: give one, or a mapping of names to numbers."
         ) from error
-
-
-def _check_parameters(parameters: SameParameters) -> None:
-    """What a reading runs may not leave other parameters in the model: the optimizer would train what is no part of it.
-
-    Raises:
-        RuntimeError: If it did; they are put back.
-
-    """
-    others = parameters.restore()
-    if others:
-        raise RuntimeError(f"the model had other parameters at {others[:3]} afterwards, which were put back.")

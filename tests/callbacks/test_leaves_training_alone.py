@@ -530,3 +530,26 @@ class ValidationOnly(ValidationAnalysis):
 
     def finish(self) -> dict[str, float]:
         return {"batches": float(self.seen)}
+
+
+@OF_ANALYSES
+def test_a_reading_that_leaves_another_parameter_is_dropped_and_it_is_put_back(tmp_path: Path, name: str) -> None:
+    callback, model = analysis(name), Tagger()
+    works, weight, steps = callback.finish, model.encoder[0].weight, []
+
+    def finish() -> Mapping[str, Any]:
+        found = works()
+        if len(callback.history) == 1 and not callback.failed:
+            model.encoder[0].weight = nn.Parameter(torch.zeros(8, 8))
+        return found
+
+    class Steps(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            steps.append(weight.detach().clone())
+
+    callback.finish = finish  # type: ignore[method-assign]
+    fit(tmp_path, [callback, Steps()], model)
+    assert [reading.index for reading in callback.history.readings] == [0, 2]
+    assert model.encoder[0].weight is weight
+    # It goes on being trained.
+    assert not torch.equal(steps[1], steps[2])
