@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 import time
 import warnings
 import weakref
@@ -357,7 +358,8 @@ class ValidationAnalysis(pl.Callback):
     def full_key(self, key: str) -> str:
         """A measure's key with the prefix and, for another loader than the first, the loader's suffix."""
         suffix = f"/dataloader_idx_{self.dataloader_idx}" if self.dataloader_idx else ""
-        return f"{self.prefix}{self.safe_key(key)}{suffix}"
+        # Every reading of a run holds the same text, which is then there once.
+        return sys.intern(f"{self.prefix}{self.safe_key(key)}{suffix}")
 
     def safe_key(self, key: str) -> str:
         """A measure's key as loggers can hold it; see :func:`~lightning_interp._safe_keys.safe_keys`."""
