@@ -33,7 +33,7 @@ from lightning_interp.tasks.encoding import encode_sentences
 from lightning_interp.tasks.likelihood import sentence_log_probs
 
 LAYERS = 4
-SITES = {f"layer {layer}": f"lm.transformer.h.{layer}" for layer in range(LAYERS)}
+SITES = {f"layer_{layer}": f"lm.transformer.h.{layer}" for layer in range(LAYERS)}
 
 
 class LanguageModel(pl.LightningModule):
@@ -113,7 +113,7 @@ def live(steps: int, readings: int, validation: int) -> None:
             f"{name}: {len(probe.sentences)} sentences, {LAYERS} sites, {later:.2f} s = {later / plain:.2f} validations"
         )
         for key in sorted(probe.reading):
-            if key.endswith("layer 3") or "layer 3/" in key or "likelihood" in key:
+            if key.endswith("layer_3") or "layer_3/" in key or "likelihood" in key:
                 print(f"  {key} {probe.reading[key]:.2f}")
 
 

@@ -137,7 +137,7 @@ def main() -> None:
     shown = min(9, number)
     layers = args.layers or sorted({round(place * (number - 1) / (shown - 1)) for place in range(shown)})
     embeddings = next(place for place, module in model.named_modules() if isinstance(module, nn.Embedding))
-    sites = {"embeddings": embeddings} | {f"layer {layer}": f"{stack}.{layer}" for layer in layers}
+    sites = {"embeddings": embeddings} | {f"layer_{layer}": f"{stack}.{layer}" for layer in layers}
     shared: dict[str, Any] = {
         "sites": sites,
         "tokenizer": tokenizer,

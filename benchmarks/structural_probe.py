@@ -36,7 +36,7 @@ LAYERS = 4
 WORDS = WordTokenizer(grammar_words())
 SITES = {
     "embeddings": "lm.transformer.drop",
-    **{f"layer {layer}": f"lm.transformer.h.{layer}" for layer in range(LAYERS)},
+    **{f"layer_{layer}": f"lm.transformer.h.{layer}" for layer in range(LAYERS)},
 }
 
 

@@ -431,7 +431,7 @@ def sites_of(lm: nn.Module) -> Sites:
     stack, layers = next((name, one) for name, one in lm.named_modules() if isinstance(one, nn.ModuleList))
     return {
         "embedding": f"lm.{embedding}",
-        **{f"layer {place + 1}": f"lm.{stack}.{place}" for place in range(len(layers))},
+        **{f"layer_{place + 1}": f"lm.{stack}.{place}" for place in range(len(layers))},
     }
 
 

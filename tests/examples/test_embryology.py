@@ -41,7 +41,7 @@ def test_two_seeds(example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFi
     assert [row["step"] for row in runs[0].rows] == [1, 6, 8]
     groups = {one.group for one in runs[0].found.values()}
     assert groups == {"words", "phenomena", "relations", "probes", "shape"}
-    assert {"NOUN", "NAME", "binding", "pet", "tree distance", "truth", "shape of layer 2"} <= set(runs[0].found)
+    assert {"NOUN", "NAME", "binding", "pet", "tree distance", "truth", "shape of layer_2"} <= set(runs[0].found)
     assert {kind.title for kind in example.KINDS if not example.labels_of(kind, runs[0].rows)} == set()
     pairs = runs[0].found["binding"]
     assert pairs.chance == 0.5
@@ -49,9 +49,9 @@ def test_two_seeds(example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFi
     trees = runs[0].found["tree distance"]
     assert trees.curve.final == runs[0].rows[-1][f"uuas/{trees.site}"]
     assert trees.baseline == max(
-        runs[0].rows[-1][f"uuas_baseline/{site}"] for site in ("embedding", "layer 1", "layer 2")
+        runs[0].rows[-1][f"uuas_baseline/{site}"] for site in ("embedding", "layer_1", "layer_2")
     )
-    assert runs[0].rows[-1]["cka/layer 2/last"] == pytest.approx(1)
+    assert runs[0].rows[-1]["cka/layer_2/last"] == pytest.approx(1)
     assert runs[0].rows != runs[1].rows
     for name in ("embryology.png", "order.png", "seed_0/embryology.png", "seed_1/embryology.png"):
         assert (tmp_path / name).stat().st_size > 10_000
