@@ -517,6 +517,16 @@ def test_a_reader_that_is_forgotten_switches_off(x: Tensor) -> None:
 # ------------------------------------------------- memory
 
 
+@pytest.fixture
+def small_heap() -> Iterator[None]:
+    """What was there before is not looked through by each collection."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("small_heap")
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("call", ["only", "first", "last", "all"])
 def test_nothing_is_kept_for_longer_than_somebody_reads(
