@@ -67,14 +67,19 @@ class ValidationAnalysis(pl.Callback):
     A subclass says what to do with a batch and what to make of a reading; this class decides when to read, merges
     ranks' success and failure, logs, keeps the history and draws. To write one's own, fill in :meth:`measures`,
     :meth:`resolve`, :meth:`after_batch` and :meth:`finish`, and where needed :meth:`begin`, :meth:`before_batch`,
-    :meth:`release` and :meth:`figures`. None of these needs a Trainer, so that
+    :meth:`release`, :meth:`keep`, :meth:`identity` and :meth:`figures`. None of these needs a Trainer, so that
     :func:`lightning_interp.analyze` can call them too.
 
     What every reading logs beside its measures: ``seconds/<callback>``, time spent in it, and, once a reading was
     dropped, ``failed/<callback>``, how many were.
 
-    The sanity check rehearses one whole reading, unlogged: what is wrong with the arguments shows there, as an error.
-    After a reading has succeeded, an error drops that reading on all ranks, with one warning, and training goes on.
+    The sanity check rehearses one whole reading, which no logger gets to see: what is wrong with the arguments shows
+    there, as an error. After a reading has succeeded, an error drops that reading on all ranks, with one warning, and
+    training goes on; gates that watch its keys wait for the next one. What runs the model again does so right after the
+    last validation batch, with the weights that were validated. A module that is replaced or wrapped in training is
+    found again by its name.
+
+    A copy, pickled or not, has the arguments and the history, and is attached to no model: :attr:`attached`.
 
     Args:
         every_n_validations: Read only every n-th validation run.

@@ -140,8 +140,9 @@ class NoiseRobustness(ValidationAnalysis):
         kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples``.
 
     Raises:
-        ValueError: If an argument is out of range, a name matches no module, or, in the sanity check, if the module
-            logs no such monitor (the error lists what it does log) or a site did not run.
+        ValueError: If an argument is out of range, a name matches no module, or, in the sanity check, if a site did not
+            run; in the first validation, after a warning in the sanity check, if the module logs no such monitor (the
+            error lists what it does log).
 
     Cost: number of sites × number of scales forward passes over the examples read; one more where the values without
         noise cannot be taken from the validation run itself (``drift``, ``score``, hooks around the module's step, a
