@@ -7,7 +7,7 @@ import math
 import random
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +27,17 @@ import lightning_interp
 from lightning_interp import ValidationAnalysis, analyze
 from tests.callbacks.recipes import ANALYSES, CALLBACKS, analysis, everything, offline, particular
 from tests.toy import Tagger, loader, timeless, trainer
+
+RARER = {
+    *("share of val batches", "whole sanity check", "no inference mode", "detect_anomaly", "deterministic", "reload"),
+    *("a batch of padding", "planted outlier", "one token", "width 2"),
+}
+"""What is like another case nearly always; run with the slow tests."""
+
+
+def rarer_slow(cases: Iterable[str]) -> list[Any]:
+    return [pytest.param(case, marks=pytest.mark.slow) if case in RARER else case for case in cases]
+
 
 BY_NAME = pytest.mark.parametrize("name", CALLBACKS)
 OF_ANALYSES = pytest.mark.parametrize("name", ANALYSES)
@@ -171,7 +182,7 @@ def fit(folder: Path, callbacks: list[pl.Callback], model: pl.LightningModule, *
     return run
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", rarer_slow(SETTINGS))
 def test_settings(tmp_path: Path, setting: str) -> None:
     plain, watched, callbacks = Tagger(), Tagger(), everything()
     fit(tmp_path, [], plain, **SETTINGS[setting])
@@ -529,7 +540,7 @@ def in_state(state: str) -> list[torch.Tensor]:
     return weights(plain)
 
 
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", rarer_slow(STATES))
 @pytest.mark.parametrize("name", ANALYSES)
 def test_bad_states_end_in_an_omission_or_a_clear_error(tmp_path: Path, name: str, state: str) -> None:
     make, source = STATES[state]

@@ -10,7 +10,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -476,14 +475,6 @@ def test_a_fit_that_ends_without_a_reading_says_so(tmp_path: Path, name: str) ->
     run = trainer(tmp_path, [callback], max_epochs=2)
     with pytest.warns(UserWarning, match=f"ended without a reading \\({name}: 2 validation runs, 2 dropped"):
         run.fit(Tagger(), loader(), loader(seed=1))
-
-
-def test_mappings_that_are_no_dict_are_arguments_as_others(tmp_path: Path) -> None:
-    from lightning_interp import RepresentationGeometry
-
-    callback = RepresentationGeometry(MappingProxyType({"enc": "encoder"}), draw_figures=False)
-    fit(tmp_path, [callback])
-    assert len(callback.history) == 3
 
 
 # ------------------------------------------------- words that are wrong

@@ -47,6 +47,7 @@ def test_event_file_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixt
     assert events.Scalars("phase/current")[-1].value == 0
 
 
+@pytest.mark.slow
 def test_several_seeds_are_summarised(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     runs = load("two_phases").main(["--steps", "12", "--seeds", "2", "--logdir", str(tmp_path)])
     assert len(runs) == 2
@@ -84,6 +85,7 @@ def test_the_summary_follows_phase_two() -> None:
     assert "drift falls by 20 % or more in 0 of 2 runs" in printed
 
 
+@pytest.mark.slow
 def test_scan(tmp_path: Path) -> None:
     (run,) = load("two_phases").main(["--dataset", "scan", "--steps", "10", "--logdir", str(tmp_path)])
     assert run.rows[0]["regularity/encoder/token"] > 0
