@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import TypeVar
 
 __all__ = ["attempt", "cause"]
 
+T = TypeVar("T")
 
-def attempt(name: str, said: set[str], what: str, work: Callable[[], object]) -> bool:
+
+def attempt(name: str, said: set[str], what: str, work: Callable[[], T]) -> T | None:
     """Do what a training does not depend on; where it fails, that is said once.
 
     Args:
@@ -18,28 +21,27 @@ def attempt(name: str, said: set[str], what: str, work: Callable[[], object]) ->
         work: What to do.
 
     Returns:
-        Whether it was done.
+        What the work gives; ``None`` where it failed.
 
     Example:
         >>> said = set()
         >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")
         ...     attempt("Probe", said, "draw", lambda: 1 / 0), attempt("Probe", said, "draw", lambda: 1 / 0)
-        (False, False)
+        (None, None)
         >>> [str(one.message) for one in caught]
         ['Probe could not draw: ZeroDivisionError: division by zero. Training goes on; this is said once.']
 
     """
     try:
-        work()
+        return work()
     except Exception as error:
         if what not in said:
             said.add(what)
             warnings.warn(
                 f"{name} could not {what}: {cause(error)}. Training goes on; this is said once.", stacklevel=3
             )
-        return False
-    return True
+        return None
 
 
 def cause(error: BaseException) -> str:

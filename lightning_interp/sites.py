@@ -282,8 +282,8 @@ def _twins(model: nn.Module, modules: Mapping[str, nn.Module], sites: Iterable[s
     """The places that correspond to sites in other separately compiled modules of the same class.
 
     Such modules share compiled graphs, and no guard looks at whether a module has hooks: a graph made for a layer
-    without a hook would be run for the layer that has one. A hook that stays idle at the same place
-    tells them apart.
+    without a hook would be run for the layer that has one. A hook that stays idle at the same
+    place tells them apart.
     """
     roots = {
         clean_name(name): module

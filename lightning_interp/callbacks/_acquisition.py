@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
-from lightning_interp.compat import pl
 from lightning_interp.figures.acquisition_chart import acquisition_chart
 from lightning_interp.figures.site_heatmap import site_heatmap
 from lightning_interp.functional.acquisition import LearnedCurve, acquisition_order
@@ -26,9 +25,13 @@ class AcquisitionAnalysis(ValidationAnalysis):
 
     def _reset(self) -> None:
         super()._reset()
-        self._step: int | None = None
         self._since: int | None = None
         """The step of the first reading on the present samples, where those before were of others."""
+
+    @property
+    def _step(self) -> int | None:
+        """The step of the reading of a fit that is being taken; ``None`` while none is."""
+        return self.step if self._active and self._fitting and not self._rehearsing else None
 
     # ------------------------------------------------- what a subclass fills in
 
@@ -98,17 +101,6 @@ class AcquisitionAnalysis(ValidationAnalysis):
         if steps and steps[-1] == self._step:
             return steps, [*values[:-1], now]
         return [*steps, self._step], [*values, now]
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Decide whether this validation run is read."""
-        reads = trainer.state.fn == "fit" and not trainer.sanity_checking
-        self._step = trainer.global_step if reads else None
-        super().on_validation_start(trainer, pl_module)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the reading down, and draw."""
-        self._step = None
-        super().on_validation_end(trainer, pl_module)
 
     # ------------------------------------------------- pictures
 

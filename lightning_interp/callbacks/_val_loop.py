@@ -40,7 +40,7 @@ def why_no_validation(trainer: pl.Trainer, pl_module: pl.LightningModule) -> str
     if not trainer.enable_validation or trainer.val_dataloaders is None:
         return "there are no validation data"
     every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
-    if every is not None and epochs is not None and trainer.current_epoch <= epochs < every:
+    if every is not None and epochs is not None and 0 <= epochs < every:
         return f"check_val_every_n_epoch={every} and max_epochs={epochs}"
     return ""
 

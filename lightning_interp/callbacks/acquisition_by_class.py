@@ -292,7 +292,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
 
     def start_anew(self) -> None:
         """Compare with later readings only."""
-        self._since = self._step
+        self._since = self.step
 
     def given_by_place(self) -> list[str]:
         """The labels, where they are an array."""

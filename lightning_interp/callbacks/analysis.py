@@ -9,7 +9,7 @@ import time
 import warnings
 import weakref
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -558,7 +558,7 @@ class ValidationAnalysis(pl.Callback):
             return
         if self._rehearsing:
             # Lightning forgets what is logged in the sanity check.
-            self._log(pl_module, self._chosen(pl_module, reading))
+            self._log(pl_module, self._chosen(self.logged_keys(pl_module), reading))
             self.abort()
             self._rehearsed = True
             return
@@ -570,16 +570,18 @@ class ValidationAnalysis(pl.Callback):
         self._last_seconds = run(largest(self._seconds))
         self._spent += self._last_seconds
         self._pending = self.reading = reading
-        if not self._afterwards("log its values", lambda: self._publish(trainer, pl_module)) and self._fitting:
-            self._afterwards("tell gates so", lambda: self._held.hold(trainer, self.reading))
+        self._afterwards("log its values", lambda: self._publish(trainer, pl_module))
 
     def _publish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the reading, and keep gates from old values of what it does not have."""
+        if self._fitting:
+            self._held.hold(trainer, self.reading)  # until they are logged
         self.reading[self.full_key(self._own_keys()[0])] = self._last_seconds
-        missing = [key for key in self.logged_keys(pl_module) if key not in self.reading]
+        expected = self.logged_keys(pl_module)
+        missing = [key for key in expected if key not in self.reading]
+        self._log(pl_module, self._chosen(expected, self.reading))
         if self._fitting:
             self._held.hold(trainer, missing)
-        self._log(pl_module, self._chosen(pl_module, self.reading))
         conditional = self.conditional_keys(pl_module)
         if self.changed is None:  # else it is told what is undefined
             self._tell_undefined([key for key in missing if key not in conditional])
@@ -591,9 +593,9 @@ class ValidationAnalysis(pl.Callback):
         full = {self.full_key(key): value for key, value in values.items() if not math.isnan(value)}
         return {key: value for key, value in full.items() if key not in self._elsewhere}
 
-    def _chosen(self, pl_module: pl.LightningModule, reading: Mapping[str, float]) -> dict[str, float]:
+    def _chosen(self, expected: Sequence[str], reading: Mapping[str, float]) -> dict[str, float]:
         """What is logged of a reading."""
-        wanted = {*self.logged_keys(pl_module), *self._omissions(reading)}
+        wanted = {*expected, *self._omissions(reading)}
         return {key: value for key, value in reading.items() if key in wanted}
 
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -704,10 +706,12 @@ class ValidationAnalysis(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Readings and counters, as plain numbers."""
+        # Saving a checkpoint is not to fail for it.
+        due = attempt(self._name, self._said, "tell whether a validation is due", self._due_here)
         return {
             "history": self.history.state_dict(),
             "validations": self._validations - (self._open is not None),
-            "due": self._open if self._open is not None else self._due_next(),
+            "due": self._open if self._open is not None else due,
             "rehearsed": self._rehearsed,
             "failed": self.failed,
             "samples": None if self._samples is None else self._samples._asdict(),
@@ -727,12 +731,6 @@ class ValidationAnalysis(pl.Callback):
         self._samples = None if samples is None else Samples(**samples)
         self._spent, self._last_seconds = state_dict["spent"], state_dict["last_seconds"]
         self._elapsed, self._resumed = state_dict["elapsed"], time.monotonic()
-
-    def _due_next(self) -> int | None:
-        # A checkpoint is not to fail for it.
-        found: list[int | None] = [None]
-        attempt(self._name, self._said, "tell whether a validation is due", lambda: found.append(self._due_here()))
-        return found[-1]
 
     def _due_here(self) -> int | None:
         """The batch after which a validation run is due that has not begun, where one is: a restart passes over it."""
@@ -898,17 +896,12 @@ class ValidationAnalysis(pl.Callback):
     def _log_failed(self, pl_module: pl.LightningModule) -> None:
         self._log(pl_module, {self.full_key(self._own_keys()[1]): float(self.failed)})
 
-    def _afterwards(self, what: str, work: Callable[[], None]) -> bool:
-        """Do what follows from a reading, on this rank alone; an error costs that, and a warning.
-
-        Returns:
-            Whether it was done.
-
-        """
+    def _afterwards(self, what: str, work: Callable[[], None]) -> None:
+        """Do what follows from a reading, on this rank alone; an error costs that, and a warning."""
         if self._rehearsing or self.on_error == "raise":
             work()
-            return True
-        return attempt(self._name, self._said, what, work)
+        else:
+            attempt(self._name, self._said, what, work)
 
     def _tell_undefined(self, keys: list[str]) -> None:
         if keys and not self._warned_of_undefined:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -190,7 +191,9 @@ class PhaseEarlyStopping(pl.Callback):
         value = find(phases.fresh, self.monitor)
         stop, said = False, None
         if standing.current >= self.phase and value is not None:
-            stop, said = self._tried(trainer.global_step, value, phases)
+            decide = partial(self._decide, trainer.global_step, value, phases)
+            name = type(self).__name__
+            stop, said = attempt(name, self._said, "decide whether to stop", decide) or (False, None)
         stop = bool(trainer.strategy.reduce_boolean_decision(stop, all=False))
         if stop:
             trainer.should_stop = True
@@ -200,13 +203,6 @@ class PhaseEarlyStopping(pl.Callback):
             pl.utilities.rank_zero_info(
                 f"PhaseEarlyStopping{' stops' if stop else ''} at step {trainer.global_step}: {said}."
             )
-
-    def _tried(self, step: int, value: float, phases: TrainingPhases) -> tuple[bool, str | None]:
-        """The decision; where it fails, the training goes on."""
-        found: list[tuple[bool, str | None]] = [(False, None)]
-        name = type(self).__name__
-        attempt(name, self._said, "decide whether to stop", lambda: found.append(self._decide(step, value, phases)))
-        return found[-1]
 
     def _decide(self, step: int, value: float, phases: TrainingPhases) -> tuple[bool, str | None]:
         if not math.isfinite(value):

@@ -366,20 +366,15 @@ class TrainingPhases(pl.Callback):
             if value is not None and math.isfinite(value):
                 self._take(key, step, value)
         if step > 0 and self._series.get(self._deciding, ([], []))[0][-1:] == [step]:
-            attempt(
-                type(self).__name__, self._said, "tell the phase", lambda: self._tracker.update(step, self._judge())
-            )
+            self._attempt("tell the phase", lambda: self._tracker.update(step, self._judge()))
         self._attempt("log the phase", lambda: self._log(trainer))
         if not self._laid_out and self._reporter is not None:
             self._laid_out = True
-            layout = partial(self._reporter.layout, trainer)
-            attempt(
-                type(self).__name__,
-                self._said,
-                "lay out charts",
-                lambda: layout({_PAGE: self._charts(trainer, pl_module)}),
-            )
+            self._attempt("lay out charts", partial(self._lay_out, self._reporter, trainer, pl_module))
         return self.standing
+
+    def _lay_out(self, reporter: Reporter, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        reporter.layout(trainer, {_PAGE: self._charts(trainer, pl_module)})
 
     def _attempt(self, what: str, work: Callable[[], object]) -> None:
         attempt(type(self).__name__, self._said, what, work)

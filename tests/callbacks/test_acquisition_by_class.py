@@ -544,7 +544,7 @@ def test_nothing_is_read_back_from_the_device(arguments: dict[str, Any]) -> None
     """Tensors without values: whatever asked for one would fail."""
     model, callback = nn.Linear(4, 3, device="meta"), AcquisitionByClass("", target=1, **arguments)
     callback.resolve(model)
-    callback._step = 1
+    callback._active = callback._fitting = True  # a reading of a fit
     callback.begin()
     from lightning_interp.positions import Selection
 
