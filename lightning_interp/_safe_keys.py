@@ -27,8 +27,7 @@ def safe_keys(keys: Iterable[str], placeholders: Collection[str] = PLACEHOLDERS)
     What is longer than :data:`LONGEST` is cut off and ends in a number that stands for the whole. Keys that need no
     change keep their name; of others that would be like one that is there, later ones get ``_2``, ``_3``, … at the end.
 
-    MLflow (``^[/\w.\- :]*$`` in a normal form of a path), TensorBoard (all but ``[-/\w.]`` becomes ``_``) and
-    Weights & Biases take these as they are.
+    MLflow (``^[/\w.\- :]*$`` in a normal form of a path) and TensorBoard take these as they are.
 
     Args:
         keys: Keys as they are made of names; one that is there twice counts once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -123,6 +124,7 @@ def test_names_of_classes_have_a_curve_each_whatever_they_hold(tmp_path: Path, n
     keys = [key for key in callback.logged_keys(Tagger()) if key.startswith("class_accuracy/head/")]
     assert sorted(tags) == sorted(keys)
     assert len(set(tags)) >= 3
+    assert all(re.fullmatch(r"[\w./-]+", tag) for tag in tags)
     for tag in tags:
         assert [event.value for event in events.Scalars(tag)] == pytest.approx(callback.history.series(tag)[1])
 
