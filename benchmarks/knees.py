@@ -1,8 +1,10 @@
-"""How often `fit_knees` finds knees that are not there, finds those that are, and covers them.
+"""How often `fit_knees` finds knees that are not there, finds those that are, and covers them; the same of phases.
 
-Prints Markdown tables; every share has its 95 % binomial (Wilson) interval. Run i of a cell has the seed (N, 100 φ, i).
+Prints Markdown tables; every share has its 95 % binomial (Wilson) interval. Run i of a cell has the seed (N, 100 φ, i),
+a run of the tables of phases (i, number of the curve, number of the noise).
 
     python benchmarks/knees.py --runs 400 --tables lines uneven smooth one two cut
+    python benchmarks/knees.py --runs 100 --tables none second
 """
 
 from __future__ import annotations
@@ -10,11 +12,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_interp.functional import KneeFit, fit_knees
+from lightning_interp.gates import PhaseTracker, Track, judge, plateau, slowed
 
 Array = NDArray[np.float64]
 PHIS = (0.0, 0.3, 0.5, 0.7)
@@ -173,6 +177,107 @@ def cut(runs: int) -> None:
                 row(after, phi, slope, share(near, runs))
 
 
+# ------------------------------------------------- phases, reading by reading
+
+PER_DECADE = 24
+TIMES = np.linspace(1.0, 3.3, round(2.3 * PER_DECADE) + 1)  # log10 of steps 10 to 2,000
+U = (TIMES - TIMES[0]) / (TIMES[-1] - TIMES[0])
+BEGINS = 0.6  # of U: where the loss of the planted second phases ends its fall
+NOISES = ("white", "φ = 0.5", "falls tenfold", "falls tenfold, φ = 0.5")
+SIZES_OF_NOISE = ((0.01, 0.03), (0.05, 0.1))  # of the loss and of the key, as shares of what each gains
+
+# Loss and key without a second phase: the key improves with the loss, or not at all.
+WITHOUT: dict[str, tuple[Array, Array]] = {
+    "both straight": (1 - U, U),
+    "loss straight, key flat": (1 - U, 0 * U),
+    "loss straight, key rises late": (1 - U, np.maximum(U - 0.6, 0) / 0.4),
+    "both saturate slowly": (np.exp(-4 * U), 1 - np.exp(-4 * U)),
+    "both end at a knee": (1 - np.minimum(U / 0.6, 1), np.minimum(U / 0.6, 1)),
+    "loss ends at a knee, key flat": (1 - np.minimum(U / 0.6, 1), 0 * U),
+    "both sigmoid": (1 / (1 + np.exp(12 * (U - 0.4))), 1 / (1 + np.exp(-12 * (U - 0.4)))),
+}
+# With one: the key goes on after the loss has ended.
+WITH: dict[str, tuple[Array, Array]] = {
+    "loss ends at a knee, key goes on": (1 - np.minimum(U / BEGINS, 1), U),
+    "loss ends smoothly, key goes on": (1 / (1 + np.exp(16 * (U - 0.45))), U),
+    "loss ends at a knee, key soon after": (1 - np.minimum(U / BEGINS, 1), np.clip((U - 0.4) / 0.4, 0, 1)),
+}
+
+
+def noise_of(kind: str, seed: tuple[int, ...]) -> tuple[Array, Array]:
+    """Noise of unit variance at the first reading, for loss and key."""
+    generator = np.random.default_rng(seed)
+    draws = generator.standard_normal((2, len(TIMES)))
+    phi = 0.5 if "φ" in kind else 0.0
+    for t in range(1, len(TIMES)):
+        draws[:, t] = phi * draws[:, t - 1] + np.sqrt(1 - phi * phi) * draws[:, t]
+    loss, key = draws * (np.logspace(0, -1, len(TIMES)) if "falls" in kind else 1.0)
+    return loss, key
+
+
+def told_at(loss: Array, key: Array) -> tuple[int | None, int | None]:
+    """Numbers of the readings that first point to a second phase and that confirm it, as ``TrainingPhases`` does."""
+    tracker = PhaseTracker()
+    steps = [round(1000 * 10**at) for at in TIMES]
+    pointed: int | None = None
+    for size in range(8, len(TIMES) + 1):
+        fit = fit_knees(TIMES[:size], loss[:size], intervals=False)
+        followed = Track(steps[:size], loss[:size].tolist(), "min", fit)
+        improving = {}
+        if slowed(followed) is not None or plateau(followed) is not None:
+            fit = fit_knees(TIMES[:size], key[:size], intervals=False)
+            improving = {"key": Track(steps[:size], key[:size].tolist(), "max", fit)}
+        standing = tracker.update(size, judge("two_phase", ("loss", followed), improving))
+        pointed = size if pointed is None and standing.provisional is not None else pointed
+        if standing.index:
+            return pointed, size
+    return pointed, None
+
+
+def phases_of(loss: Array, key: Array, kind: str, sizes: tuple[float, float], seed: tuple[int, ...]) -> Any:
+    """What is told of one run."""
+    on_loss, on_key = noise_of(kind, seed)
+    return told_at(loss + sizes[0] * on_loss, key + sizes[1] * on_key)
+
+
+def none(runs: int) -> None:
+    """Second phases told at any reading of a run that has none."""
+    head(
+        f"Second phases in runs without one, {len(TIMES)} readings, told at any of them, % of runs",
+        *("curves", "noise", "of what size", "provisional", "confirmed"),
+    )
+    every = []
+    for number, (name, (loss, key)) in enumerate(WITHOUT.items()):
+        for which, kind in enumerate(NOISES):
+            for sizes in SIZES_OF_NOISE:
+                found = [phases_of(loss, key, kind, sizes, (run, number, which)) for run in range(runs)]
+                every += found
+                pointed, sure = (sum(one[at] is not None for one in found) for at in range(2))
+                row(name, kind, "{} and {}".format(*sizes), share(pointed, runs), share(sure, runs))
+    pointed, sure = (sum(one[at] is not None for one in every) for at in range(2))
+    row("all", "", "", share(pointed, len(every)), share(sure, len(every)))
+
+
+def second(runs: int) -> None:
+    """Second phases found, and how many readings after their beginning."""
+    begins = int(np.searchsorted(U, BEGINS)) + 1
+    head(
+        f"Second phases in runs with one, {len(TIMES)} readings, {PER_DECADE} a decade",
+        *("curves", "noise", "of what size", "provisional, %", "confirmed, %"),
+        *("readings until provisional, median and 90 %", "until confirmed"),
+    )
+    for number, (name, (loss, key)) in enumerate(WITH.items()):
+        for which, kind in enumerate(NOISES):
+            for sizes in SIZES_OF_NOISE:
+                found = [phases_of(loss, key, kind, sizes, (run, number, which)) for run in range(runs)]
+                cells = []
+                for at in range(2):
+                    late = [one[at] - begins for one in found if one[at] is not None]
+                    cells.append((share(len(late), runs), late))
+                waits = ("{:.0f}, {:.0f}".format(*np.quantile(late, (0.5, 0.9))) if late else "–" for _, late in cells)
+                row(name, kind, "{} and {}".format(*sizes), *(cell for cell, _ in cells), *waits)
+
+
 TABLES: dict[str, Callable[[int], None]] = {
     "lines": lines,
     "uneven": uneven,
@@ -180,6 +285,8 @@ TABLES: dict[str, Callable[[int], None]] = {
     "one": one,
     "two": two,
     "cut": cut,
+    "none": none,
+    "second": second,
 }
 
 

@@ -14,14 +14,16 @@ from uuid import uuid4
 
 from lightning_interp._text_files import opened_text
 
-__all__ = ["SETTING", "columns_of", "put_whole", "read_rows", "read_settings", "row_bytes", "write_rows"]
+__all__ = ["REASON", "SETTING", "columns_of", "put_whole", "read_rows", "read_settings", "row_bytes", "write_rows"]
 
 SETTING = "setting/"
 """How the columns of a file of readings begin that hold not a reading but how it was taken."""
+REASON = "/reason"
+"""How the columns end that hold a sentence."""
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[dict[str, float]]:
-    """The readings in a file, a row each, without the columns ``setting/…`` and without empty cells.
+    """The readings in a file, a row each, without the columns ``setting/…`` and ``…/reason`` and without empty cells.
 
     Raises:
         ValueError: If the file has no column ``step``, a line without it, a cell that is no number, or a line that is
@@ -37,7 +39,7 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, float]]:
             row = {
                 key: float(cell)
                 for key, cell in zip(header, cells, strict=True)
-                if cell and not key.startswith(SETTING)
+                if cell and not key.startswith(SETTING) and not key.endswith(REASON)
             }
         except ValueError as error:
             raise ValueError(f"{str(path)!r}, line {number}: {error}.") from error

@@ -59,7 +59,7 @@ def task_metrics(trainer: pl.Trainer, fresh: FreshMetrics) -> dict[str, float]:
     ours = {key for one in analyses(trainer) for key in (*one.reading, *map(one.full_key, one._own_keys()))}
     # Phases are logged when the reading is over: what stands there now is that of the validation before.
     others = [one for one in callbacks if hasattr(one, "logged_keys") and not hasattr(one, "is_analysis")]
-    ours |= {key for one in others for key in one.logged_keys()}
+    ours |= {key for one in others for key in getattr(one, "known_keys", one.logged_keys)()}
     return {key: value for key, value in fresh.read(trainer).items() if key not in ours}
 
 

@@ -34,6 +34,7 @@ from lightning_interp.callbacks._analyses import (
 )
 from lightning_interp.callbacks._argument_names import refuse_unknown_arguments
 from lightning_interp.callbacks._held_gates import HeldGates
+from lightning_interp.callbacks._readings_csv import write_readings, writes_last
 from lightning_interp.callbacks._replicas import check_replicas, data_group, largest
 from lightning_interp.callbacks._same_arguments import check_same_arguments
 from lightning_interp.callbacks._unattached import unattached
@@ -46,7 +47,7 @@ from lightning_interp.callbacks._val_loop import (
 from lightning_interp.callbacks.gate_checks import check_gates
 from lightning_interp.compat import check_trainer, pl
 from lightning_interp.distributed import PeerError, agree, run, settled, world_size
-from lightning_interp.history import CsvLog, History, Reading, merge_rows, with_settings
+from lightning_interp.history import History, Reading
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.positions import SamplePositions, Selection
 from lightning_interp.replay import NotLoggedError
@@ -112,7 +113,7 @@ class ValidationAnalysis(pl.Callback):
 
     is_analysis = True
     attached: tuple[str, ...] = (
-        *("_trainer", "_csv", "_reporter", "group", "run_batch", "step_output"),
+        *("_trainer", "_reporter", "group", "run_batch", "step_output"),
         *("_selection", "_error", "_values", "_pending", "_collate"),
     )
     """Attributes of a class that belong to a model or a Trainer: a copy has None there, until it is attached itself."""
@@ -206,7 +207,6 @@ class ValidationAnalysis(pl.Callback):
         self._pending: dict[str, float] | None = None
         self._seconds = 0.0
         self._next_drawing = math.inf
-        self._csv: CsvLog | None = None
         self._reporter: Reporter | None = None
         self._trainer: weakref.ref[Any] | None = None
         self._modules: dict[str, nn.Module] = {}
@@ -430,11 +430,7 @@ class ValidationAnalysis(pl.Callback):
         self._elsewhere = reported_earlier(self, trainer, pl_module)
         if world_size() > 1:
             silence_sync_warning([self.full_key(key) for key in [*self.measures(pl_module), *self._own_keys()]])
-        folder = log_folder(trainer)
-        path = None if folder is None else folder / "readings.csv"
-        if self._csv is None or self._csv.asked != path:
-            self._csv = None if path is None else CsvLog(path)
-        self._reporter = Reporter(folder)
+        self._reporter = Reporter(log_folder(trainer))
 
     def _tell_names(self, model: nn.Module) -> None:
         """Say once which names are logged as others."""
@@ -644,7 +640,7 @@ class ValidationAnalysis(pl.Callback):
                 self._afterwards("write its reading down", lambda: self._write_down(trainer, values))
             self._validated, self._open = self._open, None
             # The last of them writes for all, once all have their reading.
-            if self is analyses(trainer)[-1]:
+            if writes_last(self, trainer):
                 self._afterwards("write readings.csv", lambda: self._write_csv(trainer))
             if values is not None and time.monotonic() > self._next_drawing:
                 self._afterwards("draw", lambda: self._draw(trainer))
@@ -665,7 +661,7 @@ class ValidationAnalysis(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the whole history, write what could not be written before, and say where there is none."""
         self._afterwards("draw", lambda: self._draw(trainer))
-        if self is analyses(trainer)[-1]:
+        if writes_last(self, trainer):
             self._afterwards("write readings.csv", lambda: self._write_csv(trainer))
         if self is analyses(trainer)[0]:
             tell_nothing_read(trainer, pl_module)
@@ -927,11 +923,7 @@ class ValidationAnalysis(pl.Callback):
         )
 
     def _write_csv(self, trainer: pl.Trainer) -> None:
-        writers = [analysis for analysis in analyses(trainer) if analysis.write_csv]
-        if not writers or self._csv is None or not trainer.is_global_zero:
-            return
-        histories = [analysis.history for analysis in writers]
-        self._csv.write(lambda after: with_settings(merge_rows(histories, after=after), histories))
+        write_readings(trainer, None if self._reporter is None else self._reporter.folder)
 
     def _draw(self, trainer: pl.Trainer) -> None:
         if not self.draw_figures or self._reporter is None or not len(self.history):

@@ -28,6 +28,7 @@ from lightning_interp.functional.robustness import (
     differs,
     half_scale,
     retention,
+    share_learned,
 )
 from lightning_interp.isolation import ModuleState, WeightsCopy, muted_loggers
 from lightning_interp.labels import BatchReader, Key, ReadBatch
@@ -54,6 +55,8 @@ Sites = str | Sequence[str] | Mapping[str, str]
 _MODES = {"loss": -1.0, "score": 1.0}
 _GROUPS = 8  # of batches, whose spread tells the noise of a monitor
 _OVERWHELMING = 1e3  # times the largest scale
+_LEARNED = 0.05  # of what there was to learn, from which on robustness is told
+_IN_A_ROW = 3  # readings of a fit that must show it
 _CLEAR = 4.0  # a difference of so many half-widths needs no new estimate of its noise
 
 
@@ -92,10 +95,12 @@ class NoiseRobustness(ValidationAnalysis):
     ``nonfinite/<downstream site>``                 full     vectors left out of drift
     ==============================================  ======  ==========================================================
 
-    Conditional keys are undefined, and not logged, while v(0) is not better than v_start beyond its own noise (the 95 %
-    interval over up to eight groups of batches), and where there is a single batch, of which that noise cannot be told;
-    ``half_scale`` also where more than half survives the largest scale.
-    So an untrained model has no robustness that a gate could choose. Plain gates monitor ``under_noise``. With
+    Conditional keys are undefined, and not logged, until three readings in a row have found v(0) better than v_start
+    beyond its own noise (the 95 % interval over up to eight groups of batches) and by at least a twentieth of what
+    there is to learn (:func:`~lightning_interp.functional.robustness.share_learned`), and at later readings that do not
+    find it; and where there is a single batch, of which that noise cannot be told; ``half_scale`` also where more than half
+    survives the largest scale. So a model that has hardly learned has no robustness that a gate could choose; outside a
+    fit one reading decides. Plain gates monitor ``under_noise``. With
     ``start="initial"`` they are undefined from the first reading on that is of other samples than the one before, since
     v_start cannot be read on them; that is said once. They are undefined, too, where no monitor changes by a bit even
     under noise 1,000 times the largest scale: what the noise is added to has no part in the monitors, which is said
@@ -265,6 +270,9 @@ class NoiseRobustness(ValidationAnalysis):
         """For each monitor its value before training, then its values in the groups of batches."""
         self._widths: dict[str, float] = {}
         self._gaps: dict[str, float] = {}
+        self._learned: dict[str, int] = {}
+        """For each monitor how many readings in a row have found that something was learned, up to three."""
+        self._found_learned: dict[str, int] = {}
         self._told = self._told_numb = self._told_unfit = False
         self._lost = False
         if isinstance(self.start, Mapping):
@@ -346,7 +354,13 @@ class NoiseRobustness(ValidationAnalysis):
 
     def start_anew(self) -> None:
         """Forget the values before training."""
-        self._started, self._widths, self._gaps, self._lost = {}, {}, {}, True
+        self._started, self._widths, self._gaps, self._learned, self._lost = {}, {}, {}, {}, True
+
+    def keep(self) -> None:
+        """Count readings of a fit that find that something was learned."""
+        found, self._found_learned = self._found_learned, {}
+        if self._fitting:
+            self._learned |= found
 
     def resolve(self, model: nn.Module) -> None:
         """Attach hooks at the sites."""
@@ -641,7 +655,7 @@ class NoiseRobustness(ValidationAnalysis):
     ) -> None:
         for monitor, mode in self.monitors.items():
             without = values[f"clean/{monitor}"] = clean[monitor]
-            start = self._start_of(monitor, without, [group[monitor] for group in groups], _MODES[mode])
+            start = self._start_of(monitor, without, [group[monitor] for group in groups], mode)
             for site in self._names:
                 under = [one[monitor] for (where, _), one in zip(settings, noisy, strict=True) if where == site]
                 values |= {f"noisy/{site}/{monitor}/{s:g}": v for s, v in zip(self.scales, under, strict=True)}
@@ -653,14 +667,14 @@ class NoiseRobustness(ValidationAnalysis):
                 values[f"robustness/{site}/{monitor}"] = area_under_noise(self.scales, kept, 1.0)
                 values[f"half_scale/{site}/{monitor}"] = half_scale(self.scales, kept)
 
-    def _start_of(self, monitor: str, clean: float, groups: Sequence[float], direction: float) -> float | None:
-        """The value before training, if the monitor is better than that beyond its own noise."""
+    def _start_of(self, monitor: str, clean: float, groups: Sequence[float], mode: str) -> float | None:
+        """The value before training, if the monitor is clearly better than that."""
         started = self._started.get(monitor)
         if not started or self.changed is not None:
             return None
         if groups:
             self._widths[monitor] = differs(groups, started[1:] or started)
-        gap = self._gaps[monitor] = direction * (clean - started[0])
+        gap = self._gaps[monitor] = _MODES[mode] * (clean - started[0])
         width = self._widths.get(monitor, math.nan)
         if math.isnan(width):
             if not self._told:
@@ -671,7 +685,12 @@ class NoiseRobustness(ValidationAnalysis):
                     "validation batches."
                 )
             return None
-        return started[0] if gap > width else None
+        learned = gap > width and share_learned(clean, started[0], mode == "loss") >= _LEARNED
+        # Once it was seen often enough, a reading that does not see it goes without and the next one need not wait.
+        before = self._learned.get(monitor, 0)
+        self._found_learned[monitor] = max(before + 1 if learned else 0, before if before >= _IN_A_ROW else 0)
+        wanted = _IN_A_ROW if self._fitting and not self._rehearsing else 1
+        return started[0] if learned and self._found_learned[monitor] >= wanted else None
 
     def _add_drift(self, settings: Sequence[tuple[str, float]], sums: Tensor, values: dict[str, float]) -> None:
         for (site, scale), row in zip(settings, sums, strict=False):
@@ -735,6 +754,7 @@ class NoiseRobustness(ValidationAnalysis):
             "started": {name: list(values) for name, values in self._started.items()},
             "widths": dict(self._widths),
             "gaps": dict(self._gaps),
+            "learned": dict(self._learned),
             "lost": self._lost,
         }
 
@@ -744,6 +764,7 @@ class NoiseRobustness(ValidationAnalysis):
         if not isinstance(self.start, Mapping):
             self._started = {name: list(values) for name, values in state_dict["started"].items()}
         self._widths, self._gaps = dict(state_dict["widths"]), dict(state_dict["gaps"])
+        self._learned = dict(state_dict.get("learned", {}))
         self._lost = bool(state_dict.get("lost", False))
 
     # ------------------------------------------------- pictures

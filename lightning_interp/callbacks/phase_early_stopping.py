@@ -11,16 +11,22 @@ from torch import nn
 
 from lightning_interp._attempt import attempt
 from lightning_interp._fresh import find
+from lightning_interp.callbacks._readings_csv import Columns, writes_last
 from lightning_interp.callbacks._unattached import unattached
 from lightning_interp.callbacks._val_loop import tell_no_validation
 from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
 from lightning_interp.callbacks.training_phases import TrainingPhases
 from lightning_interp.compat import check_trainer, pl
-from lightning_interp.gates import PatienceRule
+from lightning_interp.gates import PatienceRule, Standing
 
 __all__ = ["PhaseEarlyStopping"]
 
 _DELTAS = ("absolute", "relative", "se")
+_IF_NONE = {
+    "go on": "training goes on, and the gate waits whether it comes after all",
+    "plateau": "the count starts now",
+    "stop": "the gate stops",
+}
 
 
 class PhaseEarlyStopping(pl.Callback):
@@ -36,9 +42,12 @@ class PhaseEarlyStopping(pl.Callback):
       ``Trainer(callbacks=...)``.
     - All ranks decide from the values of rank 0.
     - What counts as an improvement may be measured in standard errors.
+    - Where ``TrainingPhases`` finds that there is no such phase (the loss is on its plateau and nothing improves), it
+      says so once and does what ``if_none`` tells.
 
     As for ``EarlyStopping``, the Trainer stops no sooner than its ``min_steps`` and ``min_epochs``, and there is no
-    stopping under ``fast_dev_run``. Why it stopped is in :attr:`stopping_reason`. It logs no keys.
+    stopping under ``fast_dev_run``. Why it stopped is in :attr:`stopping_reason`, on the console, in the logger's text
+    and in the column ``stop/reason`` of ``readings.csv``. It logs no keys.
 
     Args:
         monitor: The key to watch.
@@ -51,12 +60,16 @@ class PhaseEarlyStopping(pl.Callback):
             of a reading: the key ``<monitor>/se`` where the same validation logs it, else the standard deviation of the
             readings around the segments that ``TrainingPhases`` fits to them. A reading without either counts for
             nothing.
-        phase: The phase whose beginning starts the count.
+        phase: The phase whose beginning starts the count, as phases are named: 2 for phase two. With 1 it counts from
+            the first reading on.
+        if_none: What to do where there is no such phase: ``"go on"`` with the training and wait whether it comes after
+            all, ``"plateau"``, start the count as if it had begun, or ``"stop"``.
         phases: The ``prefix`` of the ``TrainingPhases`` to ask, where there are several.
         check_finite: Stop at a value that is not finite, once the phase has begun; else such a value is no reading.
         strict: Whether it is an error that the first validation logs no ``monitor``; ``False`` for a key of the model's
             own that comes later, and then a warning.
         verbose: Say what improved, and when the count starts.
+        write_csv: Have the reason of the stop in ``readings.csv``.
 
     Raises:
         ValueError: If an argument is out of range or the Trainer has no such ``TrainingPhases``; after the first
@@ -79,6 +92,7 @@ class PhaseEarlyStopping(pl.Callback):
 
     """
 
+    is_decision = True
     attached = ("_trainer",)
 
     def __init__(
@@ -89,11 +103,13 @@ class PhaseEarlyStopping(pl.Callback):
         patience_steps: int | None = None,
         min_delta: float = 0.0,
         delta: str = "absolute",
-        phase: int = 1,
+        phase: int = 2,
+        if_none: str = "go on",
         phases: str = "",
         check_finite: bool = True,
         strict: bool = True,
         verbose: bool = False,
+        write_csv: bool = True,
     ) -> None:
         super().__init__()
         if mode not in ("min", "max"):
@@ -108,8 +124,10 @@ class PhaseEarlyStopping(pl.Callback):
             raise ValueError(f"`delta` must be one of {_DELTAS}, got {delta!r}.")
         if delta == "se" and min_delta == 0:
             raise ValueError("delta='se' measures `min_delta` in standard errors; 0 of them ask for nothing. Try 1.0.")
-        if phase < 0:
-            raise ValueError(f"`phase` must be at least 0, got {phase}.")
+        if phase < 1:
+            raise ValueError(f"`phase` must be at least 1, for phase one, got {phase}.")
+        if if_none not in _IF_NONE:
+            raise ValueError(f"`if_none` must be one of {list(_IF_NONE)}, got {if_none!r}.")
         self.monitor = monitor
         self.mode = mode
         self.patience = patience
@@ -117,15 +135,18 @@ class PhaseEarlyStopping(pl.Callback):
         self.min_delta = min_delta
         self.delta = delta
         self.phase = phase
+        self.if_none = if_none
         self.phases = phases
         self.check_finite = check_finite
         self.strict = strict
         self.verbose = verbose
+        self.write_csv = write_csv
 
         self.stopping_reason: str | None = None
         """Why it stopped, in words; ``None`` where it did not."""
         self.stopped_step: int | None = None
         self._rule = self._new_rule()
+        self._none = False
         self._checked = False
         self._said: set[str] = set()
         self._pending = False
@@ -161,13 +182,13 @@ class PhaseEarlyStopping(pl.Callback):
         if stage == "fit":
             self.stopping_reason = self.stopped_step = None
             if self._trainer is None or self._trainer() is not trainer:
-                self._rule, self._checked = self._new_rule(), False
+                self._rule, self._none, self._checked = self._new_rule(), False, False
                 self._trainer = weakref.ref(trainer)
             phases = self._find(trainer)
-            if self.phase >= len(phases.names):
+            if self.phase > len(phases.names):
                 raise ValueError(
-                    f"PhaseEarlyStopping(phase={self.phase}): TrainingPhases has the phases 0 to "
-                    f"{len(phases.names) - 1}: {list(phases.names)}."
+                    f"PhaseEarlyStopping(phase={self.phase}): TrainingPhases has the phases 1 to "
+                    f"{len(phases.names)}: {list(phases.names)}."
                 )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -188,9 +209,10 @@ class PhaseEarlyStopping(pl.Callback):
         standing = phases.process(trainer, pl_module)
         if not self._checked:
             self._check_key(trainer, pl_module, phases)
+        stop, said = self._tell_none(standing, phases)
+        begun = standing.index + 1 >= self.phase
         value = find(phases.fresh, self.monitor)
-        stop, said = False, None
-        if standing.current >= self.phase and value is not None:
+        if not stop and value is not None and (begun or (self._none and self.if_none == "plateau")):
             decide = partial(self._decide, trainer.global_step, value, phases)
             name = type(self).__name__
             stop, said = attempt(name, self._said, "decide whether to stop", decide) or (False, None)
@@ -199,10 +221,31 @@ class PhaseEarlyStopping(pl.Callback):
             trainer.should_stop = True
             self.stopped_step = trainer.global_step
             self.stopping_reason = said or "another rank stopped"
+            attempt(type(self).__name__, self._said, "say why it stops", lambda: phases.tell(trainer, "stop", said))
         if said is not None and (stop or self.verbose):
             pl.utilities.rank_zero_info(
                 f"PhaseEarlyStopping{' stops' if stop else ''} at step {trainer.global_step}: {said}."
             )
+        if writes_last(self, trainer):
+            attempt(type(self).__name__, self._said, "write readings.csv", lambda: phases.write_readings(trainer))
+
+    def _tell_none(self, standing: Standing, phases: TrainingPhases) -> tuple[bool, str | None]:
+        """Whether to stop since there is no such phase, which is said once."""
+        if self._none or not standing.over or standing.index + 1 >= self.phase:
+            return False, None
+        self._none = True
+        wanted = phases.names[self.phase - 1]
+        pl.utilities.rank_zero_info(
+            f"PhaseEarlyStopping on {self.monitor!r} waits for {wanted}, and there is none so far: "
+            f"{standing.reason}. With if_none={self.if_none!r} {_IF_NONE[self.if_none]}."
+        )
+        return self.if_none == "stop", f"there is no {wanted} in which {self.monitor} could count: {standing.reason}"
+
+    def columns(self) -> Columns:
+        """What stands in ``readings.csv``: why it stopped, at the step at which it did."""
+        if self.stopped_step is None or self.stopping_reason is None:
+            return {}
+        return {self.stopped_step: {"stop/reason": self.stopping_reason}}
 
     def _decide(self, step: int, value: float, phases: TrainingPhases) -> tuple[bool, str | None]:
         if not math.isfinite(value):
@@ -212,7 +255,8 @@ class PhaseEarlyStopping(pl.Callback):
             return False, None
         stop, said = self._rule.update(step, value, se)
         if said is not None:
-            said = f"{self.monitor} {said} (in {phases.names[phases.current]})"
+            where = phases.names[phases.standing.index]
+            said = f"{self.monitor} is {value:.4g} and {said} (in {where})"
         return stop, said
 
     def _standard_error(self, phases: TrainingPhases) -> float | None:
@@ -264,6 +308,7 @@ class PhaseEarlyStopping(pl.Callback):
         """The best value and the count, as plain numbers."""
         return {
             "rule": self._rule.state_dict(),
+            "none": self._none,
             "stopping_reason": self.stopping_reason,
             "stopped_step": self.stopped_step,
             "checked": self._checked,
@@ -273,4 +318,4 @@ class PhaseEarlyStopping(pl.Callback):
         """Go on where a checkpoint left off."""
         self._rule.load_state_dict(state_dict["rule"])
         self.stopping_reason, self.stopped_step = state_dict["stopping_reason"], state_dict["stopped_step"]
-        self._checked = state_dict["checked"]
+        self._none, self._checked = state_dict["none"], state_dict["checked"]

@@ -17,6 +17,7 @@ from torch import nn
 
 from lightning_interp._attempt import attempt
 from lightning_interp._fresh import FreshMetrics, find
+from lightning_interp.callbacks._readings_csv import Columns, write_readings, writes_last
 from lightning_interp.callbacks._unattached import unattached
 from lightning_interp.callbacks._val_loop import tell_no_validation, why_no_validation
 from lightning_interp.callbacks.analysis import ValidationAnalysis
@@ -35,13 +36,16 @@ from lightning_interp.gates import (
     judge,
     lag,
     plateau,
+    slowed,
 )
+from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.reporting import Reporter, log_folder
 
 __all__ = ["TrainingPhases"]
 
 _MODES = ("min", "max")
 _PAGE = "Training phases"
+_SHOWN = ("current", "provisional")
 _MOST = 120  # readings in a fit
 
 
@@ -53,26 +57,24 @@ class TrainingPhases(pl.Callback):
     (:func:`lightning_interp.functional.knees.fit_knees`), and a template says what they mean:
 
     - ``"two_phase"``: the second phase begins at the knee where the loss reaches its plateau, if something else still
-      improves after it, by default robustness to noise. Where nothing does, there is no second phase, and
-      :attr:`conclusion` says so. What a plateau and an improvement are: :func:`lightning_interp.gates.plateau` and
-      :func:`~lightning_interp.gates.improvement`.
+      improves after it and the loss does not explain it, by default robustness to noise. Where nothing does, there is
+      no second phase, and :attr:`conclusion` says so. What a plateau and an improvement are:
+      :func:`lightning_interp.gates.plateau` and :func:`~lightning_interp.gates.improvement`.
     - ``"three_phase"``: the key ``follow`` falls, rises and falls again, as ranks of representations were found to do
       in the pretraining of language models (arXiv 2509.23024).
     - ``"none"``: each knee of the loss begins a phase.
 
-    A boundary counts once ``confirm`` consecutive readings have shown it at the same place, so a phase is known some
-    readings after it began: of a second phase, about seven. Validate at equal distances on a logarithmic axis
-    (:class:`~lightning_interp.callbacks.ValidationSchedule`): at equal distances in steps, all but a few readings would
-    lie in the last phase. A phase that was confirmed stays, since gates have acted on it, even where later readings no
-    longer show it; then ``phase/fits`` is 0:
+    A phase is known in two steps. It is *provisional* once two readings in a row point to it: the loss falls at less
+    than a quarter of its steepest rate (:func:`lightning_interp.gates.slowed`) while something else improves. It is
+    *confirmed*, and gates act on it, once ``confirm`` readings in a row have shown its boundary at the same place, the
+    loss on its plateau. In the main job (``examples/two_phases.py``) the first is some four readings after the phase
+    began and the second some twelve; of simulated runs without a second phase at most 5 % were given a provisional one
+    at any of their readings (``benchmarks/knees.py``). Each verdict is said once, on the console, in the logger's text
+    and in the column ``phase/reason`` of ``readings.csv``.
 
-    ===============  ============================================  ==========================================
-    two_phase        ``phase/fits`` 1                              ``phase/fits`` 0
-    ===============  ============================================  ==========================================
-    phase/current 0  the loss has no plateau yet, or too few       the loss is on its plateau, and nothing
-                     readings to tell what follows                 improves: no second phase
-    phase/current 1  the second phase                              the evidence for it is gone
-    ===============  ============================================  ==========================================
+    Validate at equal distances on a logarithmic axis (:class:`~lightning_interp.callbacks.ValidationSchedule`): at
+    equal distances in steps, all but a few readings would lie in the last phase. A phase that was confirmed stays,
+    since gates have acted on it, even where later readings no longer show it; then ``phase/fits`` is 0.
 
     Only what a validation logged anew is taken in, so a key that is read at every third one has a third of the
     readings. Of two validations at one step the last counts. Values that are not finite are left out, and so is a
@@ -81,18 +83,22 @@ class TrainingPhases(pl.Callback):
 
     Keys logged, after every validation, in ``on_validation_end``: gates that act there and come earlier in
     ``Trainer(callbacks=...)`` see those of the validation before, except
-    :class:`~lightning_interp.callbacks.PhaseEarlyStopping`.
+    :class:`~lightning_interp.callbacks.PhaseEarlyStopping`. Loggers are shown those of level ``"full"`` with
+    ``log="full"`` only; gates see them all.
 
-    =======================  =====================================================================================
-    key                      what it is
-    =======================  =====================================================================================
-    ``phase/current``        index of the phase, from 0; from the first reading on
-    ``phase/fits``           1 while the readings agree with the template, else 0
-    ``phase/boundary_step``  where the current phase began; not logged in phase 0
-    ``phase/lag/<key>``      how much later the nearest knee of another key comes than that boundary, in decades of
-                             steps: log10(knee / boundary); negative if earlier; not logged in phase 0 or without a
-                             knee
-    =======================  =====================================================================================
+    =======================  =======  ================================================================================
+    key                      level    what it is
+    =======================  =======  ================================================================================
+    ``phase/current``        summary  the confirmed phase as phases are named, 1 for phase one and 2 for phase two; 0
+                                      where the loss is on its plateau and nothing improves: there is no second phase
+    ``phase/provisional``    summary  the phase that the readings point to, counted alike; ``phase/current`` where they
+                                      point to no other
+    ``phase/fits``           full     1 while the readings agree with the template, else 0
+    ``phase/boundary_step``  full     where the confirmed phase began; not logged in phase one
+    ``phase/lag/<key>``      full     how much later the nearest knee of another key comes than that boundary, in
+                                      decades of steps: log10(knee / boundary); negative if earlier; not logged in phase
+                                      one or without a knee
+    =======================  =======  ================================================================================
 
     The figure ``phases/overview`` shows the curves with phases and knees. TensorBoard gets a page with charts of the
     curves beside one another (its tab "Custom Scalars").
@@ -101,6 +107,8 @@ class TrainingPhases(pl.Callback):
         loss: The key whose plateau ends the first phase; a score with ``mode="max"`` will do. A key of several
             validation loaders (``val_loss/dataloader_idx_0``) is found by its plain name as well.
         mode: ``"min"`` or ``"max"``: which way the loss improves.
+        scale: On which scale the loss has its plateau: ``"linear"``, or ``"log"``, its logarithm, where training goes
+            on until the loss no longer falls by factors. Of a score only ``"linear"`` is plain.
         improving: The keys that may improve after the plateau, with ``"max"`` or ``"min"``. By default every
             ``robustness/…`` key.
         keys: More keys to follow: their knees, lags and curves.
@@ -115,6 +123,8 @@ class TrainingPhases(pl.Callback):
         strict: Whether it is an error that the first validation does not log a key; ``False`` for keys of the model's
             own that come later, and then a warning.
         prefix: Put before every key; tells two of these callbacks in one Trainer apart.
+        log: ``"summary"`` shows loggers what a person watches, ``"full"`` all keys.
+        write_csv: Have the phases in ``readings.csv``, beside the readings of the other callbacks.
         draw_figures: Draw the figure at the end of the fit, and while it runs at most once in ``figure_interval``.
         figure_interval: Seconds between figures; longer where drawing takes more than a hundredth of it.
 
@@ -131,18 +141,20 @@ class TrainingPhases(pl.Callback):
     Example:
         >>> phases = TrainingPhases(loss="val_loss", improving={"val_ood_acc": "max"})
         >>> phases.logged_keys()
-        ['phase/current', 'phase/fits', 'phase/boundary_step', 'phase/lag/val_ood_acc']
+        ['phase/current', 'phase/provisional']
         >>> phases.conclusion
         'phase one goes on: no reading yet'
 
     """
 
+    is_decision = True
     attached = ("_trainer", "_reporter")
 
     def __init__(
         self,
         loss: str = "val_loss",
         mode: str = "min",
+        scale: str = "linear",
         improving: Mapping[str, str] | None = None,
         keys: Sequence[str] = (),
         template: str = "two_phase",
@@ -154,6 +166,8 @@ class TrainingPhases(pl.Callback):
         min_readings: int = 8,
         strict: bool = True,
         prefix: str = "",
+        log: str = SUMMARY,
+        write_csv: bool = True,
         draw_figures: bool = True,
         figure_interval: float = 60.0,
     ) -> None:
@@ -162,6 +176,10 @@ class TrainingPhases(pl.Callback):
             raise ValueError(f"`template` must be one of {list(TEMPLATES)}, got {template!r}.")
         if mode not in _MODES:
             raise ValueError(f"`mode` must be 'min' or 'max', got {mode!r}.")
+        if scale not in ("linear", "log"):
+            raise ValueError(f"`scale` must be 'linear' or 'log', got {scale!r}.")
+        if log not in (SUMMARY, FULL):
+            raise ValueError(f"`log` must be 'summary' or 'full', got {log!r}.")
         wrong = {key: given for key, given in (improving or {}).items() if given not in _MODES}
         if wrong:
             raise ValueError(f"`improving` must give 'min' or 'max' for each key, got {wrong}.")
@@ -188,6 +206,7 @@ class TrainingPhases(pl.Callback):
             raise ValueError(f"`names` must be a list of {len(default)} names for the template, got {names!r}.")
         self.loss = loss
         self.mode = mode
+        self.scale = scale
         self.improving = None if improving is None else dict(improving)
         self.keys = tuple(keys)
         self.template = template
@@ -199,6 +218,8 @@ class TrainingPhases(pl.Callback):
         self.min_readings = min_readings
         self.strict = strict
         self.prefix = prefix
+        self.log_level = log  # Lightning puts its own `log` on every callback
+        self.write_csv = write_csv
         self.draw_figures = draw_figures
         self.figure_interval = figure_interval
 
@@ -209,6 +230,7 @@ class TrainingPhases(pl.Callback):
         self._reporter: Reporter | None = None
         self._warned: set[str] = set()
         self._off = False
+        self._news = False
         self._next_drawing = math.inf
         self._forget()
 
@@ -216,6 +238,7 @@ class TrainingPhases(pl.Callback):
         self._improving = self.improving
         self._series: dict[str, tuple[list[int], list[float]]] = {}
         self._fits: dict[tuple[str, bool], tuple[int, KneeFit]] = {}
+        self._columns: dict[int, dict[str, float | str]] = {}
         self._versions: dict[str, int] = {}
         self._tracker = PhaseTracker(self.confirm)
         self._checked = False
@@ -232,8 +255,17 @@ class TrainingPhases(pl.Callback):
 
     @property
     def current(self) -> int:
-        """The index of the phase."""
-        return self.standing.current
+        """The confirmed phase as phases are named, from 1; 0 where there is no second phase."""
+        return self.standing.number
+
+    @property
+    def provisional(self) -> int:
+        """The phase that the readings point to, counted alike; :attr:`current` where they point to no other."""
+        return self.standing.pointed_to
+
+    def columns(self) -> Columns:
+        """What stands in ``readings.csv`` of each validation: its phases and why, and the values that they are from."""
+        return self._columns
 
     @property
     def conclusion(self) -> str:
@@ -278,10 +310,16 @@ class TrainingPhases(pl.Callback):
         return list(dict.fromkeys([self.loss, *follow, *(self._improving or {}), *self.keys]))
 
     def logged_keys(self, model: nn.Module | None = None) -> list[str]:
-        """The keys that it logs, those included that are undefined at first; they are the same for every model."""
+        """The keys that loggers are shown under the present ``log`` level; they are the same for every model."""
+        return self.known_keys() if self.log_level == FULL else [self._full_key(name) for name in _SHOWN]
+
+    def known_keys(self) -> list[str]:
+        """All keys, which gates can watch whatever the ``log`` level, those included that are undefined at first."""
         others = [key for key in self.followed() if key != self._deciding]
-        names = ["current", "fits", "boundary_step", *(f"lag/{key}" for key in others)]
-        return [f"{self.prefix}phase/{name}" for name in names]
+        return [*map(self._full_key, (*_SHOWN, "fits", "boundary_step", *(f"lag/{key}" for key in others)))]
+
+    def _full_key(self, name: str) -> str:
+        return f"{self.prefix}phase/{name}"
 
     # ------------------------------------------------- life in a Trainer
 
@@ -331,7 +369,10 @@ class TrainingPhases(pl.Callback):
             self._rehearse(trainer, pl_module)
             return
         self.process(trainer, pl_module)
-        if time.monotonic() > self._next_drawing:
+        if writes_last(self, trainer):
+            self._attempt("write readings.csv", lambda: self.write_readings(trainer))
+        if self._news or time.monotonic() > self._next_drawing:
+            self._news = False
             self._attempt("draw", lambda: self._draw(trainer))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -345,6 +386,8 @@ class TrainingPhases(pl.Callback):
                 )
             return
         self._attempt("draw", lambda: self._draw(trainer))
+        if writes_last(self, trainer):
+            self._attempt("write readings.csv", lambda: self.write_readings(trainer))
         pl.utilities.rank_zero_info(f"TrainingPhases: {self.conclusion}.")
 
     def process(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Standing:
@@ -365,13 +408,19 @@ class TrainingPhases(pl.Callback):
             value = find(self.fresh, key)
             if value is not None and math.isfinite(value):
                 self._take(key, step, value)
+        before = self.standing
         if step > 0 and self._series.get(self._deciding, ([], []))[0][-1:] == [step]:
             self._attempt("tell the phase", lambda: self._tracker.update(step, self._judge()))
         self._attempt("log the phase", lambda: self._log(trainer))
+        self._attempt("say what phase it is", lambda: self._announce(trainer, before))
         if not self._laid_out and self._reporter is not None:
             self._laid_out = True
             self._attempt("lay out charts", partial(self._lay_out, self._reporter, trainer, pl_module))
         return self.standing
+
+    def write_readings(self, trainer: pl.Trainer) -> None:
+        """Bring ``readings.csv`` up to date."""
+        write_readings(trainer, None if self._reporter is None else self._reporter.folder)
 
     def _lay_out(self, reporter: Reporter, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         reporter.layout(trainer, {_PAGE: self._charts(trainer, pl_module)})
@@ -390,6 +439,7 @@ class TrainingPhases(pl.Callback):
         return {
             "series": {key: [list(steps), list(values)] for key, (steps, values) in self._series.items()},
             "tracker": self._tracker.state_dict(),
+            "columns": {step: dict(cells) for step, cells in self._columns.items()},
             "improving": self._improving,
             "checked": self._checked,
         }
@@ -399,6 +449,7 @@ class TrainingPhases(pl.Callback):
         self._series = {key: (list(steps), list(values)) for key, (steps, values) in state_dict["series"].items()}
         self._versions = dict.fromkeys(self._series, 0)
         self._fits = {}
+        self._columns = {int(step): dict(cells) for step, cells in state_dict["columns"].items()}
         self._tracker.load_state_dict(state_dict["tracker"])
         if self.improving is None:
             self._improving = state_dict["improving"]
@@ -455,8 +506,12 @@ class TrainingPhases(pl.Callback):
     def _positive(self, key: str, mode: str = "max", fit: KneeFit | None = None) -> Track:
         steps, values = self._series.get(key, ([], []))
         first = next((index for index, step in enumerate(steps) if step > 0), len(steps))
-        chosen = _spread(steps[first:])
-        return Track([steps[first + at] for at in chosen], [values[first + at] for at in chosen], mode, fit)
+        steps, values = steps[first:], values[first:]
+        if key == self.loss and self.scale == "log":
+            told = [index for index, value in enumerate(values) if value > 0]
+            steps, values = [steps[index] for index in told], [math.log10(values[index]) for index in told]
+        chosen = _spread(steps)
+        return Track([steps[at] for at in chosen], [values[at] for at in chosen], mode, fit)
 
     def _judge(self) -> Verdict:
         loss = self._positive(self.loss, self.mode, self.fit(self.loss, intervals=True))
@@ -464,13 +519,17 @@ class TrainingPhases(pl.Callback):
             follow = self._positive(self.follow, fit=self.fit(self.follow, intervals=True))
             return judge(self.template, (self.loss, loss), follow=(self.follow, follow), level=self.level)
         improving: dict[str, Track] = {}
-        if plateau(loss, self.level) is not None:  # fits cost, and before the plateau nobody asks for them
+        if slowed(loss) is not None or plateau(loss, self.level) is not None:  # before, nobody asks for these fits
             improving = {key: self._positive(key, mode, self.fit(key)) for key, mode in (self._improving or {}).items()}
         return judge(self.template, (self.loss, loss), improving, level=self.level)
 
     def _log(self, trainer: pl.Trainer) -> None:
         standing = self.standing
-        found = {"current": float(standing.current), "fits": float(standing.fits)}
+        found = {
+            "current": float(standing.number),
+            "provisional": float(standing.pointed_to),
+            "fits": float(standing.fits),
+        }
         if standing.boundaries:
             at = standing.boundaries[-1].step
             found["boundary_step"] = at
@@ -478,17 +537,40 @@ class TrainingPhases(pl.Callback):
                 behind = None if key == self._deciding else lag(self._positive(key, fit=self.fit(key)), at)
                 if behind is not None:
                     found[f"lag/{key}"] = behind
-        values = {f"{self.prefix}phase/{name}": value for name, value in found.items()}
+        values = {self._full_key(name): value for name, value in found.items()}
+        followed = {
+            key: values[-1] for key, (steps, values) in self._series.items() if steps[-1] == trainer.global_step
+        }
+        row = {"epoch": float(trainer.current_epoch), **followed, **values}
+        self._columns[trainer.global_step] = {**row, self._full_key("reason"): self.conclusion}
         # Lightning's own `log` is refused in this hook, the first where every value of the validation is there.
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in values.items()})
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        shown = {key: value for key, value in values.items() if key in self.logged_keys()}
         for logger in trainer.loggers:
             try:
-                logger.log_metrics(values, step)
+                logger.log_metrics(shown, step)
             except Exception as error:
                 self._warn_once(
                     type(logger).__name__, f"did not take the phase ({type(error).__name__}: {error}); training goes on"
                 )
+
+    def _announce(self, trainer: pl.Trainer, before: Standing) -> None:
+        """Say a verdict when it is made, and no other time."""
+        now = self.standing
+        if _verdict(now) == _verdict(before):
+            return
+        self._news = True
+        text = f"step {trainer.global_step}: {self.conclusion}."
+        if before.provisional is not None and now.provisional is None and now.index == before.index:
+            text = f"step {trainer.global_step}: the next phase is no longer in sight. {self.conclusion}."
+        pl.utilities.rank_zero_info(f"TrainingPhases, {text}")
+        self.tell(trainer, "verdict", text)
+
+    def tell(self, trainer: pl.Trainer, what: str, text: str | None) -> None:
+        """Show loggers a sentence about phases, under ``phases/<what>``."""
+        if self._reporter is not None and text is not None:
+            self._reporter.text(trainer, f"{self.prefix}phases/{what}", text)
 
     def _warn_once(self, name: str, text: str) -> None:
         if name not in self._warned:
@@ -531,6 +613,11 @@ class TrainingPhases(pl.Callback):
             knees=knees,
             note=self.conclusion,
         )
+
+
+def _verdict(standing: Standing) -> tuple[int, bool, bool]:
+    """What of a standing is said when it changes."""
+    return standing.index, standing.provisional is not None, standing.over
 
 
 def _spread(steps: Sequence[int]) -> list[int]:

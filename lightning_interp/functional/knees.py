@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -45,6 +45,9 @@ class KneeFit:
     autocorrelation: float
     """Lag-1 autocorrelation of the noise, 0 to 0.9: mean of its restricted likelihood, which has no small-sample bias
     to first order."""
+    covariance: Array = field(repr=False, compare=False)
+    """Of the noise of the readings, float64 (N, N), in units of y squared: its size and how alike neighbours are, averaged
+    over the kinds of noise that are believed. The diagonal falls where readings grow less noisy."""
     anchor: tuple[float, float] = (math.nan, math.nan)
     """A point on the first piece: the first x and the fit there."""
 
@@ -171,7 +174,7 @@ def fit_knees(
     belief = _belief(unit, values, [knees], floor)
     exact = bool(rss <= floor)
     phi = 0.0 if exact else float(belief.weights @ belief.kinds.lag_one)
-    noise, errors = _errors(unit, knees, float(rss), belief)
+    covariance, errors = _errors(unit, knees, float(rss), belief)
     spans: Array = np.empty((0, 2))
     if intervals and len(knees):
         ends = np.array([level / 2, 1 - level / 2])
@@ -188,8 +191,9 @@ def fit_knees(
         slopes=tuple((np.cumsum(coefficients[1:]) * scale / span).tolist()),
         slope_errors=tuple((errors * abs(scale) / span).tolist()),
         fitted=middle + scale * fitted,
-        noise=float(noise * abs(scale)),
+        noise=float(math.sqrt(np.trace(covariance) / size) * abs(scale)),
         autocorrelation=phi,
+        covariance=covariance * scale**2,
         anchor=(float(origin), float(middle + scale * fitted[0])),
     )
 
@@ -300,18 +304,16 @@ def _resampled(residuals: Array, belief: _Noise, count: int, generator: np.rando
     return belief.kinds.noise(which, fresh[which[:, None], index])
 
 
-def _errors(x: Array, knees: Array, rss: float, belief: _Noise) -> tuple[float, Array]:
-    """Standard deviation of the noise, and standard errors of the slopes: a sandwich of the kinds of noise."""
+def _errors(x: Array, knees: Array, rss: float, belief: _Noise) -> tuple[Array, Array]:
+    """Covariance of the noise (N, N), and standard errors of the slopes: a sandwich of the kinds of noise."""
     columns = tangents(x, knees)
     inverse = np.linalg.pinv(columns)
     into_slopes = np.cumsum(inverse[1 : 2 + len(knees)], 0)
-    variances: Array = np.zeros(len(into_slopes))
-    unit = 0.0  # mean squared noise for each unit of squared residuals
+    covariance: Array = np.zeros((len(x), len(x)))
     for weight, factor in zip(belief.weights, belief.kinds.factors, strict=True):
         if weight < 1e-6:
             continue
         noise = factor @ factor.T
         left = np.trace(noise) - np.einsum("pn,nm,mp->", inverse, noise, columns)  # expected squares of residuals
-        variances += weight * rss / left * ((into_slopes @ factor) ** 2).sum(1)
-        unit += weight * np.trace(noise) / len(x) / left
-    return math.sqrt(rss * unit), np.sqrt(variances)
+        covariance += weight * rss / left * noise
+    return covariance, np.sqrt(np.einsum("pn,nm,pm->p", into_slopes, covariance, into_slopes))

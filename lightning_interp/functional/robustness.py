@@ -13,7 +13,15 @@ from torch import Tensor
 from lightning_interp.functional._numerics import as_float, finite_rows, in_range, wide_dtype
 from lightning_interp.functional.student import t_quantile
 
-__all__ = ["area_under_noise", "checked_scales", "cosine_drift_sums", "differs", "half_scale", "retention"]
+__all__ = [
+    "area_under_noise",
+    "checked_scales",
+    "cosine_drift_sums",
+    "differs",
+    "half_scale",
+    "retention",
+    "share_learned",
+]
 
 
 def area_under_noise(scales: Sequence[float], values: Sequence[float], clean: float) -> float:
@@ -46,6 +54,33 @@ def area_under_noise(scales: Sequence[float], values: Sequence[float], clean: fl
     at, of = [0.0, *scales], [clean, *values]
     steps = zip(itertools.pairwise(at), itertools.pairwise(of), strict=True)
     return sum((right - left) * (first + second) / 2 for (left, right), (first, second) in steps) / at[-1]
+
+
+def share_learned(value: float, start: float, loss: bool) -> float:
+    r"""How much of what there was to learn has been learned.
+
+    .. math:: \frac{v_\mathrm{start} - v}{|v_\mathrm{start}|} \text{ of a loss}, \qquad
+        \frac{v - v_\mathrm{start}}{1 - v_\mathrm{start}} \text{ of a score}
+
+    A score whose start is not between 0 and 1 has no such end, and is measured by \|v_start\| as well.
+
+    Args:
+        value: The monitor now, v.
+        start: Its value before training.
+        loss: Whether less of it is better.
+
+    Returns:
+        1 where all is learned, 0 where nothing is, below 0 where it became worse; infinite of a start of 0 that any
+        change is more than.
+
+    Example:
+        >>> share_learned(0.65, 0.3, loss=False), share_learned(1.5, 2.0, loss=True)
+        (0.5, 0.25)
+
+    """
+    gain = start - value if loss else value - start
+    whole = abs(start) if loss or not 0 <= start < 1 else 1 - start
+    return gain / whole if whole else math.copysign(math.inf, gain) if gain else 0.0
 
 
 def retention(noisy: float, clean: float, start: float) -> float:

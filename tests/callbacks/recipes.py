@@ -160,7 +160,7 @@ MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
     "TrainingPhases": lambda draw: [phases(draw)],
     "PhaseEarlyStopping": lambda draw: [
         phases(draw),
-        PhaseEarlyStopping("val_acc", patience=1000, phase=0, strict=False),
+        PhaseEarlyStopping("val_acc", patience=1000, phase=1, strict=False),
     ],
     "ValidationSchedule": lambda draw: [ValidationSchedule(steps=[1, 3, 4])],
 }

@@ -66,7 +66,7 @@ def fit(kind: str) -> dict[str, object]:
             "plateau": [],
             "phase": [
                 TrainingPhases(improving={ROBUST: "max"}, draw_figures=False),
-                PhaseEarlyStopping(ROBUST, patience=3, phase=0),
+                PhaseEarlyStopping(ROBUST, patience=3, phase=1),
             ],
         }
         chosen = gates[kind]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import tempfile
 import warnings
@@ -13,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from lightning_interp import PhaseEarlyStopping, TrainingPhases
-from tests.callbacks.scripted import STEPS, Curve, Scripted, falling_loss, noise, rising, rising_until, run
+from tests.callbacks.scripted import STEPS, Curve, Scripted, falling_loss, noise, rising, rising_until, run, saturating
 from tests.callbacks.test_training_phases import Record, Robustness, phases
 
 LONG = 700
@@ -28,7 +29,7 @@ def implied(record: Record, key: str, patience: int, mode: str = "max") -> tuple
     """Step of the stop, best value and its step, by hand from what every validation showed."""
     best, best_step, waited = None, None, 0
     for step, seen in record.seen.items():
-        if seen.get("phase/current", 0) < 1:
+        if seen.get("phase/current", 0) < 2:
             continue
         value = seen[key] if mode == "max" else -seen[key]
         if best is None or value > best:
@@ -49,7 +50,8 @@ def test_it_stops_at_the_reading_that_the_readings_imply(tmp_path: Path) -> None
     assert 200 < step < LONG
     assert fit.global_step == stop.stopped_step == step
     assert (stop.best_value, stop.best_step) == (pytest.approx(best), best_step)
-    text = f"ood did not improve in 4 readings; best: {best:.4g} at step {best_step} (in phase two)"
+    now = record.seen[step]["ood"]
+    text = f"ood is {now:.4g} and did not improve in 4 readings; best: {best:.4g} at step {best_step} (in phase two)"
     assert stop.stopping_reason == text
 
 
@@ -68,7 +70,7 @@ def test_nothing_counts_before_the_phase(tmp_path: Path) -> None:
     fit = run(tmp_path, [phases(), without], {"val_loss": rising, "ood": lambda step: -float(step)})
     assert fit.global_step == STEPS
     assert without.best_value is None
-    at_once = stopper(patience=1, phase=0)
+    at_once = stopper(patience=1, phase=1)
     fit = run(tmp_path, [phases(), at_once], {"val_loss": rising, "ood": lambda step: -float(step)})
     assert fit.global_step == at_once.stopped_step == 4
 
@@ -109,7 +111,7 @@ def test_readings_that_are_missing_count_for_nothing(tmp_path: Path) -> None:
     record = Record()
     stop = stopper(monitor="rare", patience=2)
     fit = run(tmp_path, [phases(), record, stop], {**PLANTED, "rare": rare}, per_decade=20)
-    begun = [step for step, seen in record.seen.items() if seen.get("phase/current")]
+    begun = [step for step, seen in record.seen.items() if seen.get("phase/current") == 2]
     fresh = [step for step in calls[::3] if step in begun]
     assert fit.global_step == fresh[2]
 
@@ -158,7 +160,7 @@ def test_the_trainer_has_the_last_word(tmp_path: Path) -> None:
     stop = stopper(patience=1)
     fit = run(tmp_path, [phases(), stop], PLANTED, min_steps=LONG - 20, max_steps=LONG)
     assert fit.global_step >= LONG - 20
-    stop = stopper(patience=1, phase=0)
+    stop = stopper(patience=1, phase=1)
     run(tmp_path, [phases(), stop], {**PLANTED, "ood": lambda step: -float(step)}, fast_dev_run=8)
     assert stop.best_value is None
 
@@ -221,7 +223,8 @@ def test_ranks_stop_together_and_where_one_process_does(two_ranks: object) -> No
         ({"min_delta": -1.0}, "`min_delta` must be 0 or more, got -1.0"),
         ({"delta": "sd"}, "`delta` must be one of"),
         ({"delta": "se"}, "0 of them ask for nothing"),
-        ({"phase": -1}, "`phase` must be at least 0, got -1"),
+        ({"phase": 0}, "`phase` must be at least 1, for phase one, got 0"),
+        ({"if_none": "wait"}, r"`if_none` must be one of \['go on', 'plateau', 'stop'\], got 'wait'"),
     ],
 )
 def test_arguments_are_refused_at_once(kwargs: dict, text: str) -> None:
@@ -233,7 +236,7 @@ def test_what_it_needs_is_said(tmp_path: Path) -> None:
     for callbacks, text in [
         ([stopper()], r"Trainer\(callbacks=\[TrainingPhases\(loss='val_loss'\), PhaseEarlyStopping\(monitor='ood'\)"),
         ([stopper(phases="x/"), phases()], r"no TrainingPhases has that `prefix`; they have \[''\]"),
-        ([stopper(phase=2), phases()], r"has the phases 0 to 1: \['phase one', 'phase two'\]"),
+        ([stopper(phase=3), phases()], r"has the phases 1 to 2: \['phase one', 'phase two'\]"),
         ([stopper(monitor="odd"), phases()], r"monitors 'odd', which nobody logs\. Nearest: 'ood'\. Available: 'ood'"),
         ([stopper(monitor="z", delta="se", min_delta=1.0), phases()], r"nobody logs 'z/se'.*TrainingPhases\(keys="),
     ]:
@@ -249,5 +252,52 @@ def test_it_asks_the_phases_with_its_prefix(tmp_path: Path) -> None:
     curves = {**PLANTED, "steady": lambda step: -math.log10(step)}
     fit = run(tmp_path, [never, stop, other, phases()], curves, max_steps=LONG, per_decade=16)
     assert fit.global_step == stop.stopped_step
-    assert (other.current, never.best_value) == (0, None)
+    assert (other.current, never.best_value) == (1, None)
     assert isinstance(other, TrainingPhases)
+
+
+# ------------------------------------------------- where there is no such phase
+
+WITHOUT: dict[str, Curve] = {"val_loss": falling_loss, "ood": saturating, "other": lambda step: -float(step)}
+
+
+@pytest.mark.parametrize("if_none", ["go on", "plateau", "stop"])
+def test_where_there_is_no_second_phase_it_says_so_once_and_does_what_it_was_told(
+    tmp_path: Path, caplog: object, if_none: str
+) -> None:
+    record = Record()
+    with caplog.at_level("INFO"):
+        stop = stopper(monitor="other", patience=2, if_none=if_none)
+        fit = run(tmp_path, [phases(), record, stop], WITHOUT)
+    said = [one.message for one in caplog.records if "waits for phase two, and there is none so far" in one.message]
+    assert len(said) == 1
+    assert f"With if_none='{if_none}'" in said[0]
+    over = [step for step, seen in record.seen.items() if seen["phase/current"] == 0]
+    if if_none == "go on":
+        assert (fit.global_step, stop.stopping_reason) == (STEPS, None)
+    elif if_none == "stop":
+        assert fit.global_step == stop.stopped_step == over[0]
+        assert stop.stopping_reason.startswith("there is no phase two in which other could count: val_loss has its")
+    else:
+        assert fit.global_step == stop.stopped_step == over[2]
+        assert stop.stopping_reason.startswith(f"other is -{over[2]} and did not improve in 2 readings")
+
+
+def test_a_phase_that_comes_late_is_still_waited_for(tmp_path: Path) -> None:
+    def late(step: int) -> float:
+        return saturating(step) + max(math.log10(step / 150), 0.0)
+
+    stop = stopper(patience=100)
+    run(tmp_path, [phases(), stop], {"val_loss": falling_loss, "ood": late}, max_steps=LONG, per_decade=16)
+    assert stop.best_value > 1
+
+
+def test_the_reason_stands_in_the_file_of_readings(tmp_path: Path) -> None:
+    for order in (1, -1):
+        folder = tmp_path / str(order)
+        stop = stopper(monitor="other", patience=2, if_none="plateau")
+        chosen = [phases(), Robustness(write_csv=True), stop]
+        run(folder, chosen[::order], WITHOUT, logger=pl.loggers.CSVLogger(folder, name=None, version=""))
+        lines = list(csv.DictReader((folder / "readings.csv").open()))
+        assert [line["stop/reason"] for line in lines] == ["" for _ in lines[1:]] + [stop.stopping_reason]
+        assert int(lines[-1]["step"]) == stop.stopped_step

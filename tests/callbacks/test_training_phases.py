@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from lightning_interp import TrainingPhases, ValidationAnalysis
+from lightning_interp.history import read_rows
 from tests.callbacks.scripted import PLATEAU, Scripted, data, falling_loss, noise, rising, run, saturating
 from tests.toy import trainer
 
@@ -76,11 +77,13 @@ def test_a_second_phase_is_found_where_it_was_planted(tmp_path: Path) -> None:
     assert boundary.step == pytest.approx(PLATEAU, rel=0.3)
     assert boundary.low <= boundary.step <= boundary.high
     assert callback.conclusion.startswith(f"phase two began at step {boundary.step:.0f} (95 %: ")
-    assert "val_loss has its plateau there; ood still improves by" in callback.conclusion
+    assert f"val_loss has its plateau from {boundary}; ood still improves by" in callback.conclusion
     by_step = record.phases()
     assert [seen["phase/current"] for _, seen in by_step] == sorted(seen["phase/current"] for _, seen in by_step)
-    first = next(step for step, seen in by_step if seen["phase/current"])
-    assert PLATEAU < first < 10 * PLATEAU
+    first = next(step for step, seen in by_step if seen["phase/current"] == 2)
+    pointed = next(step for step, seen in by_step if seen["phase/provisional"] == 2)
+    assert PLATEAU < pointed < first < 5 * PLATEAU
+    assert (callback.standing.pointed_at, callback.standing.confirmed_at) == ((pointed,), (first,))
     assert all(("phase/boundary_step" in seen) == (step >= first) for step, seen in by_step)
     last = by_step[-1][1]
     assert last["phase/boundary_step"] == pytest.approx(boundary.step)
@@ -89,9 +92,14 @@ def test_a_second_phase_is_found_where_it_was_planted(tmp_path: Path) -> None:
         min((k - math.log10(boundary.step) for k in callback.fit("ood").knees), key=abs)
     )
     assert abs(last["phase/lag/ood"]) < 0.25
-    assert set(last) == set(callback.logged_keys())
-    # Loggers got them under the step of the other values of the same validation.
+    assert set(last) == set(callback.known_keys())
+    # Loggers got those that a person watches, under the step of the other values of the same validation.
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert (
+        {key for key in rows[0] if "phase/" in key}
+        == {*callback.logged_keys()}
+        == {"phase/current", "phase/provisional"}
+    )
     assert [row["step"] for row in rows if row["phase/current"]] == [row["step"] for row in rows if row["val_loss"]]
 
 
@@ -102,13 +110,13 @@ def test_without_a_second_phase_it_says_so(tmp_path: Path) -> None:
     assert callback.conclusion.startswith("no second phase: val_loss has its plateau from step ")
     assert "nothing improves noticeably after it: ood changes by" in callback.conclusion
     last = record.phases()[-1][1]
-    assert last == {"phase/current": 0, "phase/fits": 0}
+    assert last == {"phase/current": 0, "phase/provisional": 0, "phase/fits": 0}
 
 
 def test_a_loss_that_goes_on_falling_stays_in_the_first_phase(tmp_path: Path) -> None:
     callback = phases()
     run(tmp_path, [callback], {"val_loss": lambda step: 3 - math.log10(step) + noise(step, 0.02), "ood": rising})
-    assert (callback.current, callback.standing.fits) == (0, True)
+    assert (callback.current, callback.standing.fits) == (1, True)
     assert callback.conclusion == "phase one goes on: val_loss has no plateau yet"
 
 
@@ -119,7 +127,7 @@ def test_a_confirmed_phase_stays_and_tells_that_its_evidence_is_gone(tmp_path: P
     callback, record = phases(), Record()
     run(tmp_path, [callback, record], {"val_loss": loss, "ood": rising}, max_steps=900)
     last = record.phases()[-1][1]
-    assert (last["phase/current"], last["phase/fits"]) == (1, 0)
+    assert (last["phase/current"], last["phase/fits"]) == (2, 0)
     assert last["phase/boundary_step"] == pytest.approx(PLATEAU, rel=0.3)
     assert "is gone: val_loss has no plateau yet" in callback.conclusion
 
@@ -133,12 +141,67 @@ def test_three_phases_and_no_template(tmp_path: Path) -> None:
     knees = phases(template="none", improving=None, prefix="knees/", loss="rank")
     run(tmp_path, [three, knees], {**PLANTED, "rank": rank}, max_steps=600)
     for callback in (three, knees):
-        assert callback.current == 2
+        assert callback.current == 3
         assert [math.log10(at.step) for at in callback.standing.boundaries] == pytest.approx([1.2, 2.0], abs=0.12)
     assert three.conclusion.startswith("c began at step ")
     assert knees.conclusion.startswith("segment 3 began at step ")
-    assert "phase/lag/rank" not in three.logged_keys()
-    assert knees.logged_keys() == ["knees/phase/current", "knees/phase/fits", "knees/phase/boundary_step"]
+    assert "phase/lag/rank" not in three.known_keys()
+    assert knees.logged_keys() == ["knees/phase/current", "knees/phase/provisional"]
+    assert knees.known_keys() == [*knees.logged_keys(), "knees/phase/fits", "knees/phase/boundary_step"]
+    assert phases(log="full").logged_keys() == phases().known_keys()
+
+
+def test_a_plateau_of_the_logarithm_is_told_where_it_is_asked_for(tmp_path: Path) -> None:
+    def factors(step: int) -> float:
+        return 10 ** (-2 * min(math.log10(step), 2)) * (1 + noise(step, 0.02))
+
+    linear, log = phases(), phases(scale="log", prefix="log/")
+    run(tmp_path, [linear, log], {"val_loss": factors, "ood": lambda step: math.log10(step) + noise(step, 0.02)})
+    (early,), (late,) = linear.standing.boundaries, log.standing.boundaries
+    assert early.step < 40
+    assert late.step == pytest.approx(100, rel=0.15)
+
+
+def test_each_verdict_is_said_once_on_the_console_and_in_the_logger(tmp_path: Path, caplog: object) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = pl.loggers.TensorBoardLogger(tmp_path, name="", version="")
+    with caplog.at_level("INFO"):
+        run(tmp_path, [phases()], PLANTED, logger=logger)
+    said = [one.message for one in caplog.records if one.message.startswith("TrainingPhases, step")]
+    assert len(said) == 2
+    assert "phase two seems to have begun at step" in said[0]
+    assert "phase two began at step" in said[1]
+    logger.experiment.flush()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    shown = [one.tensor_proto.string_val[0].decode() for one in events.Tensors("phases/verdict/text_summary")]
+    assert [f"TrainingPhases, {one}" for one in shown] == said
+
+
+def test_phases_and_reasons_stand_in_the_file_of_readings(tmp_path: Path) -> None:
+    for order in (1, -1):
+        callback = phases()
+        folder = tmp_path / str(order)
+        logger = pl.loggers.CSVLogger(folder, name=None, version="")
+        chosen = [callback, Robustness(write_csv=True, every_n_validations=2)]
+        run(folder, chosen[::order], PLANTED, logger=logger)
+        lines = list(csv.DictReader((folder / "readings.csv").open()))
+        assert [int(line["step"]) for line in lines] == callback.series("val_loss")[0]
+        for line, value in zip(lines, callback.series("ood")[1], strict=True):
+            assert float(line["phase/current"]) in (1, 2)
+            assert line["phase/reason"]
+            assert float(line["ood"]) == pytest.approx(value, rel=1e-6)
+        assert lines[-1]["phase/reason"] == callback.conclusion
+        assert sum(line["robustness/enc/acc"] != "" for line in lines) == (len(lines) + 1) // 2
+        rows = read_rows(folder / "readings.csv")
+        assert rows[-1]["phase/current"] == 2
+        assert "phase/reason" not in rows[-1]
+    alone = tmp_path / "alone"
+    run(alone, [phases()], PLANTED, logger=pl.loggers.CSVLogger(alone, name=None, version=""))
+    assert read_rows(alone / "readings.csv")[-1]["phase/current"] == 2
+    without = tmp_path / "without"
+    run(without, [phases(write_csv=False)], PLANTED, logger=pl.loggers.CSVLogger(without, name=None, version=""))
+    assert not (without / "readings.csv").exists()
 
 
 # ------------------------------------------------- which values count
@@ -169,7 +232,7 @@ def test_a_conditional_key_that_appears_late(tmp_path: Path) -> None:
     assert callback.followed() == ["val_loss", "robustness/enc/acc"]
     assert callback.series("robustness/enc/acc")[0][0] >= 30
     assert callback.series("val_loss")[0][0] == 3
-    assert callback.current == 1
+    assert callback.current == 2
     assert "robustness/enc/acc still improves" in callback.conclusion
 
 
@@ -182,7 +245,7 @@ def test_values_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     steps, values = callback.series("ood")
     assert (min(steps), max(steps) < 400) == (11, True)
     assert all(map(math.isfinite, values))
-    assert callback.current == 1
+    assert callback.current == 2
 
 
 def test_of_two_validations_at_one_step_the_last_counts(tmp_path: Path) -> None:
@@ -244,7 +307,7 @@ def test_a_new_trainer_starts_anew_and_keys_come_from_the_state(tmp_path: Path) 
     callback = phases()
     run(tmp_path, [callback], PLANTED)
     run(tmp_path, [callback], PLANTED, max_steps=10)
-    assert callback.current == 0
+    assert callback.current == 1
     assert max(callback.series("val_loss")[0]) == 10
 
 
@@ -266,7 +329,7 @@ def test_every_rank_holds_the_phase_of_rank_0(two_ranks: object, per_rank: float
     # The record comes before the phases, so that it sees each phase one validation later.
     one, other = two_ranks.run(on_two_ranks, per_rank)
     assert one == other
-    assert one[-1][1]["phase/current"] == 1
+    assert one[-1][1]["phase/current"] == 2
     assert one == on_two_ranks(0.0)
 
 
@@ -302,7 +365,7 @@ def test_a_logger_that_fails_is_told_once_and_ends_nothing(tmp_path: Path) -> No
     with pytest.warns(RuntimeWarning, match="disk full") as caught:
         run(tmp_path, [callback], PLANTED, logger=Broken(tmp_path))
     assert sum("disk full" in str(one.message) for one in caught) == 1
-    assert callback.current == 1
+    assert callback.current == 2
 
 
 # ------------------------------------------------- refusals
@@ -313,6 +376,8 @@ def test_a_logger_that_fails_is_told_once_and_ends_nothing(tmp_path: Path) -> No
     [
         ({"template": "four"}, "`template` must be one of .'two_phase', 'three_phase', 'none'., got 'four'"),
         ({"mode": "up"}, "`mode` must be 'min' or 'max', got 'up'"),
+        ({"scale": "square"}, "`scale` must be 'linear' or 'log', got 'square'"),
+        ({"log": "all"}, "`log` must be 'summary' or 'full', got 'all'"),
         ({"improving": {"a": "up"}}, r"`improving` must give 'min' or 'max' for each key, got .'a': 'up'."),
         ({"improving": {}}, "`improving` is empty"),
         ({"keys": "a"}, "`keys` must be a list of keys, got the string 'a'"),
@@ -362,7 +427,7 @@ def test_keys_of_a_model_that_logs_robustness_itself(tmp_path: Path) -> None:
     callback = TrainingPhases(draw_figures=False)
     run(tmp_path, [callback], {"val_loss": falling_loss, "robustness/own": rising})
     assert callback.followed() == ["val_loss", "robustness/own"]
-    assert callback.current == 1
+    assert callback.current == 2
 
 
 def test_two_with_one_prefix_are_refused_and_barebones_is_told(tmp_path: Path) -> None:

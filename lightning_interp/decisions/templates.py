@@ -1,0 +1,146 @@
+"""What a template makes of the readings so far: phases, where they begin, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lightning_interp.decisions.evidence import SHARE, Improvement, improvement, plateau, slowed
+from lightning_interp.decisions.track import Boundary, Track, boundaries
+from lightning_interp.functional.student import t_upper_tail
+
+__all__ = ["TEMPLATES", "Verdict", "judge"]
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "two_phase": ("phase one", "phase two"),
+    "three_phase": ("warm-up collapse", "entropy-seeking", "compression-seeking"),
+    "none": (),
+}
+"""The names of the phases that a template knows."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a template makes of the readings so far, before it is confirmed.
+
+    Args:
+        boundaries: Beginnings of the second, third, … phase.
+        fits: Whether nothing contradicts the template.
+        reason: Why, in words.
+        early: Beginnings to which the evidence points, these included; the same ones where it is not told.
+
+    """
+
+    boundaries: tuple[Boundary, ...]
+    fits: bool
+    reason: str
+    early: tuple[Boundary, ...] | None = None
+
+    @property
+    def pointed_to(self) -> tuple[Boundary, ...]:
+        """Beginnings to which the evidence points."""
+        return self.boundaries if self.early is None else self.early
+
+
+def judge(
+    template: str,
+    loss: tuple[str, Track],
+    improving: Mapping[str, Track] | None = None,
+    follow: tuple[str, Track] | None = None,
+    level: float = 0.05,
+    share: float = SHARE,
+) -> Verdict:
+    """What a template makes of the readings so far.
+
+    - ``"two_phase"``: the second phase begins at the loss's
+      :func:`~lightning_interp.decisions.evidence.plateau` if at least one of the ``improving`` keys shows
+      :func:`~lightning_interp.decisions.evidence.improvement` after it that the loss does not share: its mirror image
+      is no second phase. The level of these tests is divided by the number of keys. The evidence points to a second
+      phase already where the loss has :func:`~lightning_interp.decisions.evidence.slowed` down and a key improves so.
+    - ``"three_phase"``: the followed key falls, rises, falls. A segment goes in a direction if its slope is
+      significant; others belong to what came before. Contradicted by any other order or a fourth change.
+    - ``"none"``: every knee of the loss begins a new phase.
+
+    Args:
+        template: One of the above.
+        loss: Name and readings of the loss, or of a score.
+        improving: Readings of what may improve after the plateau, by name.
+        follow: Name and readings of the key whose shape ``"three_phase"`` describes.
+        level: Of each test.
+        share: See :func:`~lightning_interp.decisions.evidence.plateau`.
+
+    """
+    if template == "two_phase":
+        return _two_phase(*loss, improving or {}, level, share)
+    if template == "three_phase":
+        return _three_phase(*(follow or loss), level)
+    if template == "none":
+        found = boundaries(loss[1].fit)
+        return Verdict(found, True, f"{loss[0]} has {len(found)} knee{'' if len(found) == 1 else 's'}")
+    raise ValueError(f"template={template!r}: expected one of {list(TEMPLATES)}.")
+
+
+def _two_phase(name: str, loss: Track, improving: Mapping[str, Track], level: float, share: float) -> Verdict:
+    if loss.fit is None:
+        return Verdict((), True, f"{name} has too few readings to look for a plateau ({len(loss.steps)})")
+    settled, index = True, plateau(loss, level, share)
+    if index is None:
+        settled, index = False, slowed(loss)
+    if index is None:
+        return Verdict((), True, f"{name} has no plateau yet")
+    start = boundaries(loss.fit)[index]
+    at = f"{name} {'has its plateau' if settled else 'has slowed down'} from {start}"
+    found = {
+        key: improvement(track, start.step, loss, level / max(len(improving), 1), share)
+        for key, track in improving.items()
+    }
+    best = [(key, one) for key, one in found.items() if one is not None and one.noticeable]
+    if best:
+        key, one = min(best, key=lambda pair: pair[1].p_value)
+        others = f" ({len(best) - 1} more do)" if len(best) > 1 else ""
+        text = f"{at}; {key} still improves by {one.gain:.3g} after it, {_p(one)}{others}"
+        return Verdict((start,) if settled else (), True, text, early=(start,))
+    if not settled:
+        return Verdict((), True, f"{at}, and has no plateau yet")
+    waiting = [key for key, one in found.items() if one is None]
+    if waiting:
+        return Verdict((), True, f"{at}; too few readings of {', '.join(waiting)} to tell whether it still improves")
+    told = "; ".join(
+        f"{key} changes by {one.gain:+.3g} for the better, {one.share:+.1%} of its range more than the loss "
+        f"({_p(one)}, noise of a reading {one.noise:.2g})"
+        for key, one in found.items()
+        if one is not None
+    )
+    return Verdict((), False, f"{at}; nothing improves noticeably after it: {told or 'no key to look at'}")
+
+
+def _p(one: Improvement) -> str:
+    return f"p = {one.p_value:.2g}" if one.p_value >= 1e-4 else "p < 0.0001"
+
+
+_THREE = (-1, 1, -1)
+_WORD = {-1: "falls", 1: "rises"}
+
+
+def _three_phase(name: str, track: Track, level: float) -> Verdict:
+    fit = track.fit
+    if fit is None:
+        return Verdict((), True, f"{name} has too few readings to look for phases ({len(track.steps)})")
+    freedom = max(len(fit.fitted) - 2 - 2 * len(fit.knees), 1)
+    runs: list[int] = []
+    starts: list[Boundary] = []
+    for start, slope, error in zip((None, *boundaries(fit)), fit.slopes, fit.slope_errors, strict=True):
+        direction = int(math.copysign(1, slope)) if slope else 0
+        if direction and error > 0 and 2 * t_upper_tail(abs(slope) / error, freedom) >= level:
+            direction = 0
+        if not direction or (runs and runs[-1] == direction):
+            continue
+        if runs and start is not None:
+            starts.append(start)
+        runs.append(direction)
+    shape = ", ".join(_WORD[run] for run in runs) or "stays as it is"
+    if tuple(runs) != _THREE[: len(runs)]:
+        return Verdict((), False, f"{name} {shape}; expected: falls, rises, falls")
+    where = " and ".join(str(start) for start in starts)
+    return Verdict(tuple(starts), True, f"{name} {shape}{f', turning at {where}' if where else ''}")
