@@ -95,12 +95,12 @@ class NoiseRobustness(ValidationAnalysis):
     ``nonfinite/<downstream site>``                 full     vectors left out of drift
     ==============================================  ======  ==========================================================
 
-    Conditional keys are undefined, and not logged, until three readings in a row have found v(0) better than v_start
-    beyond its own noise (the 95 % interval over up to eight groups of batches) and by at least a twentieth of what
-    there is to learn (:func:`~lightning_interp.functional.robustness.share_learned`), and at later readings that do not
-    find it; and where there is a single batch, of which that noise cannot be told; ``half_scale`` also where more than half
-    survives the largest scale. So a model that has hardly learned has no robustness that a gate could choose; outside a
-    fit one reading decides. Plain gates monitor ``under_noise``. With
+    Conditional keys are undefined, and not logged, until v(0) was found better than v_start by at least a twentieth of
+    what there is to learn (:func:`~lightning_interp.functional.robustness.share_learned`) and beyond its own noise (the
+    95 % interval over up to eight groups of batches): at one reading by four times that, or at three in a row. Later
+    readings that do not find it go without, and so does a single batch, of which that noise cannot be told, and
+    ``half_scale`` where more than half survives the largest scale. So a model that has hardly learned has no robustness
+    that a gate could choose; outside a fit one reading decides. Plain gates monitor ``under_noise``. With
     ``start="initial"`` they are undefined from the first reading on that is of other samples than the one before, since
     v_start cannot be read on them; that is said once. They are undefined, too, where no monitor changes by a bit even
     under noise 1,000 times the largest scale: what the noise is added to has no part in the monitors, which is said
@@ -688,7 +688,8 @@ class NoiseRobustness(ValidationAnalysis):
         learned = gap > width and share_learned(clean, started[0], mode == "loss") >= _LEARNED
         # Once it was seen often enough, a reading that does not see it goes without and the next one need not wait.
         before = self._learned.get(monitor, 0)
-        self._found_learned[monitor] = max(before + 1 if learned else 0, before if before >= _IN_A_ROW else 0)
+        now = 0 if not learned else _IN_A_ROW if gap > _CLEAR * width else before + 1
+        self._found_learned[monitor] = max(now, before if before >= _IN_A_ROW else 0)
         wanted = _IN_A_ROW if self._fitting and not self._rehearsing else 1
         return started[0] if learned and self._found_learned[monitor] >= wanted else None
 

@@ -46,8 +46,8 @@ class KneeFit:
     """Lag-1 autocorrelation of the noise, 0 to 0.9: mean of its restricted likelihood, which has no small-sample bias
     to first order."""
     covariance: Array = field(repr=False, compare=False)
-    """Of the noise of the readings, float64 (N, N), in units of y squared: its size and how alike neighbours are, averaged
-    over the kinds of noise that are believed. The diagonal falls where readings grow less noisy."""
+    """Of the noise of the readings, float64 (N, N), in units of y squared: its size, and how alike neighbours are,
+    averaged over the kinds of noise that are believed. The diagonal falls where readings grow less noisy."""
     anchor: tuple[float, float] = (math.nan, math.nan)
     """A point on the first piece: the first x and the fit there."""
 

@@ -190,9 +190,18 @@ def test_a_model_that_has_not_learned_has_no_robustness(tmp_path: Path) -> None:
     assert near._gaps["val_acc"] == pytest.approx(0.01)
     assert near._widths["val_acc"] > 0.02
     assert not any(key.startswith("robustness/") for key in near.reading)
-    far = noisy(start={"val_acc": callback.reading["clean/val_acc"] - 2 * near._widths["val_acc"]})
-    fit(tmp_path, [far], Learner(lr=0.0), max_epochs=1)
-    assert "robustness/emb/val_acc" in far.reading
+    # Better than its noise: at three readings in a row. Better than four times its noise: at once.
+    for times, missing in ((2, 2), (5, 0)):
+        far = noisy(start={"val_acc": callback.reading["clean/val_acc"] - times * near._widths["val_acc"]})
+        fit(tmp_path, [far], Learner(lr=0.0), max_epochs=4)
+        there = ["robustness/emb/val_acc" in reading.values for reading in far.history.readings]
+        assert there == [False] * missing + [True] * (4 - missing)
+    # Beyond its noise, but by less than a twentieth of what there is to learn.
+    small = noisy(start={"val_acc": callback.reading["clean/val_acc"] - 1e-3})
+    small._widths["val_acc"] = 1e-6
+    small.step, clean = 0, callback.reading["clean/val_acc"]
+    assert small._start_of("val_acc", clean, [], "score") is None
+    assert small._start_of("val_acc", clean + 0.06, [], "score") is not None
     # Where learning has made it worse, nothing survives either.
     worse = noisy(start={"val_loss": 0.0})
     fit(tmp_path, [worse], Learner(), max_epochs=1)

@@ -129,7 +129,7 @@ def check(kind: str, found: dict[str, object]) -> None:
         robust = [(step, -value) for step, _, value in readings if value is not None]
         assert found["last"] == stops_after(robust, 3) < LAST
         assert found["best"] == max((pair for pair in robust), key=lambda pair: -pair[1])[0]
-        assert found["reason"].startswith(f"{ROBUST} did not improve in 3 readings")
+        assert found["reason"].startswith(f"{ROBUST} is {-robust[-1][1]:.4g} and did not improve in 3 readings")
 
 
 @pytest.mark.parametrize("kind", ["stop", "checkpoint", "plateau", "phase"])
