@@ -143,7 +143,7 @@ def analyze_checkpoints(
                 model: nn.Module | None = build(entry)
                 if not isinstance(model, nn.Module):
                     raise TypeError(f"`load` must return an nn.Module, got {type(model).__name__}.")
-                values = analyze(model, dataloader, callbacks, forward)
+                values = analyze(model, dataloader, callbacks, forward, progress=False)
             except Exception as error:
                 error.add_note(f"This was checkpoint {os.fspath(entry)!r} of step {step}.")
                 raise

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lightning_interp._attempt import attempt, cause
 from lightning_interp._batches import BatchSize, batch_size
 from lightning_interp._collate_order import why_order_is_unknown
-from lightning_interp._forward import Forward
+from lightning_interp._forward import RunBatch
 from lightning_interp._fresh import FreshMetrics
 from lightning_interp._safe_keys import PLACEHOLDERS, safe_keys
 from lightning_interp._same_data import DataChecksum, Samples
@@ -190,7 +190,7 @@ class ValidationAnalysis(pl.Callback):
         """Counts through the batches of the reading."""
         self.group: Any = None
         """The process group over which data are split; ``None`` for all ranks."""
-        self.run_batch: Forward | None = None
+        self.run_batch: RunBatch | None = None
         """How :func:`lightning_interp.analyze` runs a batch, for what runs batches again."""
         self.step_output: Any = None
         """What ``validation_step`` returned for the batch, while :meth:`after_batch` runs."""

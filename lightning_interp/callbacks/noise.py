@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp._forward import Forward, default_forward
+from lightning_interp._forward import RunBatch, default_forward
 from lightning_interp._overheard import Overheard
 from lightning_interp._said_once import say_once
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
@@ -823,6 +823,6 @@ def _around(trainer: pl.Trainer | None) -> list[Any]:
     return [trainer.strategy.precision_plugin.val_step_context(), muted_loggers(trainer)]
 
 
-def _forward_alone(run_batch: Forward | None, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+def _forward_alone(run_batch: RunBatch | None, model: nn.Module, batch: Any) -> dict[str, Tensor]:
     (run_batch or default_forward(model))(model, batch, 0)
     return {}

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_interp._forward import Forward, checked_forward
 from lightning_interp._loggers import how_to_embed
 from lightning_interp._said_once import say_once
 from lightning_interp.callbacks._grids import site_grid
@@ -28,7 +29,7 @@ from lightning_interp.metrics._names import BUILT_IN_LABELS
 from lightning_interp.metrics._synced import synced
 from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric
 from lightning_interp.metrics.sample import FixedSample, Sample
-from lightning_interp.own_data import OwnData, OwnForward, apart
+from lightning_interp.own_data import OwnData, apart
 from lightning_interp.positions import Selection
 from lightning_interp.run_settings import Settings, arguments
 from lightning_interp.site_rows import HowRead, Pooling, ReadSite, SiteReader
@@ -90,7 +91,7 @@ class RepresentationMetrics(ValidationAnalysis):
         data: Batches of one's own to read in place of the validation run: a ``DataLoader`` that does not shuffle, or
             any other iterable of batches that can be iterated again. They are run at the end of each validation that is
             read; whole batches are dealt out to ranks. ``max_examples`` counts samples of these.
-        forward: How a batch of ``data`` goes through the module, ``forward(module, batch)``. By default the module's
+        forward: How a batch of ``data`` goes through the module, ``forward(model, batch)``. By default the module's
             ``forward``, which gets what it takes of a dict by name, or the first entry of a tuple.
         projector: Show so many representations of each site, of the last reading, on TensorBoard's page "Projector"
             (Weights & Biases: in a table) when the fit ends, under ``representations/<site>``; always the same
@@ -143,7 +144,7 @@ class RepresentationMetrics(ValidationAnalysis):
         read: ReadSite | Mapping[str, ReadSite] | None = None,
         pooling: Pooling | None = None,
         data: Iterable[Any] | None = None,
-        forward: OwnForward | None = None,
+        forward: Forward | None = None,
         projector: int | None = None,
         label_names: Sequence[str] | Mapping[int, str] | Callable[[int], str] | None = None,
         **kwargs: Any,
@@ -183,7 +184,7 @@ class RepresentationMetrics(ValidationAnalysis):
             )
         if data is None and forward is not None and not self._runs_batches:
             raise ValueError("`forward` says how a batch of `data` goes through the module, and there is none.")
-        self.forward = forward
+        self.forward = checked_forward(forward)
         self._own = None if data is None else OwnData(data, forward)
         self._model: nn.Module | None = None
         self._live: weakref.ref[Any] | None = None
