@@ -26,6 +26,8 @@ from lightning_interp._same_data import DataChecksum, Samples
 from lightning_interp._same_parameters import with_same_parameters
 from lightning_interp.callbacks._analyses import (
     analyses,
+    check_twins,
+    compared_by_lightning,
     reported_earlier,
     silence_sync_warning,
     task_metrics,
@@ -428,6 +430,7 @@ class ValidationAnalysis(pl.Callback):
         self._modules = dict(pl_module.named_modules())
         self._tell_names(pl_module)
         self._elsewhere = reported_earlier(self, trainer, pl_module)
+        check_twins(self, trainer)
         if world_size() > 1:
             silence_sync_warning([self.full_key(key) for key in [*self.measures(pl_module), *self._own_keys()]])
         folder = log_folder(trainer)
@@ -702,7 +705,7 @@ class ValidationAnalysis(pl.Callback):
         if self._key is None:  # Lightning asks for it several times a training step
             given = self.identity()
             self._key = self._generate_state_key(**given) if given else super().state_key
-        return self._key
+        return f"{self._key} {id(self)}" if compared_by_lightning() else self._key
 
     def state_dict(self) -> dict[str, Any]:
         """Readings and counters, as plain numbers."""
