@@ -12,6 +12,7 @@ from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lightning_interp._forward import Forward, RunBatch, default_forward, takes_batches
+from lightning_interp._shared_padding import shared_padding
 from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.distributed import rank_in
 from lightning_interp.isolation import untouched
@@ -78,6 +79,7 @@ def analyze(
         try:
             for reader in readers:
                 reader.resolve(model)
+                reader.take_padding(shared_padding(model))
                 reader.logged_keys(model)  # gives keys their names
                 reader.run_batch = run
                 if reader.reads_batches:

@@ -24,6 +24,7 @@ from lightning_interp._fresh import FreshMetrics
 from lightning_interp._safe_keys import PLACEHOLDERS, safe_keys
 from lightning_interp._same_data import DataChecksum, Samples
 from lightning_interp._same_parameters import with_same_parameters
+from lightning_interp._shared_padding import shared_padding
 from lightning_interp.callbacks._analyses import (
     analyses,
     check_twins,
@@ -250,6 +251,9 @@ class ValidationAnalysis(pl.Callback):
     def resolve(self, model: nn.Module) -> None:
         """Find in the model what is to be read, and attach to it. An error here stops the run before it starts."""
 
+    def take_padding(self, padding_idx: int | None) -> None:
+        """What the ``LightningModule`` or the data module says of padding in an attribute of this name, if it does."""
+
     def release(self) -> None:
         """Detach from the model and free what was kept for readings."""
 
@@ -427,6 +431,7 @@ class ValidationAnalysis(pl.Callback):
                 "Leave it false, and give every rank at least one batch."
             )
         self.resolve(pl_module)
+        self.take_padding(shared_padding(pl_module, getattr(trainer, "datamodule", None)))
         self._modules = dict(pl_module.named_modules())
         self._tell_names(pl_module)
         self._elsewhere = reported_earlier(self, trainer, pl_module)

@@ -69,7 +69,9 @@ class RepresentationMetrics(ValidationAnalysis):
         tokens: Where the token ids are in a batch (a key, an index, a callable), or that by site; ``input_ids`` of
             a dict or the first entry of a tuple by default.
         mask: Where the padding mask is; ``attention_mask`` by default.
-        padding_idx: Token id of padding, where there is no mask; -1 if nothing is padded.
+        padding_idx: Token id of padding, where there is no mask; -1 if nothing is padded. For all callbacks at once it
+            can be an attribute ``padding_idx`` of the ``LightningModule``, or of the data module: that counts where
+            neither this argument nor a mask says anything.
         ignore_tokens: Token ids that are not words (BOS, EOS, CLS): neither read nor part of n-grams.
         skip_positions: Leave out the first so many words of each sequence (attention sinks).
         layout: Order of the axes of what a site returns, for all sites or by site: ``"BTD"`` (B samples, T positions, D
@@ -275,6 +277,10 @@ class RepresentationMetrics(ValidationAnalysis):
             raise ValueError("`output` has no effect where `read` is given the whole output: leave one out.")
         self._recorder = SiteRecorder(model, self._names, self.call, self.output, self._site_reader.own)
         self._recorder.attach()
+
+    def take_padding(self, padding_idx: int | None) -> None:
+        """Padding where neither arguments nor batches say anything of it."""
+        self._reader.shared_padding = padding_idx
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Attach to the model, and say early where nothing can show the projector."""
@@ -482,6 +488,8 @@ class RepresentationMetrics(ValidationAnalysis):
         for name, metric in self.metrics.items():
             own = arguments(metric)
             found |= {f"{name}/{key}": value for key, value in own.items() if key not in found}
+        if self._reader.used_padding is not None:
+            found["padding_idx"] = self._reader.used_padding
         for site, how in self._how.items():
             found |= {f"{key}/{site}": value for key, value in how.items()}
         for labels, units in self._units.items():
