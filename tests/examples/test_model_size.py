@@ -328,12 +328,17 @@ def test_ctrl_c_in_a_terminal_ends_all_processes_without_a_traceback(tmp_path: P
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,  # its processes are one group, as those of a terminal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's background ignores it
     )
-    deadline = time.time() + 120
-    while len(list(tmp_path.rglob("readings.csv"))) < 2 and time.time() < deadline:
-        time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
+    try:
+        deadline = time.time() + 120
+        while len(list(tmp_path.rglob("readings.csv"))) < 2 and time.time() < deadline:
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        printed, _ = process.communicate(timeout=60)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     assert process.returncode == 1
     assert "Traceback" not in printed
     assert printed.strip().splitlines()[-1].startswith("stopped; what was read is in")
