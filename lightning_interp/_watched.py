@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from lightning_interp._measure_words import ParsedKey, display_name, parse_key
 
-__all__ = ["MOST_PANELS", "Place", "left_out", "panel_of", "titles_of", "watched"]
+__all__ = ["MOST_PANELS", "Place", "left_out", "places_of", "titles_of", "watched"]
 
 MOST_PANELS = 12
 """So many panels of a figure are readable."""
@@ -50,61 +50,97 @@ _DETAILS = {
 _INSTEAD = {detail: measure for measure, details in _DETAILS.items() for detail in details}
 # Of these each thing that is measured has a scale of its own.
 _APART = frozenset({"under_noise", "robustness", "retention", "half_scale", "noisy", "drift"})
+# In this order they are shown, then what is not among them; last what belongs to each scale of noise or each class.
+_FIRST = (
+    *("robustness", "information", "regularity", "disentanglement", "effective_rank", "cka", "knn_purity", "probe"),
+    *("probe_accuracy", "probe_r2", "uuas", "dspr", "coordinate_r2", "truth_accuracy", "pairs_accuracy"),
+    *("cloze_accuracy", "task_accuracy", "alignment_disattenuated", "ece", "phase/current"),
+)
+_LAST = ("under_noise", "drift")
 _ABOVE = frozenset({"above chance", "above random weights", "above the chain"})
 
 
 def watched(keys: Iterable[str]) -> list[str]:
-    """Of these keys those that a person watches, in their order.
+    """Of these keys those that a person watches, what is looked at first before the rest.
 
-    That is what the model logs of its own, and of this library's measures each at its best: above chance where there is
-    that, the mean over scales where there is one, the first of two estimators. Not how readings were taken (rows,
-    coverage, seconds), and not what values are compared with (levels of chance, random weights, controls).
+    That is what the model logs of its own, and then of this library's measures each at its best: above chance where
+    there is that, the mean over scales where there is one, the first of two estimators. Not how readings were taken
+    (rows, coverage, seconds), and not what values are compared with (levels of chance, random weights, controls).
 
     Example:
-        >>> watched(["step", "val_loss", "rows/enc", "regularity/enc/token", "regularity_above_chance/enc/token"])
+        >>> watched(["step", "regularity_above_chance/enc/token", "regularity/enc/token", "rows/enc", "val_loss"])
         ['val_loss', 'regularity_above_chance/enc/token']
 
     """
-    every = list(keys)
-    parsed = {key: parse_key(key) for key in every}
-    ours = [one for one in parsed.values() if one is not None]
-    return [
+    parsed = _parsed(list(keys))
+    ours: dict[str, list[ParsedKey]] = {}
+    for one in parsed.values():
+        if one is not None:
+            ours.setdefault(one.measure, []).append(one)
+    found = [
         key
         for key, one in parsed.items()
         if key not in _OF_THE_ROW and (one is None or not (_is_bookkeeping(one) or _said_better(one, ours)))
     ]
+    return sorted(found, key=lambda key: _place(parsed[key]))
+
+
+def _parsed(keys: Sequence[str]) -> dict[str, ParsedKey | None]:
+    """Keys taken apart; the prefix that one of them shows is looked for in the others, of which some need it."""
+    found = {key: parse_key(key) for key in keys}
+    prefixes = {one.prefix for one in found.values() if one is not None and one.prefix}
+    for key, one in found.items():
+        if one is None:
+            behind = (parse_key(key, prefix) for prefix in sorted(prefixes) if key.startswith(prefix))
+            found[key] = next((other for other in behind if other is not None), None)
+    return found
+
+
+def _place(key: ParsedKey | None) -> int:
+    if key is None:
+        return -1
+    if key.measure in _LAST:
+        return len(_FIRST) + 1 + _LAST.index(key.measure)
+    return _FIRST.index(key.measure) if key.measure in _FIRST else len(_FIRST)
 
 
 def _is_bookkeeping(key: ParsedKey) -> bool:
     return key.measure in _BOOKS or any(one.name in _COMPARED for one in key.derived)
 
 
-def _said_better(key: ParsedKey, others: Collection[ParsedKey]) -> bool:
-    """Whether another of the keys says the same, and is rather watched."""
-    instead = _INSTEAD.get(key.measure)
-    return any(
-        one.measure == instead or (one.measure == key.measure and one.prefix == key.prefix and _is_better(one, key))
-        for one in others
-    )
+def _said_better(key: ParsedKey, ours: Mapping[str, Sequence[ParsedKey]]) -> bool:
+    """Whether another of the keys, by measure, says the same and is rather watched."""
+    if _INSTEAD.get(key.measure) in ours:
+        return True
+    return any(one.prefix == key.prefix and _is_better(one, key) for one in ours[key.measure])
 
 
 def _is_better(one: ParsedKey, key: ParsedKey) -> bool:
     """Whether of two values of a measure the first is above chance and the second is not, and so on."""
     theirs, mine = {what.name for what in one.derived}, {what.name for what in key.derived}
-    if one.parts != key.parts:
+    if one.parts != key.parts or one.loader != key.loader:
         return theirs == mine and _is_summary(one, key)
     above = bool(theirs - mine) and theirs - mine <= _ABOVE and mine <= theirs | {"binned"} and not mine & _ABOVE
-    return above or ("binned" in mine and theirs == mine - {"binned"})
+    untrained = "above random weights"
+    return (
+        above
+        or ("binned" in mine and theirs == mine - {"binned"})
+        or (untrained in theirs and bool(mine & (_ABOVE - {untrained})))
+    )
 
 
 def _is_summary(one: ParsedKey, key: ParsedKey) -> bool:
     """Whether of two values of a measure that differ in place alone the first stands for the second and its like."""
     mean, whole = one.parts == (*key.parts[:-1], "mean"), one.parts == key.parts[:-1]
+    if key.loader != one.loader:
+        return False
     return {
         "drift": mean,  # over scales
         "task_accuracy": mean,
         "information": whole,  # on the rows of a label set
         "pairs_accuracy": whole,  # of a task
+        "stability": one.parts == ("previous",),
+        "truth_likelihood": one.parts == ("accuracy",) and key.parts != ("overall",),
     }.get(key.measure, False)
 
 
@@ -115,21 +151,29 @@ class Place(NamedTuple):
     line: str
 
 
-def panel_of(key: str, loaders: Sequence[str] | None = None) -> Place:
-    """The panel and the line of a key: a panel holds one measure, for all sites and label sets; or one of the model's.
+def places_of(keys: Iterable[str]) -> dict[str, Place]:
+    """The panel and the line of each key: a panel holds one measure, for all sites and label sets, or one metric.
+
+    No two keys have one place.
 
     Example:
-        >>> panel_of("regularity_above_chance/encoder/token")
+        >>> places = places_of(["regularity_above_chance/encoder/token", "val/loss", "val_loss/dataloader_idx_1"])
+        >>> places["regularity_above_chance/encoder/token"]
         Place(panel='regularity, above chance', line='token at encoder')
-        >>> panel_of("val/loss/dataloader_idx_1"), panel_of("val/loss")
-        (Place(panel='val/loss', line='loader 1'), Place(panel='val/loss', line='val/loss'))
-        >>> panel_of("under_noise/input/val_acc"), panel_of("own/rankme/encoder")
-        (Place(panel='val_acc under noise', line='input'), Place(panel='RankMe, own', line='encoder'))
+        >>> places["val/loss"], places["val_loss/dataloader_idx_1"]
+        (Place(panel='val/loss', line='val/loss'), Place(panel='val_loss', line='loader 1'))
+        >>> list(places_of(["under_noise/input/val_acc", "own/rankme/encoder"]).values())
+        [Place(panel='val_acc under noise', line='input'), Place(panel='RankMe, own', line='encoder')]
 
     """
-    found = parse_key(key)
+    places = {key: _place_of(key, one) for key, one in _parsed(list(keys)).items()}
+    often = Counter(places.values())
+    return {key: place if often[place] == 1 else Place(place.panel, key) for key, place in places.items()}
+
+
+def _place_of(key: str, found: ParsedKey | None) -> Place:
     base, _, number = key.rpartition("/dataloader_idx_")
-    loader = display_name(f"x/dataloader_idx_{number}", loaders).removeprefix("x, ") if base else ""
+    loader = f"loader {number}" if base else ""
     if found is None:
         return Place(base or key, loader or key)
     form, parts = found.words.form, found.parts
@@ -153,7 +197,8 @@ def titles_of(keys: Iterable[str]) -> dict[str, str]:
         {'rankme/encoder': 'RankMe at encoder', 'val_loss/dataloader_idx_0': 'val_loss, loader 0'}
 
     """
-    names = {key: display_name(key) for key in keys}
+    parsed = _parsed(list(keys))
+    names = {key: display_name(key, prefix="" if one is None else one.prefix) for key, one in parsed.items()}
     often = Counter(names.values())
     return {key: name if often[name] == 1 else key for key, name in names.items()}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 from matplotlib.figure import Figure
 
 from lightning_interp._plain_values import plain_value
-from lightning_interp._watched import MOST_PANELS, left_out, panel_of, watched
+from lightning_interp._watched import MOST_PANELS, left_out, places_of, watched
 from lightning_interp.figures.measure_curves import measure_curves
 from lightning_interp.readings_file import CsvLog
 from lightning_interp.readings_table import SETTING, read_rows, read_settings, write_rows
@@ -183,7 +183,6 @@ class History:
         chosen = [keys] if isinstance(keys, str) else (watched(there) or there) if keys is None else list(keys)
         if not chosen:
             raise ValueError(f"`keys` is empty: name at least one key, or give None; there are {there[:12]}.")
-        panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
         for key in chosen:
             if key not in there:
                 of_it = [one for one in there if one.startswith(f"{key}/")][:3]  # its loaders, its sites
@@ -191,9 +190,9 @@ class History:
                 raise ValueError(
                     f"No reading has {key!r}; {f'nearest are {near}' if near else f'there are {there[:12]}'}."
                 )
-            place = panel_of(key)
-            lines = panels.setdefault(place.panel, {})
-            lines[key if place.line in lines else place.line] = self.series(key)
+        panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+        for key, place in places_of(chosen).items():
+            panels.setdefault(place.panel, {})[place.line] = self.series(key)
         shown = list(panels)[: MOST_PANELS if keys is None else None]
         figure = measure_curves({panel: panels[panel] for panel in shown}, title)
         if note := left_out(len(shown), len(panels), "name what to draw by plot(keys=...)"):

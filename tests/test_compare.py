@@ -186,7 +186,7 @@ def test_two_seeds_are_warned_of_and_do_not_stretch_the_axes() -> None:
     assert wide.means[0] - wide.halves[0] < low  # its band goes beyond
     assert low < min(mean - half for mean, half in zip(kept.means, kept.halves, strict=True))
     assert high > max(mean + half for mean, half in zip(kept.means, kept.halves, strict=True))
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="have 2 seeds"):
         alone = compare({"two": two})
     low, high = alone.plot("rankme/encoder").axes[0].get_ylim()
     assert low < min(wide.means) < max(wide.means) < high
@@ -235,7 +235,7 @@ def test_it_draws_what_a_person_watches() -> None:
     found = compare({"a": seeds})
     assert {*upkeep, *levels, *shown, "regularity/enc/token", "val/loss"} == {*found.keys}
     drawn = [axes.get_title() for axes in found.plot().axes]
-    assert drawn == ["information at enc", "regularity of token at enc, above chance", "val/loss"]
+    assert drawn == ["val/loss", "information at enc", "regularity of token at enc, above chance"]
     assert found.plot().get_supxlabel() == ""
     only = compare({"a": seeds}, list(upkeep))
     assert len(only.plot().axes) == len(upkeep)  # rather than nothing

@@ -161,7 +161,7 @@ def lines(figure: Figure) -> dict[str, dict[int, tuple[list[float], list[float]]
 def test_a_picture_shows_what_a_person_watches_measure_by_measure() -> None:
     history = run()
     found = lines(history.plot(title="a run"))
-    assert list(found) == ["val/loss", "val/acc", "regularity, above chance", "robustness of val/acc to noise"]
+    assert list(found) == ["val/loss", "val/acc", "robustness of val/acc to noise", "regularity, above chance"]
     for number, site in enumerate(("encoder", "decoder")):
         assert found["regularity, above chance"][number] == history.series(f"regularity_above_chance/{site}/token")
     for number in range(2):
@@ -171,7 +171,7 @@ def test_a_picture_shows_what_a_person_watches_measure_by_measure() -> None:
     assert figure.get_suptitle() == "a run"
     assert figure.get_supxlabel() == ""
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["loader 0", "loader 1", "val/acc", "token at encoder", "token at decoder", "input"]
+    assert names == ["loader 0", "loader 1", "val/acc", "input", "token at encoder", "token at decoder"]
 
 
 def test_a_picture_of_keys_that_are_named() -> None:
