@@ -82,6 +82,9 @@ class ValidationAnalysis(pl.Callback):
     last validation batch, with the weights that were validated. A module that is replaced or wrapped in training is
     found again by its name.
 
+    All readings are in ``history``, a :class:`~lightning_interp.history.History`: ``history.plot()``,
+    ``history.series(key)``, ``history.to_pandas()``, ``history.write_csv(path)``.
+
     A copy, pickled or not, has the arguments and the history, and is attached to no model: :attr:`attached`.
 
     Args:
