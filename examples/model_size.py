@@ -26,11 +26,13 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
 import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -242,17 +244,27 @@ def by_category(model: Seq2SeqModule, data: Seq2SeqDataModule) -> dict[str, floa
 
 
 def train_all(args: argparse.Namespace) -> None:
-    """Every size from every seed, several side by side; a run that fails is told and the others go on."""
+    """Every size from every seed, several side by side; a run that fails is told and the others go on.
+
+    Ctrl-C ends them all, and keeps what they have read so far.
+    """
     started = time.time()
     deadline = None if args.minutes is None else started + 60 * args.minutes
     os.environ["OMP_NUM_THREADS"] = "1"
     tasks = ordered(args.sizes, range(args.seed, args.seed + args.seeds), args.start_order)
     work = partial(train, args, deadline)
     outcomes = one_by_one(work, tasks, deadline) if args.jobs == 1 else side_by_side(work, tasks, args.jobs, deadline)
-    for task, outcome in outcomes:
-        if task is not None:
-            print(f"{time.time() - started:5.0f} s  {outcome}", flush=True)
-        gather(args.logdir)
+    try:
+        with closing(outcomes):
+            for task, outcome in outcomes:
+                if task is not None:
+                    print(f"{time.time() - started:5.0f} s  {outcome}", flush=True)
+                gather(args.logdir)
+    except (KeyboardInterrupt, SystemExit):  # the second where a Trainer in this process was interrupted
+        gather(args.logdir, everything=True)
+        path = args.logdir / "runs.csv"
+        kept = f"what was read is in {path}, of which --analyse-only {args.logdir} makes tables"
+        raise SystemExit(f"\nstopped; {kept if path.exists() else 'nothing was read yet'}") from None
     gather(args.logdir, everything=True)
 
 
@@ -264,10 +276,10 @@ def ordered(sizes: Sequence[int], seeds: Sequence[int], order: str) -> list[tupl
 
 
 Work = Callable[[int, int], str]
-Outcome = tuple[tuple[int, int] | None, str]
+Outcomes = Generator[tuple[tuple[int, int] | None, str], None, None]
 
 
-def one_by_one(work: Work, tasks: Sequence[tuple[int, int]], deadline: float | None) -> Iterator[Outcome]:
+def one_by_one(work: Work, tasks: Sequence[tuple[int, int]], deadline: float | None) -> Outcomes:
     """Run all tasks in this process."""
     for task in tasks:
         if deadline is not None and time.time() > deadline:
@@ -286,7 +298,7 @@ def attempt(work: Work, task: tuple[int, int]) -> str:
 
 def side_by_side(
     work: Work, tasks: Sequence[tuple[int, int]], jobs: int, deadline: float | None, grace: float = GRACE
-) -> Iterator[Outcome]:
+) -> Outcomes:
     """Run all tasks in so many processes, each of which takes a new one when it is done; ``None`` now and then.
 
     A process that dies loses its task and is replaced. Tasks end by themselves at the deadline; those that do not are
@@ -334,7 +346,12 @@ def start_worker(context: Any, work: Work) -> tuple[Any, Connection]:
     """A process that waits for tasks, and the connection to it."""
     here, there = context.Pipe()
     process = context.Process(target=serve, args=(there, work), daemon=True)
-    process.start()
+    # Ctrl-C reaches all processes of a terminal: those that inherit this leave it to the first, which ends them.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
     there.close()
     return process, here
 

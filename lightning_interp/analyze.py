@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm  # type: ignore[import-untyped]
 
-from lightning_interp._forward import Forward, default_forward
+from lightning_interp._forward import Forward, RunBatch, default_forward, takes_batches
+from lightning_interp._shared_padding import shared_padding
 from lightning_interp.callbacks.analysis import ValidationAnalysis
+from lightning_interp.distributed import rank_in
 from lightning_interp.isolation import untouched
 from lightning_interp.own_data import on_device
 from lightning_interp.positions import SamplePositions
@@ -24,6 +27,8 @@ def analyze(
     dataloader: Iterable[Any],
     callbacks: ValidationAnalysis | Sequence[ValidationAnalysis],
     forward: Forward | None = None,
+    *,
+    progress: bool = True,
 ) -> dict[str, float]:
     """Read a finished model: the measures that the callbacks would log at a validation.
 
@@ -37,13 +42,16 @@ def analyze(
         dataloader: Batches. A dict goes into the model by the names that its ``forward`` takes, a tuple or a tensor by
             its first entry.
         callbacks: What to read. All read this one loader, whatever their ``dataloader_idx``.
-        forward: How to run a batch, called with model, batch and its number, where the ways above do not fit.
+        forward: How to run a batch where the ways above do not fit: ``forward(model, batch)``. For a step that wants a
+            number too, ``lambda model, batch: model.validation_step(batch, 0)``.
+        progress: Show a progress bar over the batches, on the first rank; only from the second second on.
 
     Returns:
         Every measure by its key, undefined ones left out.
 
     Raises:
         ValueError: If there is no callback, or one of them finds what it does not expect.
+        TypeError: If ``forward`` takes something else.
 
     Cost: one pass over the loader, and what the callbacks state.
 
@@ -61,7 +69,7 @@ def analyze(
         raise ValueError(f"`callbacks` must be one or more ValidationAnalysis callbacks, got {wrong or 'none'}.")
     first = next(model.parameters(), None)
     device = first.device if first is not None else torch.device("cpu")
-    run = forward or default_forward(model)
+    run = default_forward(model) if forward is None else takes_batches(forward)
     readers = [copy.deepcopy(callback) for callback in chosen]
     for reader in readers:
         reader._reset()  # what a fit left is of another moment, if not of another model
@@ -71,6 +79,7 @@ def analyze(
         try:
             for reader in readers:
                 reader.resolve(model)
+                reader.take_padding(shared_padding(model))
                 reader.logged_keys(model)  # gives keys their names
                 reader.run_batch = run
                 if reader.reads_batches:
@@ -78,7 +87,9 @@ def analyze(
                     reader.try_collate(dataloader, reader.positions)
                     reader.check_positions()
                 reader.begin()
-            for index, batch in enumerate(dataloader):
+            shown = progress and rank_in() == 0
+            bar = tqdm(dataloader, "analyze", _length(dataloader), leave=False, delay=1, disable=not shown)
+            for index, batch in enumerate(bar):
                 _run_batch(model, on_device(batch, device), index, run, readers)
             for reader in readers:
                 reader.collect()
@@ -90,7 +101,14 @@ def analyze(
     return values
 
 
-def _run_batch(model: nn.Module, batch: Any, index: int, run: Forward, readers: Sequence[ValidationAnalysis]) -> None:
+def _length(dataloader: Iterable[Any]) -> int | None:
+    try:
+        return len(dataloader)  # type: ignore[arg-type]
+    except Exception:  # a stream has none, and says so in ways of its own
+        return None
+
+
+def _run_batch(model: nn.Module, batch: Any, index: int, run: RunBatch, readers: Sequence[ValidationAnalysis]) -> None:
     selected = []
     readers = [reader for reader in readers if reader.reads_batches]
     for reader in readers:

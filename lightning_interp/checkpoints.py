@@ -25,12 +25,11 @@ from lightning_interp._forward import Forward
 from lightning_interp.analyze import analyze
 from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.compat import pl
-from lightning_interp.history import History, Reading, merge_rows, with_settings
+from lightning_interp.history import History, Reading
 from lightning_interp.positions import SamplePositions
-from lightning_interp.readings_table import write_rows
 from lightning_interp.run_settings import Settings, package_versions
 
-__all__ = ["CheckpointHistory", "analyze_checkpoints"]
+__all__ = ["analyze_checkpoints"]
 
 Checkpoint: TypeAlias = str | os.PathLike[str]
 Build: TypeAlias = Callable[[Any], nn.Module]
@@ -44,27 +43,6 @@ _STEP = re.compile(r"(?<![a-z])(?:(?:global_?)?step|checkpoint|ckpt)[=_-]?(\d+)(
 _LAST = re.compile(r"last(-v\d+)?\.ckpt")
 
 
-class CheckpointHistory(History):
-    """The readings of checkpoints, by increasing step; what a callback's ``history`` has, and a file.
-
-    Example:
-        >>> history = CheckpointHistory()
-        >>> history.append(Reading(step=10, epoch=0, index=0, values={"rankme/encoder": 3.5}))
-        >>> history.steps, history.series("rankme/encoder")
-        ([10], ([10], [3.5]))
-
-    """
-
-    @property
-    def steps(self) -> list[int]:
-        """The step of every checkpoint."""
-        return [reading.step for reading in self.readings]
-
-    def write_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write the readings as the live callbacks write ``readings.csv``; a file of this name is replaced."""
-        write_rows(path, with_settings(merge_rows([self]), [self]))
-
-
 def analyze_checkpoints(
     paths: Checkpoint | Sequence[Checkpoint],
     dataloader: Iterable[Any],
@@ -75,7 +53,7 @@ def analyze_checkpoints(
     steps: Steps | None = None,
     forward: Forward | None = None,
     progress: bool = True,
-) -> CheckpointHistory:
+) -> History:
     """Read the checkpoints of a finished training: the curves that the callbacks would have logged while it ran.
 
     Every checkpoint is read by :func:`analyze` with the callbacks as they are given: the same examples and the same
@@ -104,7 +82,8 @@ def analyze_checkpoints(
         progress: Show a progress bar.
 
     Returns:
-        The readings by increasing step. A reading's epoch is the Lightning checkpoint's, and −1 where the step came
+        The readings by increasing step, with :meth:`~lightning_interp.history.History.write_csv`, ``to_pandas`` and
+        ``plot``. A reading's epoch is the Lightning checkpoint's, and −1 where the step came
         from elsewhere.
 
     Raises:
@@ -136,14 +115,14 @@ def analyze_checkpoints(
         )
     _check_repeatable(dataloader)
     ordered = _by_step(_entries(paths), steps, spare_last=isinstance(paths, str | os.PathLike))
-    history = CheckpointHistory()
+    history = History()
     with _builder(load, module) as build:
         for index, (step, epoch, entry) in enumerate(tqdm(ordered, desc="checkpoints", disable=not progress)):
             try:
                 model: nn.Module | None = build(entry)
                 if not isinstance(model, nn.Module):
                     raise TypeError(f"`load` must return an nn.Module, got {type(model).__name__}.")
-                values = analyze(model, dataloader, callbacks, forward)
+                values = analyze(model, dataloader, callbacks, forward, progress=False)
             except Exception as error:
                 error.add_note(f"This was checkpoint {os.fspath(entry)!r} of step {step}.")
                 raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from matplotlib.figure import Figure
 
+from lightning_interp._watched import MOST_PANELS, left_out, titles_of, watched
 from lightning_interp.figures.interval_curves import interval_curves
-from lightning_interp.functional.student import mean_interval
+from lightning_interp.functional.student import mean_interval, t_quantile
 from lightning_interp.history import History, merge_rows, read_rows
 
 __all__ = ["Comparison", "HasHistory", "IntervalCurve", "compare"]
@@ -29,6 +31,9 @@ class HasHistory(Protocol):
 Source: TypeAlias = History | HasHistory | str | os.PathLike[str]
 _Curves: TypeAlias = dict[str, dict[int, float]]
 
+# Below it the interval of a mean is many times as wide as what differs between the seeds.
+_FEW = 3
+
 # What a row says of itself, and what readings cost or failed at: nothing of the model.
 _NOT_MEASURED = ("step", "epoch")
 _UPKEEP = ("seconds/", "failed/")
@@ -41,7 +46,7 @@ class IntervalCurve:
     Args:
         steps: Steps at which every seed has a finite value, increasing.
         means: The mean over the seeds at each.
-        halves: Half the width of its interval.
+        halves: Half the width of its interval; NaN for one seed, which has none.
         seeds: How many seeds there are.
         left_out: At how many further steps some seed, but not every one, has a finite value.
 
@@ -87,7 +92,7 @@ class Comparison:
     def table(self, key: str) -> list[dict[str, str | int | float]]:
         """A row for every label and step: ``label``, ``step``, ``mean``, ``low``, ``high``, ``seeds``.
 
-        ``low`` and ``high`` are the ends of the interval.
+        ``low`` and ``high`` are the ends of the interval, NaN where a single seed has none.
         """
         return [
             {
@@ -103,25 +108,39 @@ class Comparison:
         ]
 
     def plot(self, keys: str | Sequence[str] | None = None, title: str | None = None) -> Figure:
-        """Draw keys (all where none are named) over training, one panel each, a band around each mean.
+        """Draw keys over training, one panel each, a band around each mean; a line alone for a single seed.
 
         Args:
-            keys: What to draw; up to 12 are readable.
+            keys: What to draw; up to 12 are readable. Without them what a person watches, up to so many: the model's
+                own metrics, and measures above chance where there is that; not how readings were taken, nor levels of
+                chance. The figure says how many more there are.
             title: The heading of the figure.
 
+        Returns:
+            A figure that pyplot does not know of. Its axes follow the means and the bands of three seeds or more; a
+            band of two, which is wide, goes beyond them.
+
         Raises:
-            ValueError: If a key is none of those compared.
+            ValueError: If a key is none of those compared, or ``keys`` is empty.
 
         """
-        chosen = self.keys if keys is None else [keys] if isinstance(keys, str) else list(keys)
+        chosen = [keys] if isinstance(keys, str) else (watched(self.keys) or self.keys) if keys is None else list(keys)
+        if not chosen:
+            raise ValueError(f"`keys` is empty: name at least one key, or give None; compared are {self.keys[:12]}.")
+        shown = chosen[: MOST_PANELS if keys is None else None]
+        titles = titles_of(shown)
         panels = {
-            key: {
-                f"{label} (n = {curve.seeds})": (curve.steps, curve.means, curve.halves)
-                for label, curve in self._of(key).items()
+            titles[key]: {
+                _name(label, curve): (curve.steps, curve.means, curve.halves) for label, curve in self._of(key).items()
             }
-            for key in chosen
+            for key in shown
         }
-        return interval_curves(panels, title=title, level=self.level)
+        every = {_name(label, curve): curve.seeds for key in shown for label, curve in self._of(key).items()}
+        few = [name for name, seeds in every.items() if seeds < _FEW]
+        figure = interval_curves(panels, title=title, level=self.level, beyond=few)
+        if note := left_out(len(shown), len(chosen), "name what to draw by plot(keys=...); .keys has all"):
+            figure.supxlabel(note, fontsize=9)
+        return figure
 
     def _of(self, key: str) -> Mapping[str, IntervalCurve]:
         if key not in self.curves:
@@ -136,11 +155,11 @@ def compare(
 
     A step counts where every seed of the label has a finite value; the others are left out and counted, since a mean
     over a changing set of seeds moves although no seed does. Labels need not share steps. The interval is that of one
-    step: over many steps some are expected to miss.
+    step: over many steps some are expected to miss. A single run is compared too, as it is, without an interval.
 
     Args:
-        runs: A label for each kind of run → its seeds, at least 2, one source each: a ``History``, a callback that has
-            one, or the path of a ``readings.csv``.
+        runs: A label for each kind of run → its seeds, one source each: a ``History``, a callback that has one, or the
+            path of a ``readings.csv``.
         keys: What to compare, measured or logged by the model. Without them, every key that all sources have, at
             steps that the seeds of each label share, but for ``seconds/…`` and ``failed/…``.
         level: Confidence of the intervals.
@@ -149,9 +168,13 @@ def compare(
         The means and intervals, as a table and as a figure. The order of seeds does not matter.
 
     Raises:
-        ValueError: If there are no runs, a label has fewer than 2 seeds or one source twice, a source lacks a key or
-            the seeds of a label share no step of it, no key is common to all, or ``level`` is not between 0 and 1.
+        FileNotFoundError: If there is no such file.
+        ValueError: If there are no runs, a label has no source or one source twice, a source lacks a key or the seeds
+            of a label share no step of it, no key is common to all, or ``level`` is not between 0 and 1.
         TypeError: If a source is none of those above.
+
+    There is a warning where a label has two seeds: the interval of their mean is 6.4 times as wide, to each side, as
+    they differ (``level=0.95``), and says little.
 
     Cost: milliseconds a thousand values, beside reading the files.
 
@@ -171,7 +194,10 @@ def compare(
         raise ValueError(f"`level` must lie between 0 and 1, got {level}.")
     if not runs:
         raise ValueError("`runs` is empty: expected {label: [one source a seed, ...]}.")
+    for label, sources in runs.items():
+        _check_sources(label, sources)
     read = {label: _seeds(label, sources) for label, sources in runs.items()}
+    _warn_of_two([label for label, seeds in read.items() if len(seeds) == 2], level)
     if keys is not None:
         chosen = [keys] if isinstance(keys, str) else list(dict.fromkeys(keys))
         if not chosen:
@@ -188,11 +214,45 @@ def compare(
 # ------------------------------------------------- sources
 
 
-def _seeds(label: str, sources: Sequence[Source]) -> list[_Curves]:
+def _check_sources(label: str, sources: Sequence[Source]) -> None:
+    """Before anything is read: whether these are sources at all, and whether files are there."""
     if isinstance(sources, str | os.PathLike | History | HasHistory):
         raise TypeError(f"runs[{label!r}] is one source; expected a list with one for each seed.")
-    if len(sources) < 2:
-        raise ValueError(f"runs[{label!r}] has {len(sources)} source(s); an interval needs at least 2 seeds.")
+    for place, source in enumerate(sources):
+        if isinstance(source, str | os.PathLike) and not Path(source).is_file():
+            raise FileNotFoundError(
+                f"No such file: {os.fspath(source)!r}, runs[{label!r}][{place}]; expected a readings.csv. "
+                f"{_nearby(Path(source))}"
+            )
+    if not len(sources):
+        raise ValueError(f"runs[{label!r}] has no source; expected one for each seed.")
+
+
+def _nearby(path: Path) -> str:
+    """What is there in place of a file."""
+    if path.is_dir():
+        found = sorted(str(one.relative_to(path)) for one in path.rglob("*.csv"))
+        return f"It is a folder with {found[:8]}." if found else "It is a folder without *.csv."
+    folder = next(one for one in path.absolute().parents if one.is_dir())
+    return f"{str(folder)!r} has {sorted(os.listdir(folder))[:8]}."
+
+
+def _warn_of_two(labels: Sequence[str], level: float) -> None:
+    if not labels:
+        return
+    two, three = (t_quantile((1 - level) / 2, seeds - 1) for seeds in (2, 3))
+    warnings.warn(
+        f"{labels} of `runs` have 2 seeds. The {100 * level:g} % interval of their mean is ± {two:.1f} standard errors "
+        f"(± {three:.1f} of 3 seeds), and says little. Train more of them, or compare each as a label of its own.",
+        stacklevel=3,
+    )
+
+
+def _name(label: str, curve: IntervalCurve) -> str:
+    return f"{label} (one run)" if curve.seeds == 1 else f"{label} (n = {curve.seeds})"
+
+
+def _seeds(label: str, sources: Sequence[Source]) -> list[_Curves]:
     places: dict[object, int] = {}
     for place, source in enumerate(sources):
         same = places.setdefault(_identity(source), place)
@@ -229,8 +289,6 @@ def _read(where: str, source: Source) -> _Curves:
 
 
 def _rows(where: str, path: Path) -> list[dict[str, float]]:
-    if not path.is_file():
-        raise ValueError(f"{where} is {str(path)!r}, where there is no file; expected a readings.csv.")
     try:
         return read_rows(path)
     except ValueError as error:
@@ -272,7 +330,10 @@ def _shared(seeds: Sequence[Mapping[int, float]]) -> list[int]:
 
 def _curve(seeds: Sequence[Mapping[int, float]], level: float) -> IntervalCurve:
     steps = _shared(seeds)
-    intervals = [mean_interval([seed[step] for seed in seeds], level) for step in steps]
+    if len(seeds) == 1:
+        intervals = [(seeds[0][step], math.nan) for step in steps]
+    else:
+        intervals = [mean_interval([seed[step] for seed in seeds], level) for step in steps]
     return IntervalCurve(
         steps=tuple(steps),
         means=tuple(mean for mean, _ in intervals),

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
+
+from matplotlib.figure import Figure
 
 from lightning_interp._plain_values import plain_value
+from lightning_interp._watched import MOST_PANELS, left_out, places_of, watched
+from lightning_interp.figures.measure_curves import measure_curves
 from lightning_interp.readings_file import CsvLog
-from lightning_interp.readings_table import SETTING, read_rows, read_settings
+from lightning_interp.readings_table import SETTING, read_rows, read_settings, write_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["SETTING", "CsvLog", "History", "Reading", "merge_rows", "read_rows", "read_settings", "with_settings"]
 
@@ -41,14 +50,20 @@ class Reading:
 
 
 class History:
-    """The readings of one callback, in the order in which they were taken.
+    """The readings of one callback, in the order in which they were taken; or of checkpoints, by increasing step.
+
+    It has a length, is iterated over and indexed like a list of :class:`Reading`.
 
     Example:
         >>> history = History()
         >>> history.append(Reading(step=10, epoch=0, index=0, values={"information/encoder": 0.9}))
         >>> history.append(Reading(step=20, epoch=0, index=1, values={"information/encoder": 0.8}))
+        >>> history
+        History(2 readings of 1 key, steps 10 to 20)
         >>> history.series("information/encoder")
         ([10, 20], [0.9, 0.8])
+        >>> history[-1].values["information/encoder"], [reading.step for reading in history]
+        (0.8, [10, 20])
 
     """
 
@@ -58,6 +73,30 @@ class History:
 
     def __len__(self) -> int:
         return len(self.readings)
+
+    def __iter__(self) -> Iterator[Reading]:
+        return iter(self.readings)
+
+    @overload
+    def __getitem__(self, place: int) -> Reading: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Reading]: ...
+
+    def __getitem__(self, place: Any) -> Reading | list[Reading]:
+        if isinstance(place, str):
+            raise TypeError(f"history[{place!r}]: readings are indexed by number; a key has history.series({place!r}).")
+        found: Reading | list[Reading] = self.readings[place]
+        return found
+
+    def __repr__(self) -> str:
+        if not self.readings:
+            return f"{type(self).__name__}(no readings)"
+        keys, steps = len(self.keys), self.steps
+        return (
+            f"{type(self).__name__}({len(self)} reading{'s' * (len(self) != 1)} of {keys} key{'s' * (keys != 1)}, "
+            f"step{f's {steps[0]} to {steps[-1]}' if len(steps) > 1 else f' {steps[0]}'})"
+        )
 
     def append(self, reading: Reading) -> None:
         """Add the next reading."""
@@ -74,6 +113,11 @@ class History:
         return next((found for since, found in reversed(self._settings) if since <= step), {})
 
     @property
+    def steps(self) -> list[int]:
+        """The steps at which there are readings, increasing."""
+        return sorted({reading.step for reading in self.readings})
+
+    @property
     def keys(self) -> list[str]:
         """Every measured key, in the order of first appearance."""
         return list(dict.fromkeys(key for reading in self.readings for key in reading.values))
@@ -86,6 +130,79 @@ class History:
         by_step = {r.step: value for r in self.readings if (value := r.get(key)) is not None}
         steps = sorted(by_step)
         return steps, [by_step[step] for step in steps]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row a step, which is the index; columns are the epoch, what the model logged, and what was measured.
+
+        Of several readings at one step the last counts. How the last reading was taken, its settings, is in
+        ``attrs["settings"]``.
+
+        Raises:
+            ImportError: If pandas is not installed.
+
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError(
+                "to_pandas() needs pandas: pip install pandas, or this package as lightning-interp[pandas]. Without it "
+                "there are history.series(key) and history.write_csv(path)."
+            ) from error
+        rows = merge_rows([self])
+        columns = list(dict.fromkeys(["step", "epoch", *(key for row in rows for key in row)]))
+        frame = pd.DataFrame(rows, columns=columns).astype({"step": "int64", "epoch": "int64"}).set_index("step")
+        if rows:
+            frame.attrs["settings"] = self.settings(int(rows[-1]["step"]))
+        return frame
+
+    def write_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the readings as the live callbacks write ``readings.csv``; a file of this name is replaced."""
+        write_rows(path, with_settings(merge_rows([self]), [self]))
+
+    def plot(self, keys: str | Sequence[str] | None = None, title: str | None = None) -> Figure:
+        """Draw curves over training on a logarithmic axis of steps.
+
+        A panel holds one measure with a line for each site and label set, or one metric of the model's own.
+
+        Args:
+            keys: What to draw, measured or logged by the model. Without them what a person watches: the model's own
+                metrics, and measures above chance where there is that; not how readings were taken, nor levels of
+                chance; of these the first 12 panels.
+            title: The heading of the figure.
+
+        Returns:
+            A figure that pyplot does not know of; a notebook shows it, ``figure.savefig(path)`` writes it.
+
+        Raises:
+            ValueError: If there is no reading, none has a key, or ``keys`` is empty.
+
+        """
+        if not self.readings:
+            raise ValueError("There is no reading to draw yet.")
+        there = self._all_keys()
+        chosen = [keys] if isinstance(keys, str) else (watched(there) or there) if keys is None else list(keys)
+        if not chosen:
+            raise ValueError(f"`keys` is empty: name at least one key, or give None; there are {there[:12]}.")
+        for key in chosen:
+            if key not in there:
+                of_it = [one for one in there if one.startswith(f"{key}/")][:3]  # its loaders, its sites
+                near = of_it or difflib.get_close_matches(key, there, n=3)
+                raise ValueError(
+                    f"No reading has {key!r}; {f'nearest are {near}' if near else f'there are {there[:12]}'}."
+                )
+        panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+        for key, place in places_of(chosen).items():
+            panels.setdefault(place.panel, {})[place.line] = self.series(key)
+        shown = list(panels)[: MOST_PANELS if keys is None else None]
+        figure = measure_curves({panel: panels[panel] for panel in shown}, title)
+        if note := left_out(len(shown), len(panels), "name what to draw by plot(keys=...)"):
+            figure.supxlabel(note, fontsize=9)
+        return figure
+
+    def _all_keys(self) -> list[str]:
+        """What the model logged, then what was measured."""
+        logged = (key for reading in self.readings for key in reading.context)
+        return list(dict.fromkeys([*logged, *self.keys]))
 
     def state_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, so that a ``weights_only`` checkpoint can hold it."""

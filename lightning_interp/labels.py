@@ -73,7 +73,8 @@ class BatchReader:
             ``input_ids`` of a dict, the first entry of a tuple, or the batch itself.
         mask: Where the padding mask (B, T) is, 1 for real positions; by default ``attention_mask`` of a dict.
         padding_idx: The token id of padding; needed where there is no mask. ``-1`` says that nothing is padded. Beside
-            ``mask``, a position counts where both say so.
+            ``mask``, a position counts where both say so. Without one :attr:`shared_padding` holds where there is no
+            mask.
         ignore_tokens: Token ids that are not words (BOS, EOS, CLS): neither read nor part of an n-gram.
         skip_positions: Leave out the first so many words of each sequence; they still count as context of n-grams.
         batch_size: How many samples a batch has; see :func:`~lightning_interp._batches.batch_size`.
@@ -118,6 +119,11 @@ class BatchReader:
         self.tokens = tokens
         self.mask = mask
         self.padding_idx = padding_idx
+        self.shared_padding: int | None = None
+        """The token id of padding that the model's module says for all callbacks; what a batch or an argument says
+        goes before it."""
+        self.used_padding: int | None = None
+        """That, once it was needed."""
         self.ignore_tokens = tuple(ignore_tokens)
         self.skip_positions = skip_positions
         self.batch_size = batch_size
@@ -168,7 +174,7 @@ class BatchReader:
             context = read = self._mask(batch).bool()
             if self.skip_positions:
                 read = context & (context.cumsum(1) > self.skip_positions)
-        elif self.padding_idx is None:
+        elif self.padding_idx is None and self.shared_padding != -1:
             maybe_padded = dict(self._maybe_padded(batch))
         custom = {
             name: self._custom(name, source, batch, size, positions, num_samples, samples)
@@ -220,15 +226,20 @@ class BatchReader:
         real = ids >= 0
         if own is not None and ids is _first_of(batch):
             own = None  # the reader's own place of them, said again
-        if self.padding_idx is not None:
-            real = real & (ids != self.padding_idx)
+        masked = own is None and (self.mask is not None or has(batch, _MASK_KEY))
+        padding = self.padding_idx
+        if padding is None and not masked:
+            padding = self.used_padding = self.shared_padding
+        if padding is not None:
+            real = real & (ids != padding)
         elif own is not None:
             self._check_marked(own, ids)
-        if own is None and (self.mask is not None or self.padding_idx is None):
-            if self.mask is None and not has(batch, _MASK_KEY):
+        if own is None and (self.mask is not None or padding is None):
+            if not masked:
                 raise ValueError(
                     f"The batch, {describe_batch(batch)}, has no padding mask. Pass `padding_idx=` (the token id of "
-                    "padding, or -1 if nothing is padded) or `mask=` (where the mask is)."
+                    "padding, or -1 if nothing is padded), for all callbacks at once as a number in an attribute "
+                    "`padding_idx` of the LightningModule or the data module; or `mask=` (where the mask is)."
                 )
             mask = self._mask(batch)
             if mask.shape != ids.shape:

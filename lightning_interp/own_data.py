@@ -11,16 +11,13 @@ from torch import nn
 from torch.utils.data import DistributedSampler
 
 from lightning_interp._containers import mapped
-from lightning_interp._forward import module_forward
+from lightning_interp._forward import Forward, checked_forward, module_forward
 from lightning_interp.compat import pl
 from lightning_interp.distributed import rank_in, world_size
 from lightning_interp.isolation import muted_loggers, untouched
 from lightning_interp.positions import SamplePositions, Selection
 
-__all__ = ["OwnData", "OwnForward", "apart", "on_device"]
-
-OwnForward = Callable[[nn.Module, Any], Any]
-"""How a batch goes through a module."""
+__all__ = ["OwnData", "apart", "on_device"]
 
 
 class OwnData:
@@ -30,11 +27,12 @@ class OwnData:
 
     Args:
         data: A ``DataLoader`` that does not shuffle, or any other iterable of batches that can be iterated again.
-        forward: How a batch goes through the module; by default the module's ``forward``, which gets what it takes of a
-            dict by name, or the first entry of a tuple.
+        forward: How a batch goes through the module, ``forward(model, batch)``; by default the module's own, which gets
+            what it takes of a dict by name, or the first entry of a tuple.
 
     Raises:
         ValueError: If the data cannot be iterated again, shuffle, or are dealt out to ranks already.
+        TypeError: If ``forward`` takes something else.
 
     Example:
         >>> own = OwnData([torch.ones(2, 3), torch.ones(1, 3)])
@@ -45,7 +43,7 @@ class OwnData:
 
     """
 
-    def __init__(self, data: Iterable[Any], forward: OwnForward | None = None) -> None:
+    def __init__(self, data: Iterable[Any], forward: Forward | None = None) -> None:
         # Asked of the type: making an iterator of a DataLoader draws from the global stream and starts its workers.
         if not isinstance(data, Iterable) or isinstance(data, Iterator):
             raise ValueError(
@@ -58,7 +56,7 @@ class OwnData:
         if any(isinstance(getattr(one, "sampler", None), DistributedSampler) for one in samplers):
             raise ValueError("`data` has a DistributedSampler; its batches are dealt out to ranks here: leave it off.")
         self.value = data
-        self.forward = forward
+        self.forward = checked_forward(forward)
 
     def __deepcopy__(self, memo: Any) -> OwnData:
         return self
@@ -115,10 +113,7 @@ class OwnData:
 
     def run(self, model: nn.Module, batch: Any) -> None:
         """A batch through the model."""
-        if self.forward is not None:
-            self.forward(model, batch)
-        else:
-            module_forward(model)(model, batch, 0)
+        (self.forward or module_forward(model))(model, batch)
 
 
 def on_device(batch: Any, device: torch.device) -> Any:

@@ -14,6 +14,8 @@ import torch
 
 __all__ = ["StepSchedule", "log_spaced_steps"]
 
+_EXPECTED = "'log', a list of increasing steps, one number for all of its multiples, or None"
+
 
 def log_spaced_steps(per_decade: int, start: int = 1, stop: int | None = None) -> Iterator[int]:
     """Steps at equal distances on a logarithmic axis: the whole numbers nearest to ``start · 10^(k / per_decade)``.
@@ -57,8 +59,8 @@ class StepSchedule:
     """A set of training steps that can be asked for the next one, in constant time however far training has come.
 
     Args:
-        steps: ``"log"`` for :func:`log_spaced_steps`, a list or array of increasing steps, or ``None`` for ``every``
-            alone.
+        steps: ``"log"`` for :func:`log_spaced_steps`, a list or array of increasing steps, one number for all of its
+            multiples, or ``None`` for ``every`` alone.
         per_decade: With ``"log"``, how many steps in each factor of ten.
         start: The first step; nothing is scheduled before it, and ``"log"`` counts from it.
         every: Every multiple of this number as well.
@@ -72,10 +74,12 @@ class StepSchedule:
         [1, 3, 10, 32, 50, 100, 150]
         >>> schedule.next_after(100)
         150
+        >>> StepSchedule(50).up_to(150)
+        [50, 100, 150]
 
     """
 
-    steps: Literal["log"] | Sequence[int] | None = "log"
+    steps: Literal["log"] | Sequence[int] | int | None = "log"
     per_decade: int = 8
     start: int = 1
     every: int | None = None
@@ -94,7 +98,10 @@ class StepSchedule:
                 raise ValueError("steps=None needs every=<number of steps>; otherwise nothing would be scheduled.")
         elif isinstance(self.steps, str):
             if self.steps != "log":
-                raise ValueError(f"steps={self.steps!r}: expected 'log', a list of increasing steps, or None.")
+                raise ValueError(f"steps={self.steps!r}: expected {_EXPECTED}.")
+        elif isinstance(self.steps, int | np.integer):
+            _check_count("steps", self.steps)
+            object.__setattr__(self, "steps", int(self.steps))
         else:
             listed = _checked_list(self.steps, self.start)
             object.__setattr__(self, "_listed", listed)
@@ -104,7 +111,7 @@ class StepSchedule:
     def next_after(self, step: int) -> int | None:
         """The first scheduled step that is greater than ``step``, or ``None`` where a list has come to its end."""
         step = max(step, self.start - 1)
-        candidates = [self._next_listed(step), self._next_multiple(step)]
+        candidates = [self._next_listed(step), *(_next_multiple(one, step) for one in self._multiples())]
         if self.steps == "log":
             candidates.append(self._next_log(step))
         return min((candidate for candidate in candidates if candidate is not None), default=None)
@@ -122,8 +129,9 @@ class StepSchedule:
         position = bisect_right(self._listed, step)
         return self._listed[position] if position < len(self._listed) else None
 
-    def _next_multiple(self, step: int) -> int | None:
-        return None if self.every is None else (step // self.every + 1) * self.every
+    def _multiples(self) -> list[int]:
+        """The numbers all of whose multiples are scheduled."""
+        return [one for one in (self.every, self.steps) if isinstance(one, int)]
 
     def _next_log(self, step: int) -> int:
         # The logarithm may be off by a rounding error, so the search begins one index early.
@@ -131,6 +139,10 @@ class StepSchedule:
         while (candidate := _log_step(index, self.per_decade, self.start)) <= step:
             index += 1
         return candidate
+
+
+def _next_multiple(number: int, step: int) -> int:
+    return (step // number + 1) * number
 
 
 def _log_step(index: int, per_decade: int, start: int) -> int:
@@ -141,15 +153,10 @@ def _log_step(index: int, per_decade: int, start: int) -> int:
 
 
 def _checked_list(steps: Any, start: int) -> tuple[int, ...]:
-    if _is_count(steps):
-        raise ValueError(
-            f"steps={steps!r} is one number: for every {steps} steps say steps=None, every={steps}; for step {steps} "
-            f"alone, steps=[{steps}]."
-        )
     if isinstance(steps, np.ndarray | torch.Tensor) and steps.ndim == 1:
         steps = steps.tolist()
     if not isinstance(steps, Sequence):
-        raise ValueError(f"steps={steps!r}: expected 'log', a list of increasing steps, or None.")
+        raise ValueError(f"steps={steps!r}: expected {_EXPECTED}.")
     for step in steps:
         if not _is_count(step):
             raise ValueError(f"steps={list(steps)!r}: every step is a whole number of at least 1, and {step!r} is not.")

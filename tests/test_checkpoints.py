@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from lightning_interp import RepresentationGeometry, RepresentationStructure, ValidationAnalysis, analyze
-from lightning_interp.checkpoints import CheckpointHistory, analyze_checkpoints
-from lightning_interp.history import read_rows
+from lightning_interp.checkpoints import analyze_checkpoints
+from lightning_interp.history import History, read_rows
 from tests.toy import Tagger, loader, trainer
 
 
@@ -35,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Valida
     return folder, live
 
 
-def assert_same_as_live(found: CheckpointHistory, live: list[ValidationAnalysis]) -> None:
+def assert_same_as_live(found: History, live: list[ValidationAnalysis]) -> None:
     assert found.steps == [5, 10, 15]
     assert [reading.epoch for reading in found.readings] == [0, 1, 2]
     for callback in live:

@@ -11,7 +11,9 @@ from lightning_interp.schedule import StepSchedule, log_spaced_steps
 
 def brute_force(schedule: StepSchedule, stop: int) -> list[int]:
     wanted = set(log_spaced_steps(schedule.per_decade, schedule.start, stop)) if schedule.steps == "log" else set()
-    if schedule.steps not in ("log", None):
+    if isinstance(schedule.steps, int):
+        wanted |= set(range(schedule.steps, stop + 1, schedule.steps))
+    elif schedule.steps not in ("log", None):
         wanted |= set(schedule.steps)
     if schedule.every is not None:
         wanted |= set(range(schedule.every, stop + 1, schedule.every))
@@ -26,11 +28,11 @@ def test_arrays_and_whole_numbers_of_numpy_are_taken() -> None:
 
 
 @pytest.mark.parametrize("steps", [10, np.int64(10)])
-def test_one_number_is_refused_with_what_it_may_mean(steps) -> None:
-    with pytest.raises(
-        ValueError, match=r"for every 10 steps say steps=None, every=10; for step 10 alone, steps=\[10\]"
-    ):
-        StepSchedule(steps)
+def test_one_number_is_all_of_its_multiples(steps) -> None:
+    schedule = StepSchedule(steps)
+    assert schedule.up_to(35) == [10, 20, 30]
+    assert type(schedule.steps) is int
+    assert StepSchedule(steps, every=25, start=20).up_to(50) == [20, 25, 30, 40, 50]
 
 
 @pytest.mark.parametrize("steps", [np.array([1.5, 2]), np.array([[1, 2]]), np.array([2, 1]), torch.tensor(3.5), 2.5])
@@ -68,6 +70,8 @@ def test_log_spacing_without_stop_goes_on():
         StepSchedule(steps=[2, 3, 500, 1999]),
         StepSchedule(steps=(5, 6), every=400, start=6),
         StepSchedule(steps=None, every=7, start=20),
+        StepSchedule(steps=9),
+        StepSchedule(steps=6, every=10, start=7),
     ],
     ids=repr,
 )
@@ -103,7 +107,9 @@ def test_next_after_is_exact_far_out():
         ({"steps": [True]}, "True is not"),
         ({"steps": []}, "has no step"),
         ({"steps": [1, 2], "start": 3}, "has no step from start=3"),
-        ({"steps": 5}, "steps=5 is one number"),
+        ({"steps": 0}, "steps=0: expected a whole number of at least 1"),
+        ({"steps": True}, "steps=True: expected a whole number"),
+        ({"steps": 2.5}, r"steps=2\.5: expected 'log', a list.*one number for all of its multiples"),
         ({"steps": None}, "needs every"),
         ({"per_decade": 0}, "per_decade=0: expected a whole number"),
         ({"per_decade": 2.5}, r"per_decade=2\.5"),

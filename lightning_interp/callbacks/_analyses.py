@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,16 @@ from lightning_interp.compat import pl
 if TYPE_CHECKING:
     from lightning_interp.callbacks.analysis import ValidationAnalysis
 
-__all__ = ["analyses", "reported_earlier", "silence_sync_warning", "task_metrics", "tell_nothing_read", "unique_name"]
+__all__ = [
+    "analyses",
+    "check_twins",
+    "compared_by_lightning",
+    "reported_earlier",
+    "silence_sync_warning",
+    "task_metrics",
+    "tell_nothing_read",
+    "unique_name",
+]
 
 # Facts about what was read, which several callbacks on one site share; the first of them reports.
 _FACTS = ("rows", "nonfinite")
@@ -51,6 +61,28 @@ def reported_earlier(analysis: ValidationAnalysis, trainer: pl.Trainer, model: n
                 f"{' and more' if len(clash) > 3 else ''}: give one of them another `prefix`."
             )
     return frozenset(facts)
+
+
+def check_twins(analysis: ValidationAnalysis, trainer: pl.Trainer) -> None:
+    """Refuse two analyses whose states a checkpoint would hold under one name, so that one of them got the other's."""
+    for other in analyses(trainer):
+        if other is analysis:
+            return
+        if type(other) is type(analysis) and other.state_key == analysis.state_key:
+            name, given = type(analysis).__name__, analysis.identity()
+            what = f"{', '.join(f'{key}={value!r}' for key, value in given.items())}" or "`identity()` tells nothing"
+            raise ValueError(
+                f"Two {name} are not told apart in a checkpoint ({what}): give one of them another "
+                f"{'`prefix`' if 'prefix' in given else '`identity()`'}."
+            )
+
+
+def compared_by_lightning() -> bool:
+    """Whether the property that asks was asked by Lightning while it looks for callbacks with equal states.
+
+    It does so as the Trainer is made, before any hook, and its error does not say what two of them have in common.
+    """
+    return sys._getframe(2).f_code.co_name == "_validate_callbacks_list"
 
 
 def task_metrics(trainer: pl.Trainer, fresh: FreshMetrics) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_interp._forward import checked_forward
 from lightning_interp.callbacks._acquisition import AcquisitionAnalysis
 from lightning_interp.callbacks.analysis import refuse_batch_arguments
 from lightning_interp.distributed import Steps, Sum, rank_in, run, world_size
@@ -18,7 +19,7 @@ from lightning_interp.tasks.batching import Share
 from lightning_interp.tasks.differential import refuse_sharded
 from lightning_interp.tasks.encoding import Tokenizer, padding_id
 from lightning_interp.tasks.id_range import check_ids
-from lightning_interp.tasks.likelihood import Forward, evaluated
+from lightning_interp.tasks.likelihood import FORWARD_TAKES, Forward, evaluated
 from lightning_interp.tasks.loading import find_language_model, find_tokenizer
 from lightning_interp.tasks.masked import MaskedToken, check_takes_mask, masked_log_probs
 from lightning_interp.tasks.scoring import encoded_log_probs
@@ -73,7 +74,7 @@ class SentenceAnalysis(AcquisitionAnalysis):
         self.tokenizer = tokenizer
         self.model = model
         self.kind: Kind = kind
-        self.forward = forward
+        self.forward = checked_forward(forward, FORWARD_TAKES)
         self.batch_tokens = batch_tokens
         self.add_bos = add_bos
         self.bos_token_id = bos_token_id

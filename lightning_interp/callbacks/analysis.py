@@ -19,13 +19,16 @@ from torch import Tensor, nn
 from lightning_interp._attempt import attempt, cause
 from lightning_interp._batches import BatchSize, batch_size
 from lightning_interp._collate_order import why_order_is_unknown
-from lightning_interp._forward import Forward
+from lightning_interp._forward import RunBatch
 from lightning_interp._fresh import FreshMetrics
 from lightning_interp._safe_keys import PLACEHOLDERS, safe_keys
 from lightning_interp._same_data import DataChecksum, Samples
 from lightning_interp._same_parameters import with_same_parameters
+from lightning_interp._shared_padding import shared_padding
 from lightning_interp.callbacks._analyses import (
     analyses,
+    check_twins,
+    compared_by_lightning,
     reported_earlier,
     silence_sync_warning,
     task_metrics,
@@ -79,6 +82,9 @@ class ValidationAnalysis(pl.Callback):
     training goes on; gates that watch its keys wait for the next one. What runs the model again does so right after the
     last validation batch, with the weights that were validated. A module that is replaced or wrapped in training is
     found again by its name.
+
+    All readings are in ``history``, a :class:`~lightning_interp.history.History`: ``history.plot()``,
+    ``history.series(key)``, ``history.to_pandas()``, ``history.write_csv(path)``.
 
     A copy, pickled or not, has the arguments and the history, and is attached to no model: :attr:`attached`.
 
@@ -191,7 +197,7 @@ class ValidationAnalysis(pl.Callback):
         """Counts through the batches of the reading."""
         self.group: Any = None
         """The process group over which data are split; ``None`` for all ranks."""
-        self.run_batch: Forward | None = None
+        self.run_batch: RunBatch | None = None
         """How :func:`lightning_interp.analyze` runs a batch, for what runs batches again."""
         self.step_output: Any = None
         """What ``validation_step`` returned for the batch, while :meth:`after_batch` runs."""
@@ -247,6 +253,9 @@ class ValidationAnalysis(pl.Callback):
     @abstractmethod
     def resolve(self, model: nn.Module) -> None:
         """Find in the model what is to be read, and attach to it. An error here stops the run before it starts."""
+
+    def take_padding(self, padding_idx: int | None) -> None:
+        """What the ``LightningModule`` or the data module says of padding in an attribute of this name, if it does."""
 
     def release(self) -> None:
         """Detach from the model and free what was kept for readings."""
@@ -425,9 +434,11 @@ class ValidationAnalysis(pl.Callback):
                 "Leave it false, and give every rank at least one batch."
             )
         self.resolve(pl_module)
+        self.take_padding(shared_padding(pl_module, getattr(trainer, "datamodule", None)))
         self._modules = dict(pl_module.named_modules())
         self._tell_names(pl_module)
         self._elsewhere = reported_earlier(self, trainer, pl_module)
+        check_twins(self, trainer)
         if world_size() > 1:
             silence_sync_warning([self.full_key(key) for key in [*self.measures(pl_module), *self._own_keys()]])
         self._reporter = Reporter(log_folder(trainer))
@@ -698,7 +709,7 @@ class ValidationAnalysis(pl.Callback):
         if self._key is None:  # Lightning asks for it several times a training step
             given = self.identity()
             self._key = self._generate_state_key(**given) if given else super().state_key
-        return self._key
+        return f"{self._key} {id(self)}" if compared_by_lightning() else self._key
 
     def state_dict(self) -> dict[str, Any]:
         """Readings and counters, as plain numbers."""

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lightning_interp._measure_words import is_measure
 from lightning_interp.callbacks._analyses import analyses
 from lightning_interp.compat import pl
 
@@ -13,51 +14,6 @@ if TYPE_CHECKING:
     from lightning_interp.callbacks.analysis import ValidationAnalysis
 
 __all__ = ["check_gates", "explain_missing", "known_keys"]
-
-_OF_LABELS = (
-    *("information", "variation", "regularity", "disentanglement", "parent_variation"),
-    *("complexity", "expressivity", "optimality"),
-)
-_PROBED = (
-    *("uuas", "dspr", "nspr", "root_accuracy"),
-    *("coordinate_r2", "coordinate_r2_blocked", "coordinate_spearman", "coordinate_spearman_blocked"),
-    *("proximity_error", "proximity_error_blocked"),
-    *("truth_accuracy", "truth_auroc", "truth_negated", "truth_negated_auroc", "truth_overall"),
-)
-COMMON = frozenset(
-    {
-        *("accuracy", "adaptive_ece", "agreement", "agreement_p", "alignment", "alpha", "aurc", "brier", "clean"),
-        *("codelength", "complexity", "compression", "confidence", "coverage", "curvature", "depth_loss"),
-        *("distance_loss", "drift", "ece", "floor", "noisy", "nonfinite", "num_labels", "overconfidence", "overlap"),
-        *("predictions", "reliability", "rows", "selective_accuracy", "selectivity", "silhouette", "stability", "cka"),
-    }
-)
-"""Words that others use for keys of their own: they count only where a callback here logs them."""
-MEASURES = (
-    frozenset(
-        f"{estimator}{measure}{kind}"
-        for estimator in ("", "binned_")
-        for measure in _OF_LABELS
-        for kind in ("", "_chance", "_above_chance")
-        if estimator + measure + kind != "complexity"
-    )
-    | {f"{measure}{kind}" for measure in _PROBED for kind in ("", "_baseline", "_above_baseline", "_above_chain")}
-    | {
-        *("rankme", "effective_rank", "participation_ratio", "matrix_entropy", "anisotropy", "alpha_r2"),
-        *("robustness", "under_noise", "retention", "half_scale", "coordinate_r2_control", "truth_accuracy_control"),
-        *("truth_likelihood", "alignment_centred", "alignment_disattenuated", "overlap_above_null", "overlap_null"),
-        *("task_accuracy", "task_margin", "phenomenon_accuracy", "phenomenon_margin", "pairs_accuracy"),
-        *("pairs_acquired", "pairs_margin", "phenomena_acquired", "cloze_accuracy", "cloze_acquired", "cloze_chance"),
-        *("cloze_frequency", "cloze_majority", "cloze_margin", "cloze_mrr", "relations_acquired", "class_accuracy"),
-        *("class_acquired", "class_count", "class_effective", "class_forgotten", "class_known", "class_loss"),
-        *("class_named", "classes_forgotten", "auroc_confidence", "sampled_predictions", "sampled_rows"),
-        *("knn_purity", "knn_purity_chance", "knn_purity_above_chance", "silhouette_chance"),
-        *("silhouette_above_chance", "probe_accuracy", "probe_r2", "probe_baseline", "probe_above_baseline"),
-        *("probe_chance", "probe_above_chance", "probe_classes", "probe_control", "probe_coverage"),
-        *("probe_majority", "probe_rows", "probe_seen", "best_layer", "centre_of_gravity"),
-    }
-)
-"""First parts of keys that are this library's, whichever callbacks are present."""
 
 
 def check_gates(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -96,8 +52,7 @@ def check_gates(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
     undefined = {key: other for one in readers for key, other in one.conditional_keys(pl_module).items()}
     known = known_keys(trainer, pl_module)
     rare = {key: _rhythm(one) for one in readers for key in one.logged_keys(pl_module)}
-    ours = MEASURES | {_first(key, one.prefix) for one in readers for key in _all_keys(one, pl_module)}
-    ours -= {"seconds", "failed"}
+    ours = {_first(key, one.prefix) for one in readers for key in _all_keys(one, pl_module)}
     prefixes = {one.prefix for one in readers} | {""}
     for gate in _gates(trainer):
         key = gate.monitor
@@ -120,7 +75,9 @@ def check_gates(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
                     "Set `every_n_validations=1` and no `max_overhead`, or use PhaseEarlyStopping, which counts fresh "
                     "readings only."
                 )
-        elif any("/" in key and _first(key, prefix) in ours for prefix in prefixes):
+        elif any(
+            "/" in key and (first := _first(key, one)) and (first in ours or is_measure(first)) for one in prefixes
+        ):
             raise ValueError(f"{gate.name} monitors {explain_missing(trainer, pl_module, key)}")
 
 

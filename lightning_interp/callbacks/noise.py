@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp._forward import Forward, default_forward
+from lightning_interp._forward import RunBatch, default_forward
 from lightning_interp._overheard import Overheard
 from lightning_interp._said_once import say_once
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
@@ -131,7 +131,8 @@ class NoiseRobustness(ValidationAnalysis):
             :class:`~lightning_interp.callbacks.RepresentationMetrics`; needed for drift, skipped positions and
             ``relative="dimension"`` only. Where it is known which positions are padding, they get no noise.
         mask: Where the padding mask is.
-        padding_idx: Token id of padding, where there is no mask.
+        padding_idx: Token id of padding, where there is no mask; for all callbacks at once as for
+            :class:`~lightning_interp.callbacks.RepresentationMetrics`.
         ignore_tokens: Token ids that get no noise, are not replaced, and do not replace.
         skip_positions: The first so many words of each sequence get no noise (attention sinks).
         num_tokens: Size of the vocabulary for ``kind="tokens"``, where the site does not tell it.
@@ -389,6 +390,10 @@ class NoiseRobustness(ValidationAnalysis):
             self._recorder = SiteRecorder(model, self._downstream, self.call, output, self._drift_reader.own)
             self._recorder.attach()
         self._model, self._live = model, None
+
+    def take_padding(self, padding_idx: int | None) -> None:
+        """Padding where neither arguments nor batches say anything of it."""
+        self._reader.shared_padding = padding_idx
 
     def release(self) -> None:
         """Take the hooks off and drop what was kept."""
@@ -845,6 +850,6 @@ def _around(trainer: pl.Trainer | None) -> list[Any]:
     return [trainer.strategy.precision_plugin.val_step_context(), muted_loggers(trainer)]
 
 
-def _forward_alone(run_batch: Forward | None, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+def _forward_alone(run_batch: RunBatch | None, model: nn.Module, batch: Any) -> dict[str, Tensor]:
     (run_batch or default_forward(model))(model, batch, 0)
     return {}

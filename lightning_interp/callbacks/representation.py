@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_interp._forward import Forward, checked_forward
 from lightning_interp._loggers import how_to_embed
 from lightning_interp._said_once import say_once
 from lightning_interp.callbacks._grids import site_grid
@@ -28,7 +29,7 @@ from lightning_interp.metrics._names import BUILT_IN_LABELS
 from lightning_interp.metrics._synced import synced
 from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric
 from lightning_interp.metrics.sample import FixedSample, Sample
-from lightning_interp.own_data import OwnData, OwnForward, apart
+from lightning_interp.own_data import OwnData, apart
 from lightning_interp.positions import Selection
 from lightning_interp.run_settings import Settings, arguments
 from lightning_interp.site_rows import HowRead, Pooling, ReadSite, SiteReader
@@ -68,7 +69,9 @@ class RepresentationMetrics(ValidationAnalysis):
         tokens: Where the token ids are in a batch (a key, an index, a callable), or that by site; ``input_ids`` of
             a dict or the first entry of a tuple by default.
         mask: Where the padding mask is; ``attention_mask`` by default.
-        padding_idx: Token id of padding, where there is no mask; -1 if nothing is padded.
+        padding_idx: Token id of padding, where there is no mask; -1 if nothing is padded. For all callbacks at once it
+            can be an attribute ``padding_idx`` of the ``LightningModule``, or of the data module: that counts where
+            neither this argument nor a mask says anything.
         ignore_tokens: Token ids that are not words (BOS, EOS, CLS): neither read nor part of n-grams.
         skip_positions: Leave out the first so many words of each sequence (attention sinks).
         layout: Order of the axes of what a site returns, for all sites or by site: ``"BTD"`` (B samples, T positions, D
@@ -90,7 +93,7 @@ class RepresentationMetrics(ValidationAnalysis):
         data: Batches of one's own to read in place of the validation run: a ``DataLoader`` that does not shuffle, or
             any other iterable of batches that can be iterated again. They are run at the end of each validation that is
             read; whole batches are dealt out to ranks. ``max_examples`` counts samples of these.
-        forward: How a batch of ``data`` goes through the module, ``forward(module, batch)``. By default the module's
+        forward: How a batch of ``data`` goes through the module, ``forward(model, batch)``. By default the module's
             ``forward``, which gets what it takes of a dict by name, or the first entry of a tuple.
         projector: Show so many representations of each site, of the last reading, on TensorBoard's page "Projector"
             (Weights & Biases: in a table) when the fit ends, under ``representations/<site>``; always the same
@@ -143,7 +146,7 @@ class RepresentationMetrics(ValidationAnalysis):
         read: ReadSite | Mapping[str, ReadSite] | None = None,
         pooling: Pooling | None = None,
         data: Iterable[Any] | None = None,
-        forward: OwnForward | None = None,
+        forward: Forward | None = None,
         projector: int | None = None,
         label_names: Sequence[str] | Mapping[int, str] | Callable[[int], str] | None = None,
         **kwargs: Any,
@@ -183,7 +186,7 @@ class RepresentationMetrics(ValidationAnalysis):
             )
         if data is None and forward is not None and not self._runs_batches:
             raise ValueError("`forward` says how a batch of `data` goes through the module, and there is none.")
-        self.forward = forward
+        self.forward = checked_forward(forward)
         self._own = None if data is None else OwnData(data, forward)
         self._model: nn.Module | None = None
         self._live: weakref.ref[Any] | None = None
@@ -274,6 +277,10 @@ class RepresentationMetrics(ValidationAnalysis):
             raise ValueError("`output` has no effect where `read` is given the whole output: leave one out.")
         self._recorder = SiteRecorder(model, self._names, self.call, self.output, self._site_reader.own)
         self._recorder.attach()
+
+    def take_padding(self, padding_idx: int | None) -> None:
+        """Padding where neither arguments nor batches say anything of it."""
+        self._reader.shared_padding = padding_idx
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Attach to the model, and say early where nothing can show the projector."""
@@ -481,6 +488,8 @@ class RepresentationMetrics(ValidationAnalysis):
         for name, metric in self.metrics.items():
             own = arguments(metric)
             found |= {f"{name}/{key}": value for key, value in own.items() if key not in found}
+        if self._reader.used_padding is not None:
+            found["padding_idx"] = self._reader.used_padding
         for site, how in self._how.items():
             found |= {f"{key}/{site}": value for key, value in how.items()}
         for labels, units in self._units.items():

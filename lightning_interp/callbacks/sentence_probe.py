@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_interp._forward import checked_forward
 from lightning_interp.callbacks.analysis import ValidationAnalysis, refuse_batch_arguments
 from lightning_interp.callbacks.representation import site_key
 from lightning_interp.distributed import Gather, Maximum, PeerError, Steps, rank_in, run, world_size
@@ -27,7 +28,7 @@ from lightning_interp.tasks.batching import length_batches, pad_right
 from lightning_interp.tasks.differential import refuse_sharded
 from lightning_interp.tasks.encoding import Tokenizer, padding_id
 from lightning_interp.tasks.id_range import check_ids, told_ids
-from lightning_interp.tasks.likelihood import evaluated, model_device, takes_mask
+from lightning_interp.tasks.likelihood import FORWARD_TAKES, evaluated, model_device, takes_mask
 from lightning_interp.tasks.loading import find_language_model, find_tokenizer
 
 __all__ = ["Probed", "ProbedSite", "SentenceProbe"]
@@ -139,7 +140,7 @@ class SentenceProbe(ValidationAnalysis):
         self.sites = sites
         self.tokenizer = tokenizer
         self.model = model
-        self.forward = forward
+        self.forward = checked_forward(forward, FORWARD_TAKES)
         self.pooling: Pooling = pooling
         self.baseline = baseline
         self._random = RandomBaseline(baseline)

@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from lightning_interp._forward import checked_forward
 from lightning_interp._kept_readings import KeptReadings, evenly_spread
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis, refuse_batch_arguments
 from lightning_interp.compat import pl
@@ -29,7 +30,7 @@ from lightning_interp.tasks.encoding import EncodedPair, Tokenizer, encode_sente
 from lightning_interp.tasks.gradients import GradientReader, Groups, group_names
 from lightning_interp.tasks.hypotheses import lexical_overlap, phenomenon_hypothesis
 from lightning_interp.tasks.id_range import check_ids
-from lightning_interp.tasks.likelihood import Forward
+from lightning_interp.tasks.likelihood import FORWARD_TAKES, Forward
 from lightning_interp.tasks.loading import Tasks, encode_task, find_language_model, find_tokenizer, load_tasks
 from lightning_interp.tasks.pairs import Task
 from lightning_interp.tasks.scoring import margin_accuracy
@@ -181,7 +182,7 @@ class TaskSpace(ValidationAnalysis):
             raise ValueError(f"`null` must have at least {_DRAWS} sentences, got {len(null)}.")
         self.tokenizer = tokenizer
         self.model = model
-        self.forward = forward
+        self.forward = checked_forward(forward, FORWARD_TAKES)
         self.buckets = buckets
         self.sample = sample
         self.fraction = fraction

@@ -41,7 +41,8 @@ class ValidationSchedule(pl.Callback):
     stepped per epoch sees the latest validation, which may be epochs old.
 
     Args:
-        steps: ``"log"``, a list or array of increasing steps, or ``None`` for ``every`` alone.
+        steps: ``"log"``, a list or array of increasing steps, one number (``10`` is every 10 steps), or ``None`` for
+            ``every`` alone.
         per_decade: With ``"log"``, the number of validations in each factor of ten. The default 8 gives 1, 2, 3, 4, 6,
             7, 10, 13, 18, 24, 32, …, which are 31 validations in 10,000 steps.
         start: The first step; nothing before it.
@@ -68,7 +69,7 @@ class ValidationSchedule(pl.Callback):
 
     def __init__(
         self,
-        steps: Literal["log"] | Sequence[int] | None = "log",
+        steps: Literal["log"] | Sequence[int] | int | None = "log",
         per_decade: int = 8,
         start: int = 1,
         every: int | None = None,

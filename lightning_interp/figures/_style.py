@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -19,6 +20,7 @@ __all__ = [
     "GREY",
     "MARKERS",
     "finite",
+    "in_two_lines",
     "line_styles",
     "log_step_axis",
     "new_figure",
@@ -65,6 +67,12 @@ def shorten(name: str, length: int) -> str:
         return name
     tail = (length - 1) // 2
     return f"{name[: length - 1 - tail]}…{name[-tail:]}"
+
+
+def in_two_lines(title: str, length: int) -> str:
+    """A title in at most two lines of whole words; what is too long even so has its middle left out."""
+    first, *rest = textwrap.wrap(title, length, break_long_words=False, break_on_hyphens=False) or [""]
+    return "\n".join(shorten(line, length) for line in (first, " ".join(rest)) if line)
 
 
 def shorten_all(names: Sequence[str], length: int) -> list[str]:

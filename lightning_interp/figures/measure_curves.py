@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lightning_interp.figures._panels import Line, Panels, checked_lines, draw_line, finish_panel, panel_columns
-from lightning_interp.figures._style import finite, line_styles, log_step_axis, new_figure, shorten, shorten_all
+from lightning_interp.figures._style import finite, in_two_lines, line_styles, log_step_axis, new_figure, shorten_all
 
 __all__ = ["measure_curves"]
 
@@ -78,7 +78,7 @@ def measure_curves(panels: Panels, title: str | None = None, bands: Bands | None
             if label in edges.get(panel, {}):
                 lower, upper = edges[panel][label]
                 axes.fill_between(at, lower, upper, color=styles[label]["color"], alpha=0.18, linewidth=0)
-        axes.set_title(shorten(panel, 40), fontsize=10)
+        axes.set_title(in_two_lines(panel, 40), fontsize=10)
         finish_panel(axes, empty=all(np.isnan(values).all() for _, values in given.values()))
     if title:
         figure.suptitle(title, fontsize=12)

@@ -15,10 +15,11 @@ from lightning_interp.functional._numerics import as_float, full_precision
 from lightning_interp.isolation import untouched
 from lightning_interp.tasks.id_range import told_ids
 
-__all__ = ["Forward", "evaluated", "model_device", "model_logits", "sentence_log_probs", "takes_mask"]
+__all__ = ["FORWARD_TAKES", "Forward", "evaluated", "model_device", "model_logits", "sentence_log_probs", "takes_mask"]
 
 Forward = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(model, input ids (B, T), attention mask (B, T)) → logits (B, T, V)."""
+FORWARD_TAKES = ("model", "input_ids", "attention_mask")
 
 
 def sentence_log_probs(

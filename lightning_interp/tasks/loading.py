@@ -71,7 +71,7 @@ def imported_function(name: str, argument: str, alternatives: str) -> Callable[[
     if not callable(found):
         raise ValueError(
             f"`{argument}` is {name!r}; it must be {alternatives}, the dotted name of a function that can be "
-            f"imported, such as 'package.module.function', or {argument} themselves."
+            "imported, such as 'package.module.function', or what such a function returns."
         )
     return found  # type: ignore[no-any-return]
 

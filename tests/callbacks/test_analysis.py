@@ -65,9 +65,41 @@ def test_unknown_site_lists_the_nearest_names(tmp_path: Path) -> None:
         fit(tmp_path, [structure(sites="encodr")])
 
 
+class Alike(RepresentationGeometry):
+    """Logs under a name of its own, and does not say by what a checkpoint tells it from another."""
+
+    def __init__(self, name: str, **kwargs: Any) -> None:
+        super().__init__("encoder", **kwargs)
+        self.name = name
+
+    def full_key(self, key: str) -> str:
+        return super().full_key(f"{self.name}_{key}")
+
+
+class Nameless(Alike):
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+
+def test_two_callbacks_that_a_checkpoint_would_not_tell_apart_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Two Alike are not told apart in a checkpoint \(sites='encoder'.*`prefix`"):
+        fit(tmp_path, [Alike("a"), Alike("b")])
+    with pytest.raises(ValueError, match=r"Two Nameless .* \(`identity\(\)` tells nothing\).*another `identity\(\)`"):
+        fit(tmp_path, [Nameless("a"), Nameless("b")])
+    one, other = Alike("a"), Alike("b", prefix="p/")
+    fit(tmp_path, [one, other])
+    assert one.state_key != other.state_key
+    assert one.state_key == Alike("c").state_key  # which object it is has no part in it
+
+
 def test_two_callbacks_with_one_key_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"would both log .*prefix"):
         fit(tmp_path, [structure(), structure(labels=["token", "tags"])])
+    # Two that are alike in all, of which Lightning would say that their states are: it is told what they log.
+    with pytest.raises(ValueError, match=r"would both log .*prefix"):
+        fit(tmp_path, [structure(), structure()])
+    with pytest.raises(ValueError, match=r"would both log .*prefix"):
+        trainer(tmp_path, [structure(), structure()]).validate(Tagger(), loader(), verbose=False)
     run = fit(
         tmp_path, [structure(), structure(prefix="b/"), RepresentationGeometry(sites={"enc": "encoder"}, log="full")]
     )

@@ -101,7 +101,7 @@ PADDED = [{"input_ids": IDS, "attention_mask": (IDS != 0).long()}]
 
 
 def test_a_metric_without_a_mask_reads_no_padding() -> None:
-    run = lambda net, batch, index: net(batch)  # noqa: E731
+    run = lambda net, batch: net(batch)  # noqa: E731
     with pytest.raises(
         ValueError, match=r"`update` of `metrics\['mean'\]` takes no `mask`, and 2 of 8 vectors"
     ) as error:
@@ -113,7 +113,7 @@ def test_a_metric_without_a_mask_reads_no_padding() -> None:
 
 
 def test_noise_where_positions_are_others_than_those_that_are_known_is_said() -> None:
-    run = lambda net, batch, index: net(batch)  # noqa: E731
+    run = lambda net, batch: net(batch)  # noqa: E731
     callback = NoiseRobustness({"pool": "pool"}, (0.5,), drift={"emb": "emb"}, start=None, skip_positions=1)
     with pytest.warns(UserWarning, match="site 'pool' has 2 positions a sample, and the batch tells of 4"):
         analyze(Text(), PADDED, callback, forward=run)

@@ -155,7 +155,7 @@ def test_every_way_to_read_predictions_gives_the_same(tmp_path: Path, options: d
     assert found[f"accuracy/{name}"] == callback.reading[f"accuracy/{name}"]
 
 
-def step(model: Planted, batch: list[torch.Tensor], index: int) -> dict[str, Any]:
+def step(model: Planted, batch: list[torch.Tensor]) -> dict[str, Any]:
     logits = model.head(2 * batch[0])
     return {"scores": {"logits": logits}}
 

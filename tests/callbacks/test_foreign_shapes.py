@@ -55,7 +55,7 @@ def read(animal: Animal, model: nn.Module | None = None, **kwargs: Any) -> list[
     """What a metric is handed of each batch."""
     Keeping.kept = []
     callback = RepresentationMetrics({"kept": Keeping()}, {"here": "site"}, **{**animal.told, **kwargs})
-    analyze(model or animal.model, animal.batches, callback, forward=lambda net, batch, index: net(batch))
+    analyze(model or animal.model, animal.batches, callback, forward=lambda net, batch: net(batch))
     return Keeping.kept
 
 
@@ -122,7 +122,7 @@ def test_noise_is_added_to_the_right_vectors(name: str) -> None:
     callback = NoiseRobustness({"here": "site"}, scales=(0.5,), drift={"there": "site"}, start=None, **animal.told)
     with torch.no_grad():
         expected = [animal.rows(animal.model, batch) for batch in animal.batches]
-    found = analyze(animal.model, animal.batches, callback, forward=lambda net, batch, index: net(batch))
+    found = analyze(animal.model, animal.batches, callback, forward=lambda net, batch: net(batch))
     # The noise that the same rows get where they are laid out plainly, and how far it turns each of them.
     total, start = torch.zeros(3), 0
     for z, mask in expected:
@@ -231,12 +231,12 @@ def test_labels_and_places_that_a_reader_gives() -> None:
         return {"representations": output, "samples": batch.batch, "labels": {"kind": kind}}
 
     callback = RepresentationStructure({"here": "site"}, labels=["kind"], read=rows, min_count=1, log="full")
-    found = analyze(animal.model, animal.batches, callback, forward=lambda net, batch, index: net(batch))
+    found = analyze(animal.model, animal.batches, callback, forward=lambda net, batch: net(batch))
     # The same nodes as samples of their own.
     nodes = torch.cat([batch.x for batch in animal.batches])
     plain = [(nodes, (nodes[:, 0] > 0).long())]
     callback = RepresentationStructure({"here": "site"}, labels={"kind": 1}, min_count=1, log="full")
-    right = analyze(animal.model, plain, callback, forward=lambda net, batch, index: net.site(batch[0]))
+    right = analyze(animal.model, plain, callback, forward=lambda net, batch: net.site(batch[0]))
     for key in ("information/here", "variation/here/kind", "regularity/here/kind", "rows/here", "num_labels/here/kind"):
         assert found[key] == pytest.approx(right[key], rel=1e-6), key
     with pytest.raises(ValueError, match="'other' is neither in the batch nor among what `read` gives"):
@@ -244,7 +244,7 @@ def test_labels_and_places_that_a_reader_gives() -> None:
             animal.model,
             animal.batches,
             RepresentationStructure({"here": "site"}, labels=["other"], read=rows),
-            forward=lambda net, batch, index: net(batch),
+            forward=lambda net, batch: net(batch),
         )
 
 
@@ -327,7 +327,7 @@ def test_padding_that_lies_deeper_in_a_batch_is_asked_for(name: str, path: str, 
 
     def rows(**kwargs: Any) -> float:
         callback = RepresentationGeometry("emb", **kwargs)
-        run = lambda net, batch, index: net(get(batch)["input_ids"])  # noqa: E731
+        run = lambda net, batch: net(get(batch)["input_ids"])  # noqa: E731
         return analyze(Characters(), batches, callback, forward=run)["rows/emb"]
 
     with pytest.raises(ValueError, match="no mask, but integers of that length at") as error:
@@ -444,7 +444,7 @@ def test_pooling_takes_the_label_of_its_position() -> None:
     labels = {"tag": lambda batch: batch["input_ids"] % 3}
     settings = {"labels": labels, "min_count": 1, "log": "full"}
     run = lambda callback: analyze(  # noqa: E731
-        animal.model, animal.batches, callback, forward=lambda net, batch, index: net(batch)
+        animal.model, animal.batches, callback, forward=lambda net, batch: net(batch)
     )
     found = run(RepresentationStructure({"here": "site"}, pooling="last", **settings))
     place = lambda batch: batch["attention_mask"].cumsum(1).argmax(1)  # noqa: E731

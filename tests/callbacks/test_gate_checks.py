@@ -12,7 +12,6 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_interp import PhaseEarlyStopping, RepresentationGeometry, RepresentationStructure
-from lightning_interp.callbacks.gate_checks import MEASURES
 from tests.callbacks.scripted import Scripted, falling_loss, rising, run
 from tests.callbacks.test_training_phases import Record, Robustness, phases
 from tests.toy import Tagger, loader, trainer
@@ -88,15 +87,6 @@ def test_prefixes_and_the_gate_that_counts_fresh_readings(tmp_path: Path) -> Non
     callbacks, model = gate("EarlyStopping", "regularity/x")
     with pytest.raises(RuntimeError, match="is not available"):  # no analysis of ours, so Lightning's own error
         run(tmp_path, [*callbacks], model, max_steps=6)
-
-
-def test_every_measure_of_ours_is_known_by_its_first_part() -> None:
-    structure = RepresentationStructure(["a"], ["token"], estimator="both", information_plane=["token", "next_token"])
-    geometry = RepresentationGeometry(["a"], log="full")
-    own = {key.split("/")[0] for one in (structure, geometry) for key in one.measures()}
-    shared = {"coverage", "num_labels", "floor", "complexity", "rows", "nonfinite", "alpha", "curvature"}
-    shared |= {f"binned_{name}" for name in shared}
-    assert own - shared <= MEASURES, own - shared - MEASURES
 
 
 # ------------------------------------------------- real fits: gates act on the values that readings gave

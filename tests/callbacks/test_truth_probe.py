@@ -126,7 +126,7 @@ def test_a_model_without_logits_is_told_how_to_go_on() -> None:
         forward=lambda m, ids, mask: m(ids)[0],
     )
     with pytest.raises(TypeError, match="no logits"):
-        analyze(model.lm, loader(), callback, forward=lambda model, batch, index: model(batch))
+        analyze(model.lm, loader(), callback, forward=lambda model, batch: model(batch))
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,7 @@ LOG_40 = [1, 2, 3, 4, 6, 7, 10, 13, 18, 24, 32, 40]
         ({"last": False}, {}, {}, LOG_40[:-1]),
         ({"steps": [1, 9, 10, 11, 40]}, {}, {}, [1, 9, 10, 11, 40]),
         ({"steps": [5], "every": 12}, {}, {}, [5, 12, 24, 36, 40]),
+        ({"steps": 12}, {}, {}, [12, 24, 36, 40]),
         ({"steps": None, "every": 12, "start": 20, "last": False}, {}, {}, [24, 36]),
         ({"steps": [500], "last": False}, {}, {}, []),
         ({"steps": [500]}, {}, {}, [40]),
@@ -399,6 +400,7 @@ def test_a_yaml_file_can_hold_it():
         ("{steps: log, per_decade: 2}", [1, 3, 10, 32]),
         ("{steps: [2, 30], last: false}", [2, 30]),
         ("{steps: null, every: 20}", [20, 40]),
+        ("{steps: 20}", [20, 40]),
     ]:
         schedule = parser.instantiate(parser.parse_args([f"--schedule={text}"])).schedule
         assert schedule.steps_up_to(40) == wanted

@@ -8,9 +8,12 @@ import math
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -285,3 +288,74 @@ def test_categories_are_counted_by_their_own_sentences(example: ModuleType) -> N
     assert found[f"exact_match/{kind}"] == 1
     assert sum(found.values()) == 1
     assert len(found) == len(set(data.ood_categories))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_ctrl_c_is_one_line_and_keeps_what_was_read(
+    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def interrupted(*_: object) -> Iterator[object]:
+        yield None, ""
+        folder = example.run_folder(tmp_path, 32, 0) / "lightning_interp_logs"
+        folder.mkdir(parents=True)
+        (folder / "readings.csv").write_text("step,val_loss\n5,0.5\n")
+        raise error
+
+    monkeypatch.setattr(example, "one_by_one", interrupted)
+    with pytest.raises(
+        SystemExit, match=r"^\nstopped; what was read is in .*runs.csv, of which --analyse-only"
+    ) as stop:
+        example.main(tiny(tmp_path))
+    assert stop.value.__suppress_context__
+    assert (tmp_path / "runs.csv").read_text().splitlines() == ["size,seed,step,val_loss", "32,0,5.0,0.5"]
+    (tmp_path / "runs.csv").unlink()
+    monkeypatch.setattr(example, "one_by_one", lambda *_: iter_raising(error))
+    with pytest.raises(SystemExit, match="stopped; nothing was read yet"):
+        example.main(tiny(tmp_path))
+
+
+def iter_raising(error: type[BaseException]) -> Iterator[object]:
+    yield None, ""
+    raise error
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_ends_all_processes_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "model_size.py"), "--sizes", "32", "--seeds", "2", "--jobs", "2"]
+    process = subprocess.Popen(
+        [*command, "--steps", "100000", "--early", "5", "--logdir", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # its processes are one group, as those of a terminal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's background ignores it
+    )
+    try:
+        deadline = time.time() + 120
+        while len(list(tmp_path.rglob("readings.csv"))) < 2 and time.time() < deadline:
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        printed, _ = process.communicate(timeout=60)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    assert process.returncode == 1
+    assert "Traceback" not in printed
+    assert printed.strip().splitlines()[-1].startswith("stopped; what was read is in")
+    assert (tmp_path / "runs.csv").exists()
+    deadline = time.time() + 10
+    while alive(process.pid) and time.time() < deadline:
+        time.sleep(0.1)
+    assert alive(process.pid) == []
+
+
+def alive(group: int) -> list[str]:
+    """What runs in a group of processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            name, rest = path.read_text().split("(", 1)[1].rsplit(") ", 1)
+            state, _, belongs, *_ = rest.split()
+            if int(belongs) == group and state != "Z":
+                found.append(name)
+    return found

@@ -56,3 +56,24 @@ def test_errors() -> None:
         interval_curves({"rankme": {"deep": ([1], [2.0], [0.1, 0.2])}})
     with pytest.raises(ValueError, match="increasing steps"):
         interval_curves({"rankme": {"deep": ([2, 1], [2.0, 3.0], [0.1, 0.2])}})
+
+
+def test_bands_may_go_beyond_axes_that_follow_the_rest() -> None:
+    wide = ([1, 10, 100], [2.0, 3.0, 5.0], [40.0, 40.0, 40.0])
+    lines = {"wide": wide, "narrow": ([1, 10, 100], [1.0, 2.0, 6.0], [0.5, 0.5, 0.5])}
+    axes = interval_curves({"rankme": lines}, beyond=["wide"]).axes[0]
+    assert axes.get_ylim() == pytest.approx((0.5 - 0.3, 6.5 + 0.3))
+    assert interval_curves({"rankme": lines}).axes[0].get_ylim()[0] < -38
+    alone = interval_curves(
+        {"one": {"wide": ([5], [2.0], [9.0])}, "other": {"narrow": lines["narrow"]}}, beyond=["wide"]
+    )
+    assert alone.axes[0].get_ylim() == pytest.approx((1.9, 2.1))
+    with pytest.raises(ValueError, match=r"beyond has \['deep'\]; the lines are \['wide', 'narrow'\]"):
+        interval_curves({"rankme": lines}, beyond=["deep"])
+
+
+def test_a_line_without_an_interval_has_no_band_and_the_legend_says_nothing_of_one() -> None:
+    nan = float("nan")
+    figure = interval_curves({"rankme": {"one run": ([1, 10], [2.0, 3.0], [nan, nan])}})
+    assert figure.legends[0].get_title().get_text() == ""
+    assert len(figure.axes[0].get_lines()) == 1

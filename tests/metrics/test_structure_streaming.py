@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.readings import assert_values, random_reading, random_split
+from reference.readings import assert_values, differences, random_reading, random_split
 from torchmetrics import MetricCollection
 
 from lightning_interp.metrics import BinnedStructure, SoftStructure, SpectralGeometry
@@ -48,6 +48,15 @@ def test_any_split_into_batches_gives_the_same_numbers(kind, options, seed, spli
     expected = values(reading.feed(kind(**options)))
     found = values(reading.feed(kind(**options), random_split(split, sequences, 6)))
     assert_values(found, expected)
+
+
+@pytest.mark.parametrize(("complexity", "off", "same"), [(1e-4, 0.01, True), (1e-4, 0.5, False), (0.3, 0.01, False)])
+def test_a_ratio_is_held_to_what_its_terms_are_held_to(complexity, off, same):
+    terms = {"complexity_above_chance": complexity, "expressivity_above_chance": -12.4 * complexity}
+    expected = {**terms, "optimality_above_chance": -12.4}
+    assert (not list(differences({**expected, "optimality_above_chance": -12.4 + off}, expected))) is same
+    assert list(differences({**expected, "expressivity_above_chance": 0.0}, expected))
+    assert list(differences({**expected, "optimality_above_chance": math.nan}, expected))
 
 
 @every_metric

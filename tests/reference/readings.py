@@ -196,13 +196,17 @@ def binned_rows(reading: Reading, bins: int, bounds: tuple[float, float] | None 
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, float], tolerance: float = 1e-6) -> Iterator[str]:
-    """What differs by more than the tolerance, in words."""
+    """What differs by more than the tolerance, in words; of a ratio, by more than its terms within it allow."""
     for key, value in expected.items():
         if key not in found:
             yield f"{key} is missing"
             continue
         here = float(found[key])
-        if math.isnan(here) != math.isnan(value) or abs(here - value) > tolerance:
+        below = expected.get(key.replace("optimality", "complexity"), math.nan) if "optimality" in key else math.nan
+        if abs(below) <= tolerance:
+            continue  # next to 0 a ratio has any value, or none
+        allowed = tolerance if math.isnan(below) else max(tolerance, tolerance * (1 + abs(value)) / abs(below))
+        if math.isnan(here) != math.isnan(value) or abs(here - value) > allowed:
             yield f"{key}: {here!r} instead of {value!r}"
 
 
