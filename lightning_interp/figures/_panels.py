@@ -66,14 +66,21 @@ def lone(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def draw_line(
-    axes: Axes, steps: np.ndarray[Any, Any], values: np.ndarray[Any, Any], style: dict[str, Any], order: int
+    axes: Axes,
+    steps: np.ndarray[Any, Any],
+    values: np.ndarray[Any, Any],
+    style: dict[str, Any],
+    order: int,
+    width: float = 1.5,
 ) -> None:
     """Draw one of several lines, its ``order`` among them counted from 0."""
     alone = lone(values)
     stride = 1 if (~np.isnan(values)).sum() <= MARKED else math.ceil(len(values) / 8)
     # Lines start their marks at different readings, so that marks of close lines do not lie on one another.
     marked = alone | ((np.arange(len(values)) - order) % stride == 0)
-    axes.plot(steps, values, linewidth=1.5, markersize=3.5, markevery=np.flatnonzero(marked).tolist(), **style)
+    axes.plot(
+        steps, values, linewidth=width, markersize=2.3 * width, markevery=np.flatnonzero(marked).tolist(), **style
+    )
 
 
 def finish_panel(axes: Axes, empty: bool) -> None:
