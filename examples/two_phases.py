@@ -310,7 +310,7 @@ def curves(rows: Rows, phases: TrainingPhases, title: str) -> Figure:
         {panel: lines for panel, lines in drawn.items() if lines},
         phases=shaded,
         title=title,
-        note=f"phase two begins where the loss reaches its plateau: {begun[0]}" if begun else "no second phase was found",
+        note=f"phase two begins on the plateau of the loss, at {begun[0]}" if begun else "no second phase was found",
         log_y=["validation loss"],
     )
 

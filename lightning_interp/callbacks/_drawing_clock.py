@@ -13,7 +13,7 @@ __all__ = ["SHARE", "Artist", "DrawingClock", "Picture", "join_drawing"]
 
 SHARE = 0.02
 """Of the time since the fit began, what all pictures of all callbacks together may take while it runs."""
-UNKNOWN = 0.5
+UNKNOWN = 0.3
 """Seconds that a picture is taken to cost before it was drawn once."""
 AT_INTERRUPT = 3.0
 """Seconds for pictures when a user interrupts the fit, and waits."""

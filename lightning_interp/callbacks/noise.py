@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lightning_interp._forward import Forward, default_forward
 from lightning_interp._overheard import Overheard
 from lightning_interp._said_once import say_once
+from lightning_interp.callbacks._noise_pictures import CLEAR, Learned, curve_panels, drift_panels, note_on_shares
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.compat import pl
 from lightning_interp.distributed import Maximum, Minimum, Steps, Sum, run
@@ -54,7 +55,6 @@ Sites = str | Sequence[str] | Mapping[str, str]
 _MODES = {"loss": -1.0, "score": 1.0}
 _GROUPS = 8  # of batches, whose spread tells the noise of a monitor
 _OVERWHELMING = 1e3  # times the largest scale
-_CLEAR = 4.0  # a difference of so many half-widths needs no new estimate of its noise
 
 
 class NoiseRobustness(ValidationAnalysis):
@@ -625,7 +625,7 @@ class NoiseRobustness(ValidationAnalysis):
     def _unclear(self) -> bool:
         """Whether the noise of some monitor must be estimated (anew)."""
         return any(
-            not abs(self._gaps.get(monitor, 0.0)) > _CLEAR * self._widths.get(monitor, math.inf)
+            not abs(self._gaps.get(monitor, 0.0)) > CLEAR * self._widths.get(monitor, math.inf)
             for monitor in self._learnable()
             if not self._lost
         )
@@ -749,51 +749,79 @@ class NoiseRobustness(ValidationAnalysis):
     # ------------------------------------------------- pictures
 
     def figures(self) -> Mapping[str, Draw]:
-        """Retention against scale, one line a reading, and the curves of what is left under noise."""
+        """Retention against scale, one line a reading, and the curves of what is left under noise and of drift."""
         # While nothing was learned there is no retention to draw, which is no failure.
-        drawn = {"noise/retention": self._retention_figure} if self._retention_panels() else {}
-        return {**drawn, "noise/robustness": self._curves_figure}
+        pictures: dict[str, Draw] = {}
+        if self._retention_panels():
+            pictures["noise/retention"] = self._retention_figure
+        if self.monitors:
+            pictures["noise/robustness"] = self._curves_figure
+        if self._downstream and self._drift_panels():
+            pictures["noise/drift"] = self._drift_figure
+        return pictures
 
     def _retention_figure(self) -> Figure:
         panels = self._retention_panels()
-        if self._learnable():
-            return retention_curves(panels, title="share of what was learned that survives noise")
-        return retention_curves(panels, title="monitors under noise", reference=(), y="value")
+        if not self._learnable():
+            drawn = {panel: [reading for _, reading in lines] for panel, lines in panels.items()}
+            return retention_curves(drawn, title="monitors under noise", reference=(), y="value")
+        learned = self._learned()
+        shown = {
+            panel: [(monitor, reading) for monitor, reading in lines if learned[monitor].clear(reading[0])]
+            for panel, lines in panels.items()
+        }
+        left_out = sum(map(len, panels.values())) - sum(map(len, shown.values()))
+        note = note_on_shares(
+            [(learned[monitor], step, values) for lines in shown.values() for monitor, (step, _, values) in lines],
+            left_out,
+        )
+        drawn = {panel: [reading for _, reading in lines] for panel, lines in shown.items()}
+        return retention_curves(drawn, title="share of what was learned that survives noise", note=note)
 
-    def _retention_panels(self) -> dict[str, list[tuple[int, Sequence[float], Sequence[float]]]]:
+    def _learned(self) -> dict[str, Learned]:
+        """What each monitor had gained at the readings so far."""
+        found: dict[str, Learned] = {}
+        for monitor in self._learnable():
+            started = self._started.get(monitor) or [math.nan]
+            direction = _MODES[self.monitors[monitor]]
+            line = zip(*self._series(f"clean/{monitor}"), strict=True)
+            gains = {step: direction * (value - started[0]) for step, value in line}
+            found[monitor] = Learned(gains, self._widths.get(monitor, math.nan))
+        return found
+
+    def _series(self, key: str) -> tuple[Sequence[int], Sequence[float]]:
+        return self.history.series(self.full_key(key))
+
+    def _retention_panels(self) -> dict[str, list[tuple[str, tuple[int, Sequence[float], Sequence[float]]]]]:
+        """The monitor and the curve of each reading."""
         # Shares and a monitor's own values do not go on one scale: shares where there are any.
         learnable = [monitor for monitor in self.monitors if monitor in self._learnable()]
         name, zero = ("retention", None) if learnable else ("noisy", "clean")
-        panels: dict[str, list[tuple[int, Sequence[float], Sequence[float]]]] = {}
+        panels: dict[str, list[tuple[str, tuple[int, Sequence[float], Sequence[float]]]]] = {}
         for site in self._names:
             for monitor in learnable or self.monitors:
                 keys = [self.full_key(f"{name}/{site}/{monitor}/{scale:g}") for scale in self.scales]
-                lines: list[tuple[int, Sequence[float], Sequence[float]]] = []
+                lines: list[tuple[str, tuple[int, Sequence[float], Sequence[float]]]] = []
                 for reading in self.history.readings:
                     found = [reading.get(key) for key in keys]
                     if any(value is not None for value in found):
                         first = 1.0 if zero is None else reading.get(self.full_key(f"{zero}/{monitor}"))
                         values = [math.nan if value is None else value for value in (first, *found)]
-                        lines.append((reading.step, (0.0, *self.scales), values))
+                        lines.append((monitor, (reading.step, (0.0, *self.scales), values)))
                 if lines:
                     panels[f"{monitor}, noise at {site}"] = lines
         return panels
 
     def _curves_figure(self) -> Figure:
-        panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
-        for monitor in self.monitors:
-            for name in ("robustness", "under_noise"):
-                lines = {site: self.history.series(self.full_key(f"{name}/{site}/{monitor}")) for site in self._names}
-                panels[f"{name.replace('_', ' ')}: {monitor}"] = lines
-        for down in self._downstream:
-            panels[f"drift at {down}"] = {
-                f"{site}, noise of scale {scale:g}": self.history.series(
-                    self.full_key(f"drift/{site}/{down}/{scale:g}")
-                )
-                for site in self._names
-                for scale in self.scales
-            }
-        return measure_curves({panel: lines for panel, lines in panels.items() if any(at for at, _ in lines.values())})
+        return measure_curves(curve_panels(list(self.monitors), list(self._names), self._series, self._learned()))
+
+    def _drift_panels(self) -> dict[str, dict[str, tuple[Sequence[int], Sequence[float]]]]:
+        return drift_panels(list(self._names), list(self._downstream), self.scales, self._series)
+
+    def _drift_figure(self) -> Figure:
+        # A small noise turns vectors a hundred times less than a large one, and would be a line on zero.
+        panels = self._drift_panels()
+        return measure_curves(panels, "How far representations turn under noise", log_y=list(panels))
 
 
 def _check_kind(

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from lightning_interp.figures._style import finite
 
@@ -21,8 +21,10 @@ __all__ = [
     "checked_steps",
     "draw_line",
     "finish_panel",
+    "log_y_axis",
     "lone",
     "panel_columns",
+    "positive",
 ]
 
 Panels: TypeAlias = Mapping[str, Mapping[str, tuple[Sequence[int], Sequence[float]]]]
@@ -93,3 +95,20 @@ def finish_panel(axes: Axes, empty: bool) -> None:
     if empty:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no readings", transform=axes.transAxes, ha="center", va="center", color="0.5", fontsize=9)
+
+
+def positive(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The values that a logarithmic axis has a place for; NaN for the others."""
+    return np.where(values > 0, values, np.nan)
+
+
+def log_y_axis(axes: Axes, values: np.ndarray[Any, Any]) -> None:
+    """Make the y axis logarithmic, with ticks for these values."""
+    axes.set_yscale("log")
+    decades = np.log10(np.nanmax(values) / np.nanmin(values))
+    # Within a decade round numbers such as 2 and 4 tell more than the powers of ten, of which it holds one at most.
+    powers = LogLocator(subs=(1, 3) if decades < 2.5 else (1,), numticks=4)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 5, 10]) if decades < 1 else powers)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_formatter(NullFormatter())

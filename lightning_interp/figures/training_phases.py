@@ -12,9 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-from lightning_interp.figures._panels import Line, Panels, checked_lines, draw_line, finish_panel
+from lightning_interp.figures._panels import (
+    Line,
+    Panels,
+    checked_lines,
+    draw_line,
+    finish_panel,
+    log_y_axis,
+    positive,
+)
 from lightning_interp.figures._style import line_styles, log_step_axis
 
 __all__ = ["training_phases"]
@@ -135,14 +143,14 @@ def training_phases(
 
     for index, (axes, (panel, given)) in enumerate(zip(grid, lines.items(), strict=True)):
         if panel in log_y:
-            given = {label: (at, _positive(values)) for label, (at, values) in given.items()}
+            given = {label: (at, positive(values)) for label, (at, values) in given.items()}
         for order, (label, (at, values)) in enumerate(given.items()):
             draw_line(axes, at, values, styles[label], order=order, width=2.0)
         empty = all(np.isnan(values).all() for _, values in given.values())
         finish_panel(axes, empty)
         axes.tick_params(labelsize=_SMALL)
         if panel in log_y and not empty:
-            _log_y_axis(axes, np.concatenate([values for _, values in given.values()]))
+            log_y_axis(axes, np.concatenate([values for _, values in given.values()]))
         elif not empty:
             axes.yaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 2.5, 5, 10]))
         found = (knees or {}).get(panel, {})
@@ -275,21 +283,6 @@ def _legend(axes: Axes, handles: Sequence[Line2D], panel: tuple[float, float]) -
 def _steps_in_view(lines: Mapping[str, Mapping[str, Line]], phases: Sequence[Phase]) -> list[int]:
     steps = {int(step) for panel in lines.values() for at, _ in panel.values() for step in at}
     return sorted(steps | {round(edge) for phase in phases for edge in phase[:2] if edge is not None and edge >= 1})
-
-
-def _positive(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.where(values > 0, values, np.nan)
-
-
-def _log_y_axis(axes: Axes, values: np.ndarray[Any, Any]) -> None:
-    axes.set_yscale("log")
-    decades = np.log10(np.nanmax(values) / np.nanmin(values))
-    # Within a decade round numbers such as 2 and 4 tell more than the powers of ten, of which it holds one at most.
-    powers = LogLocator(subs=(1, 3) if decades < 2.5 else (1,), numticks=4)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 5, 10]) if decades < 1 else powers)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _shade(axes: Axes, phases: Sequence[Phase], first: int, provisional: Phase | None) -> None:

@@ -93,7 +93,7 @@ def test_all_pictures_together_keep_to_their_share(seed: int) -> None:
     painters = [
         Painter(
             time,
-            {f"{index}": drawing.uniform(0.05, 0.5) for index in range(drawing.randint(1, 5))},
+            {f"{index}": drawing.uniform(0.05, _drawing_clock.UNKNOWN) for index in range(drawing.randint(1, 5))},
             first=number == 0 and seed % 2 == 0,
             listing=0.001,
         )
