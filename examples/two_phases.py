@@ -38,7 +38,6 @@ from lightning_interp import (
 )
 from lightning_interp.datasets import CogsDataModule, GrammarDataModule, ScanDataModule, Seq2SeqDataModule
 from lightning_interp.figures import training_phases
-from lightning_interp.gates import boundaries
 from lightning_interp.history import merge_rows
 from lightning_interp.models import Seq2SeqModule
 from lightning_interp.schedule import log_spaced_steps
@@ -287,41 +286,31 @@ def summary(runs: list[Run]) -> str:
 
 
 def curves(rows: Rows, phases: TrainingPhases, title: str) -> Figure:
-    """One picture: task, robustness, information and structure over log-scaled steps, phases shaded."""
-    above, embedding = "above_chance/encoder", "before positions"
+    """One picture: task, robustness and structure over log-scaled steps, phases shaded."""
     panels = {
-        "validation loss": {"in distribution": VAL_LOSS, "out of distribution": "val_loss/dataloader_idx_1"},
-        "exact match": {"in distribution": IN_DISTRIBUTION, "out of distribution": OUT_OF_DISTRIBUTION},
-        "robustness of exact match": {
-            "noise at the input": ROBUSTNESS,
-            embedding: CHANGES["robustness, embedding"],
+        "validation loss": {"familiar combinations": VAL_LOSS, "new combinations": "val_loss/dataloader_idx_1"},
+        "exact match, share of sentences": {
+            "familiar combinations": IN_DISTRIBUTION,
+            "new combinations": OUT_OF_DISTRIBUTION,
         },
-        "drift under noise of .25": {"noise at the input": DRIFT, embedding: CHANGES["drift .25, embedding"]},
-        "information H(Z)": {"soft": "information/encoder", "binned": "binned_information/encoder"},
-        "regularity above chance": {name: f"regularity_{above}/{name}" for name in ("token", "bigram")},
-        "disentanglement above chance": {name: f"disentanglement_{above}/{name}" for name in ("token", "bigram")},
-        "effective rank": {"covariance": "effective_rank/encoder", "RankMe": "rankme/encoder"},
+        "share kept under noise at the input": {"": ROBUSTNESS},
+        "words in the encoder, above chance": {
+            "regularity": "regularity_above_chance/encoder/token",
+            "disentanglement": "disentanglement_above_chance/encoder/token",
+        },
     }
     drawn = {
         panel: {label: series(rows, key) for label, key in lines.items() if series(rows, key)[0]}
         for panel, lines in panels.items()
     }
-    knees = {
-        panel: {
-            label: [(at.step, at.low, at.high) for at in boundaries(phases.fit(key, intervals=True))]
-            for label, key in lines.items()
-            if key in phases.followed()
-        }
-        for panel, lines in panels.items()
-    }
-    starts = [rows[0]["step"], *(at.step for at in phases.standing.boundaries)]
+    begun = phases.standing.boundaries
+    starts = [rows[0]["step"], *(at.step for at in begun)]
     shaded = list(zip(starts, [*starts[1:], None], phases.names, strict=False))
     return training_phases(
         {panel: lines for panel, lines in drawn.items() if lines},
         phases=shaded,
-        knees={panel: found for panel, found in knees.items() if drawn[panel]},
         title=title,
-        note=phases.conclusion,
+        note=f"phase two begins on the plateau of the loss, at {begun[0]}" if begun else "no second phase was found",
         log_y=["validation loss"],
     )
 

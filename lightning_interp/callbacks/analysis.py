@@ -10,6 +10,7 @@ import warnings
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from lightning_interp.callbacks._analyses import (
     unique_name,
 )
 from lightning_interp.callbacks._argument_names import refuse_unknown_arguments
+from lightning_interp.callbacks._drawing_clock import DrawingClock, Picture, join_drawing
 from lightning_interp.callbacks._held_gates import HeldGates
 from lightning_interp.callbacks._readings_csv import write_readings, writes_last
 from lightning_interp.callbacks._replicas import check_replicas, data_group, largest
@@ -101,9 +103,9 @@ class ValidationAnalysis(pl.Callback):
         prefix: Put before every key.
         log: ``"summary"`` logs what a person watches; ``"full"`` logs everything. History and ``readings.csv`` hold
             everything either way.
-        draw_figures: Draw figures at the end of the fit, and while it runs at most once in ``figure_interval``.
-        figure_interval: Seconds between figures while training runs; longer where drawing takes more than a hundredth
-            of it.
+        draw_figures: Draw figures: at the end of the fit, where a user interrupts it, and while it runs soon after a
+            reading, in turn with those of the other callbacks, as far as 2 % of the run's time go for all of them.
+        figure_interval: The fewest seconds between two drawings of a figure while training runs.
         write_csv: Write ``readings.csv`` in the log folder: a row a reading, and in columns ``setting/…`` versions,
             seed, world size, precision and the arguments of each callback.
         on_error: ``"drop"`` the reading, or ``"raise"``.
@@ -118,8 +120,9 @@ class ValidationAnalysis(pl.Callback):
     """
 
     is_analysis = True
+    draws_first = False
     attached: tuple[str, ...] = (
-        *("_trainer", "_reporter", "group", "run_batch", "step_output"),
+        *("_trainer", "_reporter", "_clock", "group", "run_batch", "step_output"),
         *("_selection", "_error", "_values", "_pending", "_collate"),
     )
     """Attributes of a class that belong to a model or a Trainer: a copy has None there, until it is attached itself."""
@@ -142,7 +145,7 @@ class ValidationAnalysis(pl.Callback):
         prefix: str = "",
         log: str = SUMMARY,
         draw_figures: bool = True,
-        figure_interval: float = 60.0,
+        figure_interval: float = 0.0,
         write_csv: bool = True,
         on_error: str = "drop",
         max_overhead: float | None = None,
@@ -212,7 +215,7 @@ class ValidationAnalysis(pl.Callback):
         self._values: dict[str, float] | None = None
         self._pending: dict[str, float] | None = None
         self._seconds = 0.0
-        self._next_drawing = math.inf
+        self._clock: DrawingClock | None = None
         self._reporter: Reporter | None = None
         self._trainer: weakref.ref[Any] | None = None
         self._modules: dict[str, nn.Module] = {}
@@ -407,7 +410,7 @@ class ValidationAnalysis(pl.Callback):
             charts = self.charts(pl_module).items()
             self._reporter.layout(trainer, {self._name: {title: [*map(self.full_key, keys)] for title, keys in charts}})
         self._resumed = time.monotonic()
-        self._next_drawing = self._resumed + self.figure_interval
+        self._clock = join_drawing(trainer, self)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check what gates watch, and that there will be something to read; only now does Lightning know of both."""
@@ -417,6 +420,12 @@ class ValidationAnalysis(pl.Callback):
         if self.reads_batches and self.given_by_place() and trainer.val_dataloaders is not None:
             self.positions = self._find_loader(trainer)
             self.check_positions()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw what is due: training goes on, so it is not drawn again at once."""
+        self._draw(DrawingClock.tick)
 
     def _attach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.release()
@@ -653,8 +662,8 @@ class ValidationAnalysis(pl.Callback):
             # The last of them writes for all, once all have their reading.
             if writes_last(self, trainer):
                 self._afterwards("write readings.csv", lambda: self._write_csv(trainer))
-            if values is not None and time.monotonic() > self._next_drawing:
-                self._afterwards("draw", lambda: self._draw(trainer))
+            if values is not None and self._clock is not None:
+                self._clock.reading(self)
         # What is logged from here on is fresh at the next reading; what is not by then is old.
         self._fresh.start(trainer)
 
@@ -671,7 +680,7 @@ class ValidationAnalysis(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the whole history, write what could not be written before, and say where there is none."""
-        self._afterwards("draw", lambda: self._draw(trainer))
+        self._draw(lambda clock: clock.end(self))
         if writes_last(self, trainer):
             self._afterwards("write readings.csv", lambda: self._write_csv(trainer))
         if self is analyses(trainer)[0]:
@@ -682,7 +691,9 @@ class ValidationAnalysis(pl.Callback):
         self._let_go()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave nothing attached to the model, and nothing held."""
+        """Leave nothing attached to the model, and nothing held; where a user stops the fit, draw what there is."""
+        if isinstance(exception, KeyboardInterrupt):
+            self._draw(DrawingClock.interrupted)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -936,9 +947,10 @@ class ValidationAnalysis(pl.Callback):
     def _write_csv(self, trainer: pl.Trainer) -> None:
         write_readings(trainer, None if self._reporter is None else self._reporter.folder)
 
-    def _draw(self, trainer: pl.Trainer) -> None:
-        if not self.draw_figures or self._reporter is None or not len(self.history):
-            return
+    def drawable(self, final: bool) -> Sequence[Picture]:
+        """What there is to draw of the newest reading, for the clock by which all callbacks draw."""
+        if not self.draw_figures or not len(self.history):
+            return []
         started = time.monotonic()
         try:
             drawings = self.figures()
@@ -948,12 +960,22 @@ class ValidationAnalysis(pl.Callback):
                 f"{self._name} draws no figures, since listing them failed: {type(error).__name__}: {error}",
                 stacklevel=2,
             )
-            return
-        for tag, draw in drawings.items():
-            self._reporter.figure(trainer, self.full_key(tag), draw, self.history.readings[-1].step)
-        now = time.monotonic()
-        self._spent += now - started
-        self._next_drawing = now + max(self.figure_interval, 100 * (now - started))
+            return []
+        self._spent += time.monotonic() - started
+        step = self.history.readings[-1].step
+        return [Picture(tag, step, partial(self._show, tag, draw, step)) for tag, draw in drawings.items()]
+
+    def _show(self, tag: str, draw: Draw, step: int) -> None:
+        trainer = None if self._trainer is None else self._trainer()
+        if self._reporter is not None and trainer is not None:
+            started = time.monotonic()
+            self._reporter.figure(trainer, self.full_key(tag), draw, step)
+            self._spent += time.monotonic() - started
+
+    def _draw(self, work: Callable[[DrawingClock], None]) -> None:
+        clock = self._clock
+        if clock is not None:
+            attempt(self._name, self._said, "draw", lambda: work(clock))
 
 
 def refuse_batch_arguments(given: Mapping[str, Any], advice: str = "") -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_interp._kept_readings import KeptReadings, evenly_spread
 from lightning_interp.callbacks._grids import site_grid
+from lightning_interp.callbacks._titles import measure_title
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import site_key
 from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceProbe
@@ -203,7 +204,7 @@ class CoordinateProbe(SentenceProbe):
     def _heatmap(self, measure: str) -> Figure:
         key = f"coordinate_{measure}"
         grid = site_grid(self.history, {site: self.full_key(site_key(key, site)) for site in self._names})
-        return site_heatmap(*grid, title=key, label="R², held out")
+        return site_heatmap(*grid, title=measure_title(key), label="R², held out")
 
     def _map(self, site: str) -> Figure:
         readings = self.maps

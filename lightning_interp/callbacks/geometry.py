@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning_interp.callbacks._titles import measure_title
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import RepresentationMetrics
 from lightning_interp.figures import measure_curves
@@ -72,9 +73,9 @@ class RepresentationGeometry(RepresentationMetrics):
         """Curves of every measure; for several sites a heat map of the effective rank."""
         pictures: dict[str, Draw] = {
             "geometry": lambda: measure_curves(
-                {measure: lines for measure in _CURVES if (lines := self._lines(measure))}, "Geometry"
+                {measure_title(one): lines for one in _CURVES if (lines := self._lines(one))}, "Geometry"
             )
         }
         if len(self._names) > 1:
-            pictures["sites/effective_rank"] = lambda: self._heatmap("effective_rank", "effective rank")
+            pictures["sites/effective_rank"] = lambda: self._heatmap("effective_rank", "dimensions")
         return pictures

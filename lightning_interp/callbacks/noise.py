@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lightning_interp._forward import RunBatch, default_forward
 from lightning_interp._overheard import Overheard
 from lightning_interp._said_once import say_once
+from lightning_interp.callbacks._noise_pictures import CLEAR, Learned, curve_panels, drift_panels, note_on_shares
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.compat import pl
 from lightning_interp.distributed import Maximum, Minimum, Steps, Sum, run
@@ -57,7 +58,6 @@ _GROUPS = 8  # of batches, whose spread tells the noise of a monitor
 _OVERWHELMING = 1e3  # times the largest scale
 _LEARNED = 0.05  # of what there was to learn, from which on robustness is told
 _IN_A_ROW = 3  # readings of a fit that must show it
-_CLEAR = 4.0  # a difference of so many half-widths needs no new estimate of its noise
 
 
 class NoiseRobustness(ValidationAnalysis):
@@ -271,9 +271,9 @@ class NoiseRobustness(ValidationAnalysis):
         """For each monitor its value before training, then its values in the groups of batches."""
         self._widths: dict[str, float] = {}
         self._gaps: dict[str, float] = {}
-        self._learned: dict[str, int] = {}
+        self._in_a_row: dict[str, int] = {}
         """For each monitor how many readings in a row have found that something was learned, up to three."""
-        self._found_learned: dict[str, int] = {}
+        self._now_in_a_row: dict[str, int] = {}
         self._told = self._told_numb = self._told_unfit = False
         self._lost = False
         if isinstance(self.start, Mapping):
@@ -355,13 +355,13 @@ class NoiseRobustness(ValidationAnalysis):
 
     def start_anew(self) -> None:
         """Forget the values before training."""
-        self._started, self._widths, self._gaps, self._learned, self._lost = {}, {}, {}, {}, True
+        self._started, self._widths, self._gaps, self._in_a_row, self._lost = {}, {}, {}, {}, True
 
     def keep(self) -> None:
         """Count readings of a fit that find that something was learned."""
-        found, self._found_learned = self._found_learned, {}
+        found, self._now_in_a_row = self._now_in_a_row, {}
         if self._fitting:
-            self._learned |= found
+            self._in_a_row |= found
 
     def resolve(self, model: nn.Module) -> None:
         """Attach hooks at the sites."""
@@ -644,7 +644,7 @@ class NoiseRobustness(ValidationAnalysis):
     def _unclear(self) -> bool:
         """Whether the noise of some monitor must be estimated (anew)."""
         return any(
-            not abs(self._gaps.get(monitor, 0.0)) > _CLEAR * self._widths.get(monitor, math.inf)
+            not abs(self._gaps.get(monitor, 0.0)) > CLEAR * self._widths.get(monitor, math.inf)
             for monitor in self._learnable()
             if not self._lost
         )
@@ -692,11 +692,11 @@ class NoiseRobustness(ValidationAnalysis):
             return None
         learned = gap > width and share_learned(clean, started[0], mode == "loss") >= _LEARNED
         # Once it was seen often enough, a reading that does not see it goes without and the next one need not wait.
-        before = self._learned.get(monitor, 0)
-        now = 0 if not learned else _IN_A_ROW if gap > _CLEAR * width else before + 1
-        self._found_learned[monitor] = max(now, before if before >= _IN_A_ROW else 0)
+        before = self._in_a_row.get(monitor, 0)
+        now = 0 if not learned else _IN_A_ROW if gap > CLEAR * width else before + 1
+        self._now_in_a_row[monitor] = max(now, before if before >= _IN_A_ROW else 0)
         wanted = _IN_A_ROW if self._fitting and not self._rehearsing else 1
-        return started[0] if learned and self._found_learned[monitor] >= wanted else None
+        return started[0] if learned and self._now_in_a_row[monitor] >= wanted else None
 
     def _add_drift(self, settings: Sequence[tuple[str, float]], sums: Tensor, values: dict[str, float]) -> None:
         for (site, scale), row in zip(settings, sums, strict=False):
@@ -760,7 +760,7 @@ class NoiseRobustness(ValidationAnalysis):
             "started": {name: list(values) for name, values in self._started.items()},
             "widths": dict(self._widths),
             "gaps": dict(self._gaps),
-            "learned": dict(self._learned),
+            "learned": dict(self._in_a_row),
             "lost": self._lost,
         }
 
@@ -770,57 +770,85 @@ class NoiseRobustness(ValidationAnalysis):
         if not isinstance(self.start, Mapping):
             self._started = {name: list(values) for name, values in state_dict["started"].items()}
         self._widths, self._gaps = dict(state_dict["widths"]), dict(state_dict["gaps"])
-        self._learned = dict(state_dict.get("learned", {}))
+        self._in_a_row = dict(state_dict.get("learned", {}))
         self._lost = bool(state_dict.get("lost", False))
 
     # ------------------------------------------------- pictures
 
     def figures(self) -> Mapping[str, Draw]:
-        """Retention against scale, one line a reading, and the curves of what is left under noise."""
+        """Retention against scale, one line a reading, and the curves of what is left under noise and of drift."""
         # While nothing was learned there is no retention to draw, which is no failure.
-        drawn = {"noise/retention": self._retention_figure} if self._retention_panels() else {}
-        return {**drawn, "noise/robustness": self._curves_figure}
+        pictures: dict[str, Draw] = {}
+        if self._retention_panels():
+            pictures["noise/retention"] = self._retention_figure
+        if self.monitors:
+            pictures["noise/robustness"] = self._curves_figure
+        if self._downstream and self._drift_panels():
+            pictures["noise/drift"] = self._drift_figure
+        return pictures
 
     def _retention_figure(self) -> Figure:
         panels = self._retention_panels()
-        if self._learnable():
-            return retention_curves(panels, title="share of what was learned that survives noise")
-        return retention_curves(panels, title="monitors under noise", reference=(), y="value")
+        if not self._learnable():
+            drawn = {panel: [reading for _, reading in lines] for panel, lines in panels.items()}
+            return retention_curves(drawn, title="monitors under noise", reference=(), y="value")
+        learned = self._learned()
+        shown = {
+            panel: [(monitor, reading) for monitor, reading in lines if learned[monitor].clear(reading[0])]
+            for panel, lines in panels.items()
+        }
+        left_out = sum(map(len, panels.values())) - sum(map(len, shown.values()))
+        note = note_on_shares(
+            [(learned[monitor], step, values) for lines in shown.values() for monitor, (step, _, values) in lines],
+            left_out,
+        )
+        drawn = {panel: [reading for _, reading in lines] for panel, lines in shown.items()}
+        return retention_curves(drawn, title="share of what was learned that survives noise", note=note)
 
-    def _retention_panels(self) -> dict[str, list[tuple[int, Sequence[float], Sequence[float]]]]:
+    def _learned(self) -> dict[str, Learned]:
+        """What each monitor had gained at the readings so far."""
+        found: dict[str, Learned] = {}
+        for monitor in self._learnable():
+            started = self._started.get(monitor) or [math.nan]
+            direction = _MODES[self.monitors[monitor]]
+            line = zip(*self._series(f"clean/{monitor}"), strict=True)
+            gains = {step: direction * (value - started[0]) for step, value in line}
+            found[monitor] = Learned(gains, self._widths.get(monitor, math.nan))
+        return found
+
+    def _series(self, key: str) -> tuple[Sequence[int], Sequence[float]]:
+        return self.history.series(self.full_key(key))
+
+    def _retention_panels(self) -> dict[str, list[tuple[str, tuple[int, Sequence[float], Sequence[float]]]]]:
+        """The monitor and the curve of each reading."""
         # Shares and a monitor's own values do not go on one scale: shares where there are any.
         learnable = [monitor for monitor in self.monitors if monitor in self._learnable()]
         name, zero = ("retention", None) if learnable else ("noisy", "clean")
-        panels: dict[str, list[tuple[int, Sequence[float], Sequence[float]]]] = {}
+        panels: dict[str, list[tuple[str, tuple[int, Sequence[float], Sequence[float]]]]] = {}
         for site in self._names:
             for monitor in learnable or self.monitors:
                 keys = [self.full_key(f"{name}/{site}/{monitor}/{scale:g}") for scale in self.scales]
-                lines: list[tuple[int, Sequence[float], Sequence[float]]] = []
+                lines: list[tuple[str, tuple[int, Sequence[float], Sequence[float]]]] = []
                 for reading in self.history.readings:
                     found = [reading.get(key) for key in keys]
                     if any(value is not None for value in found):
                         first = 1.0 if zero is None else reading.get(self.full_key(f"{zero}/{monitor}"))
                         values = [math.nan if value is None else value for value in (first, *found)]
-                        lines.append((reading.step, (0.0, *self.scales), values))
+                        lines.append((monitor, (reading.step, (0.0, *self.scales), values)))
                 if lines:
                     panels[f"{monitor}, noise at {site}"] = lines
         return panels
 
     def _curves_figure(self) -> Figure:
-        panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
-        for monitor in self.monitors:
-            for name in ("robustness", "under_noise"):
-                lines = {site: self.history.series(self.full_key(f"{name}/{site}/{monitor}")) for site in self._names}
-                panels[f"{name.replace('_', ' ')}: {monitor}"] = lines
-        for down in self._downstream:
-            panels[f"drift at {down}"] = {
-                f"{site}, noise of scale {scale:g}": self.history.series(
-                    self.full_key(f"drift/{site}/{down}/{scale:g}")
-                )
-                for site in self._names
-                for scale in self.scales
-            }
-        return measure_curves({panel: lines for panel, lines in panels.items() if any(at for at, _ in lines.values())})
+        return measure_curves(curve_panels(list(self.monitors), list(self._names), self._series, self._learned()))
+
+    def _drift_panels(self) -> dict[str, dict[str, tuple[Sequence[int], Sequence[float]]]]:
+        return drift_panels(list(self._names), list(self._downstream), self.scales, self._series)
+
+    def _drift_figure(self) -> Figure:
+        # A small noise turns vectors a hundred times less than a large one, and would be a line on zero.
+        panels = self._drift_panels()
+        return measure_curves(panels, "How far representations turn under noise", log_y=list(panels))
 
 
 def _check_kind(

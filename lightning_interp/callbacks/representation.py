@@ -18,6 +18,7 @@ from lightning_interp._forward import Forward, checked_forward
 from lightning_interp._loggers import how_to_embed
 from lightning_interp._said_once import say_once
 from lightning_interp.callbacks._grids import site_grid
+from lightning_interp.callbacks._titles import measure_title
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.compat import pl
 from lightning_interp.distributed import run
@@ -507,7 +508,7 @@ class RepresentationMetrics(ValidationAnalysis):
         return {"curves": lambda: self._curves(measures)} if measures else {}
 
     def _curves(self, measures: Sequence[str]) -> Figure:
-        return measure_curves({measure: self._lines(measure) for measure in measures})
+        return measure_curves({measure_title(measure): self._lines(measure) for measure in measures})
 
     def _lines(self, measure: str) -> dict[str, tuple[list[int], list[float]]]:
         """Steps and values of a measure, by site."""
@@ -519,7 +520,7 @@ class RepresentationMetrics(ValidationAnalysis):
         return site_grid(self.history, {site: self.full_key(site_key(measure, site)) for site in self._names})
 
     def _heatmap(self, measure: str, label: str) -> Figure:
-        return site_heatmap(*self._grid(measure), measure, label)
+        return site_heatmap(*self._grid(measure), measure_title(measure), label)
 
 
 def _parameters(metric: Metric) -> frozenset[str]:

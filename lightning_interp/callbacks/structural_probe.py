@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_interp.callbacks._grids import site_grid
+from lightning_interp.callbacks._titles import measure_title
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import site_key
 from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceProbe
@@ -197,7 +198,8 @@ class StructuralProbe(SentenceProbe):
 
     def _heatmap(self, name: str, label: str) -> Figure:
         chain = getattr(self.chain, name)
-        return site_heatmap(*self._grid(name), title=f"{name} (the linear chain has {chain:.2f})", label=label)
+        title = f"{measure_title(name)}; the linear chain has {chain:.2f}"
+        return site_heatmap(*self._grid(name), title=title, label=label)
 
     def _grid(self, name: str) -> tuple[list[int], list[str], list[list[float]]]:
         return site_grid(self.history, {site: self.full_key(site_key(name, site)) for site in self._names})

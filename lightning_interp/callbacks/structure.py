@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torchmetrics import Metric
 
+from lightning_interp.callbacks._titles import measure_title
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import RepresentationMetrics
 from lightning_interp.figures import information_plane, measure_curves
@@ -211,10 +212,11 @@ class RepresentationStructure(RepresentationMetrics):
                 lines[name] = line
                 spread = self._lines(f"{prefix}{measure}_chance/{labels}/sd").get(site)
                 if spread is not None and len(spread[1]) == len(line[1]):
-                    bands.setdefault(measure, {})[name] = spread[1]
+                    bands.setdefault(measure_title(measure), {})[name] = spread[1]
             if lines:
-                panels[measure] = lines
+                panels[measure_title(measure)] = lines
         title = f"Structure by {labels}" if labels else "Information"
+        title += ", binned" if prefix else ""
         return measure_curves(panels, title, bands)
 
     def _plane(self, prefix: str) -> Figure:

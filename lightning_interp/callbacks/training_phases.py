@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +16,15 @@ from torch import nn
 
 from lightning_interp._attempt import attempt
 from lightning_interp._fresh import FreshMetrics, find
+from lightning_interp._loader_names import loader_names
+from lightning_interp.callbacks._drawing_clock import DrawingClock, Picture, join_drawing
+from lightning_interp.callbacks._overview import overview
 from lightning_interp.callbacks._readings_csv import Columns, write_readings, writes_last
 from lightning_interp.callbacks._unattached import unattached
 from lightning_interp.callbacks._val_loop import tell_no_validation, why_no_validation
 from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
 from lightning_interp.compat import check_trainer, pl
-from lightning_interp.figures import training_phases
 from lightning_interp.functional.knees import KneeFit, fit_knees
 from lightning_interp.gates import (
     TEMPLATES,
@@ -31,7 +32,6 @@ from lightning_interp.gates import (
     Standing,
     Track,
     Verdict,
-    boundaries,
     describe,
     judge,
     lag,
@@ -125,8 +125,11 @@ class TrainingPhases(pl.Callback):
         prefix: Put before every key; tells two of these callbacks in one Trainer apart.
         log: ``"summary"`` shows loggers what a person watches, ``"full"`` all keys.
         write_csv: Have the phases in ``readings.csv``, beside the readings of the other callbacks.
-        draw_figures: Draw the figure at the end of the fit, and while it runs at most once in ``figure_interval``.
-        figure_interval: Seconds between figures; longer where drawing takes more than a hundredth of it.
+        draw_figures: Draw the figure: at once where a phase is found, at the end of the fit and where a user interrupts
+            it, and while it runs soon after a reading, as far as 2 % of the run's time go for the figures of all
+            callbacks. While it runs, knees are
+            marked as far as they were needed for the phase; in the last one all are, with their intervals.
+        figure_interval: The fewest seconds between two drawings while training runs.
 
     Raises:
         ValueError: If an argument is out of range; after the first validation if a key is logged by nobody, with a list
@@ -148,7 +151,8 @@ class TrainingPhases(pl.Callback):
     """
 
     is_decision = True
-    attached = ("_trainer", "_reporter")
+    attached = ("_trainer", "_reporter", "_clock")
+    draws_first = True
 
     def __init__(
         self,
@@ -169,7 +173,7 @@ class TrainingPhases(pl.Callback):
         log: str = SUMMARY,
         write_csv: bool = True,
         draw_figures: bool = True,
-        figure_interval: float = 60.0,
+        figure_interval: float = 0.0,
     ) -> None:
         super().__init__()
         if template not in TEMPLATES:
@@ -231,7 +235,7 @@ class TrainingPhases(pl.Callback):
         self._warned: set[str] = set()
         self._off = False
         self._news = False
-        self._next_drawing = math.inf
+        self._clock: DrawingClock | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -348,7 +352,7 @@ class TrainingPhases(pl.Callback):
         if self.template == "two_phase" and not self._improving:
             self._improving = _robustness_keys(trainer, pl_module) or None
         self._reporter = Reporter(log_folder(trainer))
-        self._next_drawing = time.monotonic() + self.figure_interval
+        self._clock = join_drawing(trainer, self)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say where there will be nothing to tell phases from; only now does Lightning know of it."""
@@ -371,9 +375,7 @@ class TrainingPhases(pl.Callback):
         self.process(trainer, pl_module)
         if writes_last(self, trainer):
             self._attempt("write readings.csv", lambda: self.write_readings(trainer))
-        if self._news or time.monotonic() > self._next_drawing:
-            self._news = False
-            self._attempt("draw", lambda: self._draw(trainer))
+        self._draw(self._has_reading)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the whole run and say where it stands."""
@@ -385,10 +387,21 @@ class TrainingPhases(pl.Callback):
                     f"TrainingPhases: the fit ended without a validation that logs {self.loss!r}."
                 )
             return
-        self._attempt("draw", lambda: self._draw(trainer))
+        self._draw(lambda clock: clock.end(self))
         if writes_last(self, trainer):
             self._attempt("write readings.csv", lambda: self.write_readings(trainer))
         pl.utilities.rank_zero_info(f"TrainingPhases: {self.conclusion}.")
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw what is due: training goes on, so it is not drawn again at once."""
+        self._draw(DrawingClock.tick)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Where a user stops the fit, draw what there is."""
+        if isinstance(exception, KeyboardInterrupt):
+            self._draw(DrawingClock.interrupted)
 
     def process(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Standing:
         """Take in what this validation logged, unless that was done already. All ranks must call it.
@@ -585,33 +598,46 @@ class TrainingPhases(pl.Callback):
         # The loss has a scale of its own, on which the others would be flat lines.
         return {"loss": curves[:1], "what else is followed": curves[1:]}
 
-    def _draw(self, trainer: pl.Trainer) -> None:
-        if not self.draw_figures or self._reporter is None or not self._series:
-            return
-        started = time.monotonic()
-        last = max(steps[-1] for steps, _ in self._series.values())
-        self._reporter.figure(trainer, f"{self.prefix}phases/overview", self._overview, last)
-        now = time.monotonic()
-        self._next_drawing = now + max(self.figure_interval, 100 * (now - started))
+    def _draw(self, work: Callable[[DrawingClock], None]) -> None:
+        clock = self._clock
+        if clock is not None:
+            self._attempt("draw", lambda: work(clock))
 
-    def _overview(self) -> Figure:
-        panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
-        knees: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
-        for key in self.followed():
-            if key not in self._series:
-                continue
-            panel, _, label = key.partition("/")
-            panels.setdefault(panel, {})[label or key] = self.series(key)
-            fit = self.fit(key, intervals=True)
-            knees.setdefault(panel, {})[label or key] = [(at.step, at.low, at.high) for at in boundaries(fit)]
-        first = min(steps[0] for steps, _ in self._series.values())
-        starts = [float(first), *(at.step for at in self.standing.boundaries)]
-        ends = [*starts[1:], None]
-        return training_phases(
-            panels,
-            phases=list(zip(starts, ends, self.names[: len(starts)], strict=True)),
-            knees=knees,
-            note=self.conclusion,
+    def _has_reading(self, clock: DrawingClock) -> None:
+        tell = clock.at_once if self._news else clock.reading
+        self._news = False
+        tell(self)
+
+    def drawable(self, final: bool) -> Sequence[Picture]:
+        """What there is to draw of the newest validation, for the clock by which all callbacks draw."""
+        trainer = None if self._trainer is None else self._trainer()
+        if not self.draw_figures or self._reporter is None or trainer is None or not self._series:
+            return []
+        step = trainer.global_step if final else max(steps[-1] for steps, _ in self._series.values())
+        return [Picture("overview", step, partial(self._show, step, final))]
+
+    def _show(self, step: int, final: bool) -> None:
+        trainer = None if self._trainer is None else self._trainer()
+        if self._reporter is not None and trainer is not None:
+            tag = f"{self.prefix}phases/overview"
+            self._reporter.figure(trainer, tag, lambda: self._overview(trainer, final), step)
+
+    def _newest_fit(self, key: str) -> KneeFit | None:
+        """The segments that were fitted last, since new ones take longer than the picture."""
+        made = [self._fits[key, intervals] for intervals in (False, True) if (key, intervals) in self._fits]
+        return max(made, key=lambda one: one[0])[1] if made else None
+
+    def _overview(self, trainer: pl.Trainer, final: bool) -> Figure:
+        keys = [key for key in self.followed() if key in self._series]
+        return overview(
+            {key: self.series(key) for key in keys},
+            {key: self.fit(key, intervals=True) if final else self._newest_fit(key) for key in keys},
+            self.standing,
+            self.names,
+            self.loss,
+            self.conclusion,
+            loader_names(trainer.lightning_module, trainer.datamodule),  # type: ignore[attr-defined]
+            self.standing.provisional,
         )
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lightning_interp.callbacks._grids import site_grid
+from lightning_interp.callbacks._titles import measure_title
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import site_key
 from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceProbe
@@ -211,7 +212,7 @@ class TruthProbe(SentenceProbe):
 
     def _heatmap(self, measure: str) -> Figure:
         grid = site_grid(self.history, {site: self.full_key(site_key(measure, site)) for site in self._names})
-        return site_heatmap(*grid, title=measure.replace("/", ", "), label="accuracy, topic held out")
+        return site_heatmap(*grid, title=measure_title(measure), label="accuracy, topic held out")
 
 
 _MEASURES = {

@@ -52,6 +52,7 @@ class Seq2SeqDataModule(pl.LightningDataModule):
     """
 
     loader_names = ("in_distribution", "out_of_distribution")
+    val_loader_names = ("in distribution", "out of distribution")
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from lightning_interp.figures._style import finite
 
@@ -21,8 +21,10 @@ __all__ = [
     "checked_steps",
     "draw_line",
     "finish_panel",
+    "log_y_axis",
     "lone",
     "panel_columns",
+    "positive",
 ]
 
 Panels: TypeAlias = Mapping[str, Mapping[str, tuple[Sequence[int], Sequence[float]]]]
@@ -66,14 +68,21 @@ def lone(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def draw_line(
-    axes: Axes, steps: np.ndarray[Any, Any], values: np.ndarray[Any, Any], style: dict[str, Any], order: int
+    axes: Axes,
+    steps: np.ndarray[Any, Any],
+    values: np.ndarray[Any, Any],
+    style: dict[str, Any],
+    order: int,
+    width: float = 1.5,
 ) -> None:
     """Draw one of several lines, its ``order`` among them counted from 0."""
     alone = lone(values)
     stride = 1 if (~np.isnan(values)).sum() <= MARKED else math.ceil(len(values) / 8)
     # Lines start their marks at different readings, so that marks of close lines do not lie on one another.
     marked = alone | ((np.arange(len(values)) - order) % stride == 0)
-    axes.plot(steps, values, linewidth=1.5, markersize=3.5, markevery=np.flatnonzero(marked).tolist(), **style)
+    axes.plot(
+        steps, values, linewidth=width, markersize=2.3 * width, markevery=np.flatnonzero(marked).tolist(), **style
+    )
 
 
 def finish_panel(axes: Axes, empty: bool) -> None:
@@ -86,3 +95,20 @@ def finish_panel(axes: Axes, empty: bool) -> None:
     if empty:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no readings", transform=axes.transAxes, ha="center", va="center", color="0.5", fontsize=9)
+
+
+def positive(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The values that a logarithmic axis has a place for; NaN for the others."""
+    return np.where(values > 0, values, np.nan)
+
+
+def log_y_axis(axes: Axes, values: np.ndarray[Any, Any]) -> None:
+    """Make the y axis logarithmic, with ticks for these values."""
+    axes.set_yscale("log")
+    decades = np.log10(np.nanmax(values) / np.nanmin(values))
+    # Within a decade round numbers such as 2 and 4 tell more than the powers of ten, of which it holds one at most.
+    powers = LogLocator(subs=(1, 3) if decades < 2.5 else (1,), numticks=4)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 5, 10]) if decades < 1 else powers)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lightning_interp.figures._panels import Line, Panels, checked_lines, draw_line, finish_panel, panel_columns
+from lightning_interp.figures._panels import (
+    Line,
+    Panels,
+    checked_lines,
+    draw_line,
+    finish_panel,
+    log_y_axis,
+    panel_columns,
+    positive,
+)
 from lightning_interp.figures._style import finite, in_two_lines, line_styles, log_step_axis, new_figure, shorten_all
 
 __all__ = ["measure_curves"]
@@ -18,7 +27,9 @@ __all__ = ["measure_curves"]
 Bands: TypeAlias = Mapping[str, Mapping[str, Sequence[float] | tuple[Sequence[float], Sequence[float]]]]
 
 
-def measure_curves(panels: Panels, title: str | None = None, bands: Bands | None = None) -> Figure:
+def measure_curves(
+    panels: Panels, title: str | None = None, bands: Bands | None = None, log_y: Collection[str] = ()
+) -> Figure:
     """Draw measures over training steps on a logarithmic axis, one panel per measure.
 
     A label has the same colour, dash and marker in every panel, and one legend beside the panels names them all. A
@@ -31,13 +42,14 @@ def measure_curves(panels: Panels, title: str | None = None, bands: Bands | None
         title: The heading of the figure.
         bands: Panel title → line label → the half-width around each value (a standard error), or a tuple of
             (lower, upper) curves, shaded in the line's colour.
+        log_y: The titles of the panels with a logarithmic y axis, on which values that are not positive leave a gap.
 
     Returns:
         A figure that pyplot does not know of: it is freed with its last reference.
 
     Raises:
-        ValueError: If there is no panel, a line's steps do not increase or differ in number from its values, or
-            a band belongs to no line or has another length.
+        ValueError: If there is no panel, a line's steps do not increase or differ in number from its values, a band
+            belongs to no line or has another length, or ``log_y`` names no panel.
 
     Cost:
         25 ms for a panel of 12 lines, and 80 ms more to render it to pixels, mostly for its texts (one slow core).
@@ -56,6 +68,8 @@ def measure_curves(panels: Panels, title: str | None = None, bands: Bands | None
         raise ValueError("panels={}: expected at least one panel, as {title: {label: (steps, values)}}.")
     lines = {panel: checked_lines(panel, given) for panel, given in panels.items()}
     edges = _checked_bands(bands or {}, lines)
+    if unknown := [panel for panel in log_y if panel not in lines]:
+        raise ValueError(f"log_y has {unknown}, which panels does not have; it has {list(lines)}.")
     labels = list(dict.fromkeys(label for panel in lines.values() for label in panel))
     styles = line_styles(labels)
 
@@ -73,13 +87,19 @@ def measure_curves(panels: Panels, title: str | None = None, bands: Bands | None
         x_label = log_step_axis(axes, steps)
         if index + columns >= len(lines):
             axes.set_xlabel(x_label, fontsize=9)
+        if panel in log_y:
+            given = {label: (at, positive(values)) for label, (at, values) in given.items()}
         for label, (at, values) in given.items():
             draw_line(axes, at, values, styles[label], order=labels.index(label))
             if label in edges.get(panel, {}):
                 lower, upper = edges[panel][label]
                 axes.fill_between(at, lower, upper, color=styles[label]["color"], alpha=0.18, linewidth=0)
         axes.set_title(in_two_lines(panel, 40), fontsize=10)
-        finish_panel(axes, empty=all(np.isnan(values).all() for _, values in given.values()))
+        empty = all(np.isnan(values).all() for _, values in given.values())
+        finish_panel(axes, empty)
+        if panel in log_y and not empty:
+            log_y_axis(axes, np.concatenate([values for _, values in given.values()]))
+            axes.set_ylabel("log scale", fontsize=9)
     if title:
         figure.suptitle(title, fontsize=12)
     if labels:

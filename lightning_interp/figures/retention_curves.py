@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -24,6 +25,7 @@ def retention_curves(
     title: str | None = None,
     reference: Sequence[float] = (0.0, 1.0),
     y: str = "retention",
+    note: str | None = None,
 ) -> Figure:
     """Draw a value against the scale of the noise, one line per reading, dark early and light late in training.
 
@@ -44,6 +46,7 @@ def retention_curves(
         reference: Where thin horizontal lines are drawn; always in view. ``(1.0,)`` for a closer look at a model that
             loses little, ``()`` for values in units of their own.
         y: What the values are.
+        note: A sentence under the panels.
 
     Returns:
         A figure that pyplot does not know of: it is freed with its last reference.
@@ -103,6 +106,9 @@ def retention_curves(
             axes.set_ylabel(y, fontsize=9)
     if title:
         figure.suptitle(title, fontsize=12)
+    if note:
+        width = round(figure.get_figwidth() / 0.068)
+        figure.supxlabel(textwrap.fill(note, width, break_long_words=False), fontsize=8.5, color="0.3")
     if steps:
         step_bar(figure, used, colours, steps)
     return figure

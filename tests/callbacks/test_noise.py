@@ -993,7 +993,8 @@ def test_figures_are_drawn(tmp_path: Path) -> None:
         warnings.simplefilter("error", RuntimeWarning)
         fit(tmp_path, [callback], Learner(), max_epochs=3)
     figures = tmp_path / "lightning_interp_logs" / "figures"
-    assert {path.name for path in figures.iterdir()} == {"noise-retention.png", "noise-robustness.png"}
+    drawn = {path.name for path in figures.iterdir()}
+    assert drawn == {"noise-retention.png", "noise-robustness.png", "noise-drift.png"}
 
 
 def test_the_picture_says_whether_it_shows_shares_or_values(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ class FailingLogger(TensorBoardLogger):
 
 
 class FailingFigures(RepresentationGeometry):
-    """Its pictures break on one rank: drawing fails on the first, listing them on the second."""
+    """Its pictures break: drawing fails on the first rank, and the second is not to be asked for any."""
 
     def figures(self) -> dict[str, Any]:
         if dist.get_rank() == 1:
@@ -181,8 +181,9 @@ def test_a_picture_or_a_logger_that_fails_on_one_rank_costs_a_warning(two_ranks:
     assert first["weights"] == second["weights"] == plain[0]["weights"]
     assert first["steps"] == second["steps"] == [1, 2, 3]
     if callback is FailingFigures:
-        assert len(first["told"]) == len(second["told"]) == 1
-        assert "planted on rank 1" in second["told"][0]
+        assert len(first["told"]) == 1
+        assert "planted" in first["told"][0]
+        assert second["told"] == []
     else:
         assert len(first["told"]) == 1
         assert "planted in the logger" in first["told"][0]

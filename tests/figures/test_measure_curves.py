@@ -146,3 +146,14 @@ def test_close_values_are_labelled_in_full():
 def test_bad_input_is_named(panels, bands, message):
     with pytest.raises(ValueError, match=message):
         measure_curves(panels, bands=bands)
+
+
+def test_a_logarithmic_y_axis_shows_what_differs_by_powers_of_ten():
+    panels = {"drift": {"small": ([1, 10], [1e-4, 2e-4]), "large": ([1, 10], [0.1, 0.2]), "none": ([1, 10], [0, -1])}}
+    figure = measure_curves(panels, log_y=["drift"])
+    (axes,) = figure.axes
+    assert axes.get_yscale() == "log"
+    assert axes.get_ylabel() == "log scale"
+    assert [np.isnan(line.get_ydata()).all() for line in axes.get_lines()] == [False, False, True]
+    with pytest.raises(ValueError, match=r"log_y has \['x'\].*it has \['drift'\]"):
+        measure_curves(panels, log_y=["x"])

@@ -188,3 +188,15 @@ def test_panels_without_readings_say_so():
 def test_bad_input_is_named(panels, reference, message):
     with pytest.raises(ValueError, match=message):
         retention_curves(panels, reference=reference)
+
+
+def test_a_note_stands_under_the_panels_in_whole_words():
+    note = "Above 1 by no more than the noise of the metric. " * 4
+    figure = retention_curves({"a": [(1, [0.0, 1.0], [1.0, 0.5])]}, title="title", note=note)
+    figure.draw_without_rendering()
+    assert figure.get_supxlabel().split() == note.split()
+    box = figure._supxlabel.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert box.y0 >= 0
+    assert box.y1 <= min(axes.get_tightbbox().y0 for axes in figure.axes) + 1
