@@ -20,7 +20,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import NamedTuple
 
 import pytorch_lightning as pl
@@ -53,7 +53,11 @@ class Run(NamedTuple):
     conclusion: str
     """Which phase it ended in, since when, and why."""
     began: float | None
-    """The step at which phase two began."""
+    """The step at which phase two began, as all readings tell it."""
+    pointed_at: int | None
+    """The step of the reading from which on it was provisional."""
+    confirmed_at: int | None
+    """The step of the reading that confirmed it."""
 
 
 VAL_LOSS, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION = (
@@ -78,6 +82,13 @@ COLUMNS = {
     "dis token": "disentanglement_above_chance/encoder/token",
     "eff rank": "effective_rank/encoder",
 }
+
+LEGEND = """
+in-dist, out-of-d: exact match on sentences like those of the training, and on new combinations of their words
+robust: share of the exact match that survives noise at the input; drift: how far that noise moves the encoder's output
+H(Z): entropy of the encoder's output, of at most 1; binned: by the published estimator
+reg, dis: regularity and disentanglement with respect to words and pairs of words, above their level by chance
+eff rank: effective rank of the encoder's output. Blank: not read at this step, or nothing is learned yet"""
 
 # What the summary of several seeds follows through the second phase.
 CHANGES = {
@@ -195,7 +206,7 @@ def train(args: argparse.Namespace, seed: int) -> Run:
     trainer = pl.Trainer(
         max_steps=args.steps,
         callbacks=[ValidationSchedule(steps=reading_steps(args.steps)), *readers, phases],
-        logger=TensorBoardLogger(args.logdir, name=name_of(args), version=f"seed_{seed}"),
+        logger=TensorBoardLogger(args.logdir, name=f"{name_of(args)}/seed_{seed}"),
         accelerator=args.accelerator,
         devices=args.devices,
         strategy="ddp" if args.devices > 1 else "auto",
@@ -203,22 +214,40 @@ def train(args: argparse.Namespace, seed: int) -> Run:
         enable_model_summary=False,
         log_every_n_steps=10,
     )
+    if trainer.is_global_zero:
+        print(
+            f"{args.steps} steps with seed {seed}, one to two minutes on two cores. Watch them in another terminal:\n"
+            f"  tensorboard --logdir {args.logdir}    then http://localhost:6006, tab Custom Scalars\n"
+            f"Readings, picture and events go to {trainer.logger.log_dir}\n"
+        )
     started = time.perf_counter()
-    trainer.fit(model, datamodule=data)
+    interrupted: SystemExit | None = None
+    try:
+        trainer.fit(model, datamodule=data)
+    except SystemExit as stop:  # so Lightning ends a fit at Ctrl-C: show what there is, then leave
+        interrupted = stop
     seconds = time.perf_counter() - started
 
     rows = merge_rows(reader.history for reader in readers)
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and rows:
         print(table(rows))
         folder = Path(trainer.logger.log_dir)
         picture = folder / "two_phases.png"
         curves(rows, phases, f"{name_of(args).removeprefix('two_phases_')}, seed {seed}").savefig(picture, dpi=110)
         spent = sum(value for row in rows for key, value in row.items() if key.startswith("seconds/"))
         print(f"\n{phases.conclusion}")
-        print(f"\n{args.steps} steps in {seconds:.0f} s; {len(rows)} readings took {spent:.1f} s of them")
+        print(f"\n{trainer.global_step} steps in {seconds:.0f} s; {len(rows)} readings took {spent:.1f} s of them")
         print(f"picture:  {picture}\nreadings: {folder / 'readings.csv'}\ncurves:   tensorboard --logdir {args.logdir}")
-    begun = phases.standing.boundaries
-    return Run(rows, phases.conclusion, begun[0].step if begun else None)
+    if interrupted is not None:
+        raise interrupted
+    found = phases.standing
+    return Run(
+        rows,
+        phases.conclusion,
+        next((at.step for at in found.boundaries), None),
+        next(iter(found.pointed_at), None),
+        next(iter(found.confirmed_at), None),
+    )
 
 
 def name_of(args: argparse.Namespace) -> str:
@@ -234,7 +263,7 @@ def table(rows: Rows) -> str:
     for row in rows:
         cells = (f"{row[key]:10.4f}" if key in row else f"{'':>10}" for key in COLUMNS.values())
         lines.append("  ".join([f"{row['step']:6.0f}", *cells]))
-    return "\n".join(lines)
+    return "\n".join([*lines, LEGEND])
 
 
 def summary(runs: list[Run]) -> str:
@@ -247,6 +276,7 @@ def summary(runs: list[Run]) -> str:
             cells.append(f"{mean(found):.3f} ± {stdev(found):.3f}" if len(found) > 1 else "")
         lines.append("  ".join([f"{same[0]['step']:6.0f}", *(f"{cell:>15}" for cell in cells)]))
     lines += ["", "where phase two began, as the readings of the run tell it", *(f"  {run.conclusion}" for run in runs)]
+    lines += ["", *delays(runs)]
 
     lines.append("\nfrom in-distribution exact match of .99 to the end")
     solved = [later for run in runs if (later := [row for row in run.rows if row[IN_DISTRIBUTION] >= 0.99])]
@@ -283,6 +313,24 @@ def summary(runs: list[Run]) -> str:
     lines.append(f"it rises by .1 or more in {sum(one >= 0.1 for one in rise)} of {len(rise)} runs")
     lines.append(f"drift falls by 20 % or more in {sum(one >= 0.2 for one in fall)} of {len(fall)} runs")
     return "\n".join(lines)
+
+
+def delays(runs: list[Run]) -> list[str]:
+    """When each run was known to be in phase two, and how long after it began."""
+    lines = ["phase two: began at step, provisional at, confirmed at, and how many readings after it began"]
+    waits: dict[str, list[int]] = {"provisional": [], "confirmed": []}
+    for run in runs:
+        if run.began is None:
+            lines.append("  none")
+            continue
+        cells = [f"  began {run.began:5.0f}"]
+        for (name, found), known in zip(waits.items(), (run.pointed_at, run.confirmed_at), strict=True):
+            if known is not None:
+                found.append(sum(run.began < row["step"] <= known for row in run.rows))
+                cells.append(f"{name} {known:5d} (reading {found[-1]})")
+        lines.append("  ".join(cells))
+    told = (f"{name} {median(found):g}" for name, found in waits.items() if found)
+    return [*lines, f"  median of readings until it was known: {', '.join(told)}"]
 
 
 def curves(rows: Rows, phases: TrainingPhases, title: str) -> Figure:

@@ -18,6 +18,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "none": (),
 }
 """The names of the phases that a template knows."""
+LOOKS = 5
+"""As how many independent ones the tests at all readings of a run count. Each looks at the curve so far, most of which
+the one before has seen; that so many keep the error of a whole run at the level is measured: ``benchmarks/knees.py``."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ def judge(
     - ``"two_phase"``: the second phase begins at the loss's
       :func:`~lightning_interp.decisions.evidence.plateau` if at least one of the ``improving`` keys shows
       :func:`~lightning_interp.decisions.evidence.improvement` after it that the loss does not share: its mirror image
-      is no second phase. The level of these tests is divided by the number of keys. The evidence points to a second
-      phase already where the loss has :func:`~lightning_interp.decisions.evidence.slowed` down and a key improves so.
+      is no second phase. The level is that of a whole run, so each test has a fifth of it, divided by the number of
+      keys. The evidence points to a second phase already where the loss has :func:`~lightning_interp.decisions.evidence.slowed` down and a key improves so.
     - ``"three_phase"``: the followed key falls, rises, falls. A segment goes in a direction if its slope is
       significant; others belong to what came before. Contradicted by any other order or a fourth change.
     - ``"none"``: every knee of the loss begins a new phase.
@@ -67,7 +70,7 @@ def judge(
         loss: Name and readings of the loss, or of a score.
         improving: Readings of what may improve after the plateau, by name.
         follow: Name and readings of the key whose shape ``"three_phase"`` describes.
-        level: Of each test.
+        level: Of a whole run that is judged at every reading, for ``"two_phase"``; else of each test.
         share: See :func:`~lightning_interp.decisions.evidence.plateau`.
 
     """
@@ -92,7 +95,7 @@ def _two_phase(name: str, loss: Track, improving: Mapping[str, Track], level: fl
     start = boundaries(loss.fit)[index]
     at = f"{name} {'has its plateau' if settled else 'has slowed down'} from {start}"
     found = {
-        key: improvement(track, start.step, loss, level / max(len(improving), 1), share)
+        key: improvement(track, start.step, loss, level / LOOKS / max(len(improving), 1), share)
         for key, track in improving.items()
     }
     best = [(key, one) for key, one in found.items() if one is not None and one.noticeable]

@@ -126,11 +126,13 @@ class Seq2SeqModule(pl.LightningModule):
         # A metric, since Lightning truncates the weights of a plain value when gloo averages them over ranks.
         loss = cast(Metric, self.val_loss[dataloader_idx])
         loss.update(logits, labels)
-        self.log("val_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), prog_bar=True)
+        shown = dataloader_idx == 0  # the bar of a terminal has no room for more
+        self.log("val_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), prog_bar=shown)
         for name, metrics in (("val_acc", self.val_acc), ("val_token_acc", self.val_token_acc)):
             metric = cast(Metric, metrics[dataloader_idx])
             metric.update(predictions, labels)
-            self.log(name, metric, on_step=False, on_epoch=True, batch_size=len(labels), prog_bar=name == "val_acc")
+            bar = shown and name == "val_acc"
+            self.log(name, metric, on_step=False, on_epoch=True, batch_size=len(labels), prog_bar=bar)
 
     def greedy_decode(self, batch: Batch, max_length: int = 100) -> Tensor:
         """The most probable next word, again and again, until every sequence has ended.

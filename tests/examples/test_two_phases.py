@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 from example_files import load
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -15,9 +17,10 @@ from lightning_interp.models import Seq2SeqModule
 
 def test_event_file_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     example = load("two_phases")
-    ((rows, conclusion, began),) = example.main(["--steps", "40", "--logdir", str(tmp_path), "--seed", "3"])
+    (run,) = example.main(["--steps", "40", "--logdir", str(tmp_path), "--seed", "3"])
+    rows = run.rows
     assert [row["step"] for row in rows] == [10, 12, 15, 18, 22, 26, 32, 38, 40]
-    folder = tmp_path / "two_phases_grammar" / "seed_3"
+    folder = tmp_path / "two_phases_grammar" / "seed_3" / "version_0"
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     model = Seq2SeqModule(8, 8)
@@ -41,10 +44,56 @@ def test_event_file_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixt
     printed = capsys.readouterr().out
     assert f"tensorboard --logdir {tmp_path}" in printed
     assert f"{rows[-1]['information/encoder']:.4f}" in printed
-    assert began is None
-    assert conclusion == "phase one goes on: val_loss/dataloader_idx_0 has no plateau yet"
-    assert conclusion in printed
-    assert events.Scalars("phase/current")[-1].value == 0
+    assert (run.began, run.pointed_at, run.confirmed_at) == (None, None, None)
+    assert run.conclusion == "phase one goes on: val_loss/dataloader_idx_0 has no plateau yet"
+    assert run.conclusion in printed
+    assert events.Scalars("phase/current")[-1].value == 1
+    assert lines[-1]["phase/reason"] == run.conclusion
+    assert f"go to {folder}" in printed.split("tensorboard --logdir")[1]
+    # A second run of the same command is a run of its own.
+    example.main(["--steps", "12", "--logdir", str(tmp_path), "--seed", "3"])
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["version_0", "version_1"]
+    assert len(list(folder.glob("events.*"))) == 1
+
+
+def test_ctrl_c_shows_what_there_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = load("two_phases")
+
+    class Interrupted(Seq2SeqModule):
+        def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
+            if self.global_step == 20:
+                raise KeyboardInterrupt
+            return super().training_step(batch, batch_idx)
+
+    monkeypatch.setattr(example, "Seq2SeqModule", Interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit):
+            example.main(["--steps", "40", "--logdir", str(tmp_path)])
+    finally:
+        signal.signal(signal.SIGINT, handler)  # which Lightning ignores from then on
+    printed = capsys.readouterr().out
+    assert "20 steps in" in printed
+    assert "phase one goes on" in printed
+    assert list(tmp_path.rglob("two_phases.png"))
+
+
+def test_delays_are_counted_in_readings(capsys: pytest.CaptureFixture) -> None:
+    example = load("two_phases")
+    rows = [{"step": float(step)} for step in (10, 20, 30, 40, 50, 60)]
+    runs = [
+        example.Run(rows, "", 25.0, 40, 60),
+        example.Run(rows, "", 25.0, 50, None),
+        example.Run(rows, "", None, None, None),
+    ]
+    assert example.delays(runs)[1:] == [
+        "  began    25  provisional    40 (reading 2)  confirmed    60 (reading 4)",
+        "  began    25  provisional    50 (reading 3)",
+        "  none",
+        "  median of readings until it was known: provisional 2.5, confirmed 4",
+    ]
 
 
 @pytest.mark.slow
