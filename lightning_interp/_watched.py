@@ -63,9 +63,10 @@ _ABOVE = frozenset({"above chance", "above random weights", "above the chain"})
 def watched(keys: Iterable[str]) -> list[str]:
     """Of these keys those that a person watches, what is looked at first before the rest.
 
-    That is what the model logs of its own, and then of this library's measures each at its best: above chance where
-    there is that, the mean over scales where there is one, the first of two estimators. Not how readings were taken
-    (rows, coverage, seconds), and not what values are compared with (levels of chance, random weights, controls).
+    That is what the model logs of its own validation, and then of this library's measures each at its best: above
+    chance where there is that, the mean over scales where there is one, the first of two estimators. Not how readings
+    were taken (rows, coverage, seconds), and not what values are compared with (levels of chance, random weights,
+    controls).
 
     Example:
         >>> watched(["step", "regularity_above_chance/enc/token", "regularity/enc/token", "rows/enc", "val_loss"])
@@ -82,7 +83,7 @@ def watched(keys: Iterable[str]) -> list[str]:
         for key, one in parsed.items()
         if key not in _OF_THE_ROW and (one is None or not (_is_bookkeeping(one) or _said_better(one, ours)))
     ]
-    return sorted(found, key=lambda key: _place(parsed[key]))
+    return sorted(found, key=lambda key: _place(key, parsed[key]))
 
 
 def _parsed(keys: Sequence[str]) -> dict[str, ParsedKey | None]:
@@ -96,12 +97,13 @@ def _parsed(keys: Sequence[str]) -> dict[str, ParsedKey | None]:
     return found
 
 
-def _place(key: ParsedKey | None) -> int:
-    if key is None:
-        return -1
-    if key.measure in _LAST:
-        return len(_FIRST) + 1 + _LAST.index(key.measure)
-    return _FIRST.index(key.measure) if key.measure in _FIRST else len(_FIRST)
+def _place(key: str, found: ParsedKey | None) -> int:
+    if found is None:
+        # What is logged of training batches says less than what is of the validation, and comes after our own.
+        return len(_FIRST) if key.lower().startswith("train") else -1
+    if found.measure in _LAST:
+        return len(_FIRST) + 1 + _LAST.index(found.measure)
+    return _FIRST.index(found.measure) if found.measure in _FIRST else len(_FIRST)
 
 
 def _is_bookkeeping(key: ParsedKey) -> bool:

@@ -48,6 +48,7 @@ def test_each_key_has_a_place_of_its_own(name: str) -> None:
 def test_what_the_model_logs_comes_first_and_all_of_it() -> None:
     own = ["val/loss", "lr", "epoch_time", "val_loss/dataloader_idx_1", "accuracy"]
     assert watched(["rankme/encoder", *own, "step", "epoch"]) == [*own, "rankme/encoder"]
+    assert watched(["train_loss", "robustness/input/val_loss", "val_loss"])[-1] == "train_loss"
 
 
 def test_a_value_alone_is_watched_where_none_says_it_better() -> None:
