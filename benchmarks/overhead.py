@@ -1,11 +1,12 @@
-"""What callbacks add to a run: to a validation, to a training, and to a step while nothing is read.
+"""What callbacks add to a run: to a validation, to a training, to a step while nothing is read, and for pictures.
 
 Every row is a ratio of two things timed in turn in one process; medians of ``--runs``, with the smallest and the
-largest.
+largest. Pictures are timed in one run of so many seconds, in real time.
 
     python benchmarks/overhead.py                     # all of it, some ten minutes on two cores
     python benchmarks/overhead.py --only validation
     python benchmarks/overhead.py --only validation idle --accelerator cuda --scale 20
+    python benchmarks/overhead.py --only pictures --seconds 600
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_interp import NoiseRobustness, RepresentationGeometry, RepresentationStructure, ValidationSchedule
+from lightning_interp import (
+    NoiseRobustness,
+    RepresentationGeometry,
+    RepresentationStructure,
+    TrainingPhases,
+    ValidationSchedule,
+)
+from lightning_interp.callbacks._drawing_clock import DrawingClock
 from lightning_interp.datasets import GrammarDataModule
 from lightning_interp.models import Seq2SeqModule
 from lightning_interp.schedule import log_spaced_steps
@@ -226,6 +234,66 @@ def training(runs: int, scale: int) -> None:
     row("encoder, token and bigram", [a - b for a, b in zip(whole, taken, strict=True)], taken)
 
 
+class Pictures(pl.Callback):
+    """When each picture was drawn, what it took, and what all of them had taken when training was over."""
+
+    def __init__(self) -> None:
+        self.drawn: dict[str, list[float]] = {}
+        self.spent = self.seconds = 0.0
+        self.clock: DrawingClock | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Find the clock by which the callbacks draw."""
+        self.started = time.perf_counter()
+        (phases,) = (one for one in trainer.callbacks if isinstance(one, TrainingPhases))  # type: ignore[attr-defined]
+        self.clock = phases._clock
+        writer = trainer.logger.experiment  # type: ignore[union-attr]
+        add_image = writer.add_image
+
+        def watched(tag: str, *args: Any, **kwargs: Any) -> None:
+            self.drawn.setdefault(tag, []).append(time.perf_counter() - self.started)
+            add_image(tag, *args, **kwargs)
+
+        writer.add_image = watched
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Training is over; what is drawn from here on is the last state of every picture."""
+        assert self.clock is not None
+        self.spent, self.seconds = self.clock.spent, time.perf_counter() - self.started
+
+
+def pictures(seconds: int) -> None:
+    """The main job with all its callbacks for so long, and the part of that time that pictures took."""
+    torch.set_num_threads(1)
+    pl.seed_everything(0, verbose=False)
+    data = GrammarDataModule(val_batch_size=100)
+    data.setup("fit")
+    model = Seq2SeqModule(len(data.source_vocabulary), len(data.target_vocabulary))
+    sites, loss, score = {"encoder": "model.encoder"}, "val_loss/dataloader_idx_0", "val_acc/dataloader_idx_1"
+    inputs, monitors = {"input": "model.source_input"}, {"val_loss": "loss", "val_acc": "score"}
+    watch = Pictures()
+    callbacks = [
+        ValidationSchedule(per_decade=32, start=10),
+        RepresentationStructure(sites, ["token", "bigram"]),
+        RepresentationGeometry(sites),
+        NoiseRobustness(inputs, monitors=monitors, drift=sites, every_n_validations=2),
+        TrainingPhases(loss=loss, improving={"robustness/input/val_acc": "max", score: "max"}),
+        watch,
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        run = trainer(folder, callbacks, max_steps=-1, max_epochs=-1, max_time={"seconds": seconds})
+        run.fit(model, datamodule=data)
+    assert watch.clock is not None
+    last = watch.clock.spent - watch.spent
+    print("\n| pictures | training, s | pictures in it, s | share | at the end, s | share of all |")
+    print("|---|---|---|---|---|---|")
+    cells = f"{watch.seconds:.0f} | {watch.spent:.1f} | {watch.spent / watch.seconds:.4f} | {last:.1f}"
+    print(f"| main job, all callbacks | {cells} | {watch.clock.spent / (watch.seconds + last):.4f} |")
+    print("\n| picture | drawn after so many seconds |\n|---|---|")
+    for tag, times in watch.drawn.items():
+        print(f"| {tag} | {', '.join(f'{one:.0f}' for one in times)} |", flush=True)
+
+
 PARTS: dict[str, Callable[[int, int], None]] = {"validation": validation, "idle": idle, "training": training}
 
 
@@ -233,15 +301,19 @@ def main(argv: list[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each side; default: %(default)s")
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--only", nargs="+", choices=[*PARTS, "pictures"], default=[*PARTS, "pictures"])
     parser.add_argument("--accelerator", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     parser.add_argument("--scale", type=int, default=1, help="so many times the sentences; default: %(default)s")
+    parser.add_argument("--seconds", type=int, default=120, help="of the run with pictures; default: %(default)s")
     args = parser.parse_args(argv)
     PLACE["accelerator"] = args.accelerator
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     for part in args.only:
-        PARTS[part](args.runs, args.scale)
+        if part == "pictures":
+            pictures(args.seconds)
+        else:
+            PARTS[part](args.runs, args.scale)
 
 
 if __name__ == "__main__":

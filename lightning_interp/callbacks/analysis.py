@@ -104,7 +104,7 @@ class ValidationAnalysis(pl.Callback):
         log: ``"summary"`` logs what a person watches; ``"full"`` logs everything. History and ``readings.csv`` hold
             everything either way.
         draw_figures: Draw figures: at the end of the fit, where a user interrupts it, and while it runs soon after a
-            reading, in turn with those of the other callbacks, as far as 2 % of the run's time go for all of them.
+            reading, in turn with those of the other callbacks, as far as 1.5 % of the run's time go for all of them.
         figure_interval: The fewest seconds between two drawings of a figure while training runs.
         write_csv: Write ``readings.csv`` in the log folder: a row a reading, and in columns ``setting/…`` versions,
             seed, world size, precision and the arguments of each callback.
