@@ -88,8 +88,13 @@ def rule_callbacks(rule: str) -> list[Callback]:
         return [
             ValidationSchedule(steps="log", per_decade=24, start=10),
             NoiseRobustness(sites, monitors=monitors, draw_figures=False, write_csv=False),
-            TrainingPhases(loss=VAL_LOSS, improving={robust: "max", OUT_OF_DISTRIBUTION: "max"}, draw_figures=False),
-            PhaseEarlyStopping(robust, mode="max"),
+            TrainingPhases(
+                loss=VAL_LOSS,
+                improving={robust: "max", OUT_OF_DISTRIBUTION: "max"},
+                draw_figures=False,
+                write_csv=False,
+            ),
+            PhaseEarlyStopping(robust, mode="max", write_csv=False),
         ]
     return []
 

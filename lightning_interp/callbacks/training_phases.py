@@ -117,8 +117,8 @@ class TrainingPhases(pl.Callback):
         names: Names of the phases, for the figure and :attr:`conclusion`.
         confirm: Consecutive readings that must show a boundary.
         max_knees: The most knees of one curve.
-        level: The share of runs without a second phase that may be given one at any of their readings; the level of each
-            test for knees. One minus it is the confidence of intervals.
+        level: The share of runs without a second phase that may be given one at any of their readings; the level of
+            each test for knees. One minus it is the confidence of intervals.
         min_readings: Readings of a key before segments are fitted to it, at least 6.
         strict: Whether it is an error that the first validation does not log a key; ``False`` for keys of the model's
             own that come later, and then a warning.

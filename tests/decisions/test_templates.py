@@ -33,9 +33,9 @@ def test_two_phases_need_a_plateau_and_something_that_improves_after_it() -> Non
 
 
 def test_the_level_is_shared_between_keys() -> None:
-    weak = track(Fit((2.0,), (0.1, 0.03), noise=0.025), "max", size=0.001)
+    weak = track(Fit((2.0,), (0.1, 0.03), noise=0.018), "max", size=0.001)
     flat = track(Fit((2.0,), (0.1, 0.0)), "max")
-    assert 0.005 < improvement(weak, 100, track(LOSS)).p_value < 0.05
+    assert 0.001 < improvement(weak, 100, track(LOSS)).p_value < 0.01
     assert judge("two_phase", ("l", track(LOSS)), {"weak": weak}).boundaries
     many = {"weak": weak, **{f"flat{index}": flat for index in range(9)}}
     assert not judge("two_phase", ("l", track(LOSS)), many).boundaries

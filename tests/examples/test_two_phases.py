@@ -109,7 +109,7 @@ def test_several_seeds_are_summarised(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_changed_recipe_has_its_own_folder(tmp_path: Path) -> None:
     example = load("two_phases")
     example.main(["--steps", "10", "--dropout", "0", "--weight-decay", "0.5", "--logdir", str(tmp_path)])
-    assert (tmp_path / "two_phases_grammar_dropout_0_decay_0.5" / "seed_0" / "readings.csv").exists()
+    assert (tmp_path / "two_phases_grammar_dropout_0_decay_0.5" / "seed_0" / "version_0" / "readings.csv").exists()
 
 
 def test_the_summary_follows_phase_two() -> None:
@@ -120,7 +120,7 @@ def test_the_summary_follows_phase_two() -> None:
         for step, inside, outside in ((10, 0.0, 0.0), (100, 1.0, 0.85), (1000, 1.0, late), (2000, 1.0, 0.9)):
             task = {example.IN_DISTRIBUTION: inside, example.OUT_OF_DISTRIBUTION: outside}
             rows.append({"step": step, **dict.fromkeys(example.CHANGES.values(), step / 1000), **task})
-        return example.Run(rows, f"phase two began at {late}", 100.0)
+        return example.Run(rows, f"phase two began at {late}", 100.0, None, None)
 
     printed = example.summary([run(0.6), run(0.89)])
     assert "reached in 2 of 2 runs, at steps [100, 100]" in printed
