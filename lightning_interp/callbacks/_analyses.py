@@ -21,6 +21,7 @@ __all__ = [
     "analyses",
     "check_twins",
     "compared_by_lightning",
+    "keys_of_ours",
     "reported_earlier",
     "silence_sync_warning",
     "task_metrics",
@@ -87,12 +88,17 @@ def compared_by_lightning() -> bool:
 
 def task_metrics(trainer: pl.Trainer, fresh: FreshMetrics) -> dict[str, float]:
     """What the model and others logged since the last validation, without what the callbacks of this package did."""
+    ours = keys_of_ours(trainer)
+    return {key: value for key, value in fresh.read(trainer).items() if key not in ours}
+
+
+def keys_of_ours(trainer: pl.Trainer) -> set[str]:
+    """What the callbacks of this package logged."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     ours = {key for one in analyses(trainer) for key in (*one.reading, *map(one.full_key, one._own_keys()))}
     # Phases are logged when the reading is over: what stands there now is that of the validation before.
     others = [one for one in callbacks if hasattr(one, "logged_keys") and not hasattr(one, "is_analysis")]
-    ours |= {key for one in others for key in getattr(one, "known_keys", one.logged_keys)()}
-    return {key: value for key, value in fresh.read(trainer).items() if key not in ours}
+    return ours | {key for one in others for key in getattr(one, "known_keys", one.logged_keys)()}
 
 
 def silence_sync_warning(keys: Sequence[str]) -> None:

@@ -17,8 +17,10 @@ from torch import nn
 from lightning_interp._attempt import attempt
 from lightning_interp._fresh import FreshMetrics, find
 from lightning_interp._loader_names import loader_names
+from lightning_interp._measure_words import chart_title, describe_key, display_name
 from lightning_interp.callbacks._drawing_clock import DrawingClock, Picture, join_drawing
 from lightning_interp.callbacks._overview import overview
+from lightning_interp.callbacks._page import Page, Source
 from lightning_interp.callbacks._readings_csv import Columns, write_readings, writes_last
 from lightning_interp.callbacks._unattached import unattached
 from lightning_interp.callbacks._val_loop import tell_no_validation, why_no_validation
@@ -44,8 +46,6 @@ from lightning_interp.reporting import Reporter, log_folder
 __all__ = ["TrainingPhases"]
 
 _MODES = ("min", "max")
-_PAGE = "Training phases"
-_SHOWN = ("current", "provisional")
 _MOST = 120  # readings in a fit
 
 
@@ -86,22 +86,9 @@ class TrainingPhases(pl.Callback):
     :class:`~lightning_interp.callbacks.PhaseEarlyStopping`. Loggers are shown those of level ``"full"`` with
     ``log="full"`` only; gates see them all.
 
-    =======================  =======  ================================================================================
-    key                      level    what it is
-    =======================  =======  ================================================================================
-    ``phase/current``        summary  the confirmed phase as phases are named, 1 for phase one and 2 for phase two; 0
-                                      where the loss is on its plateau and nothing improves: there is no second phase
-    ``phase/provisional``    summary  the phase that the readings point to, counted alike; ``phase/current`` where they
-                                      point to no other
-    ``phase/fits``           full     1 while the readings agree with the template, else 0
-    ``phase/boundary_step``  full     where the confirmed phase began; not logged in phase one
-    ``phase/lag/<key>``      full     how much later the nearest knee of another key comes than that boundary, in
-                                      decades of steps: log10(knee / boundary); negative if earlier; not logged in phase
-                                      one or without a knee
-    =======================  =======  ================================================================================
-
-    The figure ``phases/overview`` shows the curves with phases and knees. TensorBoard gets a page with charts of the
-    curves beside one another (its tab "Custom Scalars").
+    =======================  =======  =========================================================================
+    The figure ``phases/overview`` shows the curves with phases and knees. TensorBoard has a chart of each curve
+    (its tab "Custom Scalars").
 
     Args:
         loss: The key whose plateau ends the first phase; a score with ``mode="max"`` will do. A key of several
@@ -196,6 +183,8 @@ class TrainingPhases(pl.Callback):
                 f"`follow` is the key that the template 'three_phase' describes, and goes with it; got "
                 f"template={template!r}, follow={follow!r}."
             )
+        if log not in (SUMMARY, FULL):
+            raise ValueError(f"`log` must be 'summary' or 'full', got {log!r}.")
         if confirm < 1:
             raise ValueError(f"`confirm` must be at least 1, got {confirm}.")
         least = 2 if template == "three_phase" else 1
@@ -230,6 +219,7 @@ class TrainingPhases(pl.Callback):
         self.fresh: dict[str, float] = {}
         """What the newest validation logged, as rank 0 has it."""
         self._metrics = FreshMetrics()
+        self._page = Page()
         self._trainer: weakref.ref[Any] | None = None
         self._reporter: Reporter | None = None
         self._warned: set[str] = set()
@@ -247,7 +237,6 @@ class TrainingPhases(pl.Callback):
         self._tracker = PhaseTracker(self.confirm)
         self._checked = False
         self._pending = False
-        self._laid_out = False
         self._said: set[str] = set()
 
     # ------------------------------------------------- what it found
@@ -315,15 +304,28 @@ class TrainingPhases(pl.Callback):
 
     def logged_keys(self, model: nn.Module | None = None) -> list[str]:
         """The keys that loggers are shown under the present ``log`` level; they are the same for every model."""
-        return self.known_keys() if self.log_level == FULL else [self._full_key(name) for name in _SHOWN]
+        return [key for key, level in self.measures(model).items() if self.log_level == FULL or level == SUMMARY]
 
     def known_keys(self) -> list[str]:
         """All keys, which gates can watch whatever the ``log`` level, those included that are undefined at first."""
+        return list(self.measures())
+
+    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Every key with its level."""
         others = [key for key in self.followed() if key != self._deciding]
-        return [*map(self._full_key, (*_SHOWN, "fits", "boundary_step", *(f"lag/{key}" for key in others)))]
+        levels = {"current": SUMMARY, "provisional": SUMMARY, "fits": FULL, "boundary_step": FULL}
+        levels |= {f"lag/{key}": FULL for key in others}
+        return {self._full_key(name): level for name, level in levels.items()}
 
     def _full_key(self, name: str) -> str:
         return f"{self.prefix}phase/{name}"
+
+    def page_source(self, model: nn.Module, loaders: Sequence[str] | None = None) -> Source:
+        """What it has on TensorBoard's page "Custom Scalars": a chart for each curve that it follows."""
+        logged = self.logged_keys(model)
+        charts = {chart_title(key, self.prefix): [key] for key in logged[:2]}
+        charts |= {display_name(key, loaders): [key] for key in self.followed()}
+        return Source(f"{type(self).__name__}_{self.prefix}", self.prefix, charts, logged)
 
     # ------------------------------------------------- life in a Trainer
 
@@ -351,7 +353,9 @@ class TrainingPhases(pl.Callback):
             return
         if self.template == "two_phase" and not self._improving:
             self._improving = _robustness_keys(trainer, pl_module) or None
+        self._page = Page()
         self._reporter = Reporter(log_folder(trainer))
+        self._reporter.describe(trainer, {key: describe_key(key, self.prefix) for key in self.logged_keys()})
         self._clock = join_drawing(trainer, self)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -363,6 +367,7 @@ class TrainingPhases(pl.Callback):
         self._pending = False
         if trainer.state.fn == "fit" and not self._off:
             self._metrics.start(trainer)
+            self._page.start(trainer)
             self._pending = not trainer.sanity_checking
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -373,6 +378,7 @@ class TrainingPhases(pl.Callback):
             self._rehearse(trainer, pl_module)
             return
         self.process(trainer, pl_module)
+        self._page.show(self, trainer, pl_module, self._reporter)
         if writes_last(self, trainer):
             self._attempt("write readings.csv", lambda: self.write_readings(trainer))
         self._draw(self._has_reading)
@@ -426,17 +432,11 @@ class TrainingPhases(pl.Callback):
             self._attempt("tell the phase", lambda: self._tracker.update(step, self._judge()))
         self._attempt("log the phase", lambda: self._log(trainer))
         self._attempt("say what phase it is", lambda: self._announce(trainer, before))
-        if not self._laid_out and self._reporter is not None:
-            self._laid_out = True
-            self._attempt("lay out charts", partial(self._lay_out, self._reporter, trainer, pl_module))
         return self.standing
 
     def write_readings(self, trainer: pl.Trainer) -> None:
         """Bring ``readings.csv`` up to date."""
         write_readings(trainer, None if self._reporter is None else self._reporter.folder)
-
-    def _lay_out(self, reporter: Reporter, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        reporter.layout(trainer, {_PAGE: self._charts(trainer, pl_module)})
 
     def _attempt(self, what: str, work: Callable[[], object]) -> None:
         attempt(type(self).__name__, self._said, what, work)
@@ -445,7 +445,7 @@ class TrainingPhases(pl.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy starts with: attached to no Trainer."""
-        return unattached(self)
+        return {**unattached(self), "_page": Page()}
 
     def state_dict(self) -> dict[str, Any]:
         """The curves and the phase, as plain numbers and words."""
@@ -589,14 +589,6 @@ class TrainingPhases(pl.Callback):
         if name not in self._warned:
             self._warned.add(name)
             warnings.warn(f"TrainingPhases: {name} {text}. This is said once.", RuntimeWarning, stacklevel=2)
-
-    def _charts(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, list[str]]:
-        known = {*self.fresh, *known_keys(trainer, pl_module)}
-        analysed = known_keys(trainer, pl_module)
-        curves = [key if key in known else f"{key}/dataloader_idx_0" for key in self.followed()]
-        curves += sorted(key for key in analysed if key.startswith("information/") and key not in curves)
-        # The loss has a scale of its own, on which the others would be flat lines.
-        return {"loss": curves[:1], "what else is followed": curves[1:]}
 
     def _draw(self, work: Callable[[DrawingClock], None]) -> None:
         clock = self._clock

@@ -70,7 +70,7 @@ class Robustness(ValidationAnalysis):
 
 
 def test_a_second_phase_is_found_where_it_was_planted(tmp_path: Path) -> None:
-    callback, record = phases(), Record()
+    callback, record = phases(log="full"), Record()
     logger = pl.loggers.CSVLogger(tmp_path, name=None, version="")
     run(tmp_path, [callback, record], PLANTED, logger=logger)
     (boundary,) = callback.standing.boundaries
@@ -124,7 +124,7 @@ def test_a_confirmed_phase_stays_and_tells_that_its_evidence_is_gone(tmp_path: P
     def loss(step: int) -> float:
         return falling_loss(step) - (2 * math.log10(step / 250) if step > 250 else 0.0)
 
-    callback, record = phases(), Record()
+    callback, record = phases(log="full"), Record()
     run(tmp_path, [callback, record], {"val_loss": loss, "ood": rising}, max_steps=900)
     last = record.phases()[-1][1]
     assert (last["phase/current"], last["phase/fits"]) == (2, 0)
@@ -137,7 +137,7 @@ def test_three_phases_and_no_template(tmp_path: Path) -> None:
         x = math.log10(step)
         return 5 - 2 * min(x, 1.2) + 2 * max(min(x, 2.0) - 1.2, 0) - 2 * max(x - 2.0, 0) + noise(step, 0.02)
 
-    three = phases(template="three_phase", follow="rank", improving=None, names=["a", "b", "c"])
+    three = phases(template="three_phase", follow="rank", improving=None, names=["a", "b", "c"], log="full")
     knees = phases(template="none", improving=None, prefix="knees/", loss="rank")
     run(tmp_path, [three, knees], {**PLANTED, "rank": rank}, max_steps=600)
     for callback in (three, knees):
