@@ -233,7 +233,8 @@ def train(args: argparse.Namespace, seed: int) -> Run:
         print(table(rows))
         folder = Path(trainer.logger.log_dir)
         picture = folder / "two_phases.png"
-        curves(rows, phases, f"{name_of(args).removeprefix('two_phases_')}, seed {seed}").savefig(picture, dpi=110)
+        what = f"{name_of(args).removeprefix('two_phases_')}, seed {seed}"
+        curves(rows, phases, f"A small transformer while it learns ({what})").savefig(picture, dpi=110)
         spent = sum(value for row in rows for key, value in row.items() if key.startswith("seconds/"))
         print(f"\n{phases.conclusion}")
         print(f"\n{trainer.global_step} steps in {seconds:.0f} s; {len(rows)} readings took {spent:.1f} s of them")

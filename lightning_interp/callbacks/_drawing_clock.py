@@ -217,12 +217,14 @@ class DrawingClock:
 
     def _affordable(self, cost: float, first: bool) -> float:
         """From when on a drawing of this cost keeps to its share."""
-        when = self._began + (self.spent + cost) / SHARE
-        if len({easel.artist.draws_first for easel in self._easels.values()}) > 1:
-            own, part = (self._spent_first, FIRST) if first else (self.spent - self._spent_first, 1 - FIRST)
-            if own or not first:  # the very first picture need not wait for the part of the others
-                when = max(when, self._began + (own + cost) / (part * SHARE))
-        return when
+        of_all = (self.spent + cost) / SHARE
+        if len({easel.artist.draws_first for easel in self._easels.values()}) == 1:
+            return self._began + of_all
+        if not first:
+            return self._began + max(of_all, (self.spent - self._spent_first + cost) / ((1 - FIRST) * SHARE))
+        # The very first picture need not wait for the part of the others, and no later one waits where another took
+        # longer than was to be expected.
+        return self._began + ((self._spent_first + cost) / (FIRST * SHARE) if self._spent_first else of_all)
 
 
 _clocks: WeakKeyDictionary[Any, DrawingClock] = WeakKeyDictionary()

@@ -102,7 +102,7 @@ def training_phases(
             names no panel.
 
     Cost:
-        15 ms a panel, and as long again to render it to pixels (one slow core).
+        10 ms a panel, and 30 ms more to render it to pixels (one slow core).
 
     Example:
         >>> steps = [1, 10, 100, 1000]
