@@ -686,7 +686,7 @@ COMMON = frozenset(
 PHASE: Mapping[str, Words] = {
     "current": Words(
         "phase",
-        "The confirmed phase of training: 1 while the loss falls, 2 once it is on its plateau and something else improves.",
+        "The phase of training, confirmed: 1 while the loss falls, 2 once it is on its plateau and others improve.",
         none="0 where the loss is on its plateau and nothing improves.",
     ),
     "provisional": Words(
@@ -697,11 +697,6 @@ PHASE: Mapping[str, Words] = {
     "fits": Words("phases as expected", "1 while the readings agree with the template of phases, else 0."),
     "boundary_step": Words(
         "beginning of the phase", "The step at which the current phase began.", none="Not logged in the first phase."
-    ),
-    "provisional": Words(
-        "phase, provisional",
-        "What the phase would be if readings go on like this: an early verdict, which later ones may take back.",
-        none="0 for no such verdict.",
     ),
     "lag": Words(
         "lag behind the phase",
