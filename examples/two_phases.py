@@ -195,7 +195,7 @@ def train(args: argparse.Namespace, seed: int) -> Run:
     trainer = pl.Trainer(
         max_steps=args.steps,
         callbacks=[ValidationSchedule(steps=reading_steps(args.steps)), *readers, phases],
-        logger=TensorBoardLogger(args.logdir, name=name_of(args), version=f"seed_{seed}"),
+        logger=TensorBoardLogger(args.logdir, name=name_of(args), version=f"seed_{seed}", default_hp_metric=False),
         accelerator=args.accelerator,
         devices=args.devices,
         strategy="ddp" if args.devices > 1 else "auto",

@@ -45,8 +45,15 @@ class FreshMetrics:
 
     def read(self, trainer: pl.Trainer) -> dict[str, float]:
         """Every single number that was logged since :meth:`start`."""
+        return {key: float(value) for key, value in self._found(trainer).items()}
+
+    def names(self, trainer: pl.Trainer) -> list[str]:
+        """What they are called; the values stay on their device."""
+        return list(self._found(trainer))
+
+    def _found(self, trainer: pl.Trainer) -> dict[str, Tensor]:
         return {
-            key: float(value)
+            key: value
             for key, value in trainer.callback_metrics.items()
             if value is not self._before.get(key) and value.numel() == 1
         }

@@ -1,4 +1,4 @@
-"""How each kind of logger takes a picture, a layout of charts, and vectors to look at."""
+"""How each kind of logger takes a picture, a text, a layout of charts, and vectors to look at."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from torch import Tensor
 
 from lightning_interp.compat import pl
 
-__all__ = ["Pixels", "file_name", "how_to_embed", "how_to_show", "write_layout"]
+__all__ = ["Columns", "Pixels", "file_name", "how_to_embed", "how_to_show", "how_to_tell", "write_layout"]
 
 Pixels: TypeAlias = np.ndarray[Any, Any]
+Columns: TypeAlias = dict[str, list[str]]
+"""Names of vectors, by what they are names of."""
 _Charts: TypeAlias = dict[str, dict[str, list[str]]]
 
 # What each TensorBoard writer has been given so far. TensorBoard shows a run's newest layout alone, and the callbacks
@@ -39,7 +41,7 @@ def how_to_show(logger: Any) -> Callable[[Any, str, Pixels, int], None] | None:
     return None
 
 
-def how_to_embed(logger: Any) -> Callable[[Any, str, Tensor, list[str], int], None] | None:
+def how_to_embed(logger: Any) -> Callable[[Any, str, Tensor, Columns, int], None] | None:
     """What shows vectors in this logger; ``None`` where nothing does."""
     if isinstance(logger, pl.loggers.TensorBoardLogger):
         return _vectors_to_tensorboard
@@ -48,21 +50,33 @@ def how_to_embed(logger: Any) -> Callable[[Any, str, Tensor, list[str], int], No
     return None
 
 
-def write_layout(logger: Any, layout: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-    """Add to the layout of charts of a TensorBoard logger."""
+def how_to_tell(logger: Any) -> Callable[[Any, str, str, int], None] | None:
+    """What shows a text in this logger; ``None`` where nothing does."""
+    loggers = pl.loggers
+    if isinstance(logger, loggers.TensorBoardLogger):
+        return _text_to_tensorboard
+    if isinstance(logger, loggers.WandbLogger):
+        return _text_to_wandb
+    if isinstance(logger, loggers.MLFlowLogger):
+        return _text_to_mlflow
+    return None
+
+
+def write_layout(logger: Any, layout: Mapping[str, Mapping[str, Sequence[str]]], first: bool = False) -> None:
+    """Add to the layout of charts of a TensorBoard logger, before or behind what is there."""
     writer = logger.experiment
     before = _layouts.get(writer, {})
-    merged = {category: {chart: list(lines) for chart, lines in charts.items()} for category, charts in before.items()}
+    new: _Charts = {}
     # Names are as the logger writes them: Lightning's puts its prefix, if it has one, before each.
     prefix = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if getattr(logger, "_prefix", "") else ""
     for category, charts in layout.items():
         for chart, tags in charts.items():
             if tags:
                 # TensorBoard takes what matches the beginning of a tag: val_loss would fetch val_loss_collected too.
-                wanted = [f"^{re.escape(prefix + tag)}$" for tag in tags]
-                lines = merged.setdefault(category, {}).setdefault(chart, [])
-                lines.extend(line for line in dict.fromkeys(wanted) if line not in lines)
-    if merged != before:
+                wanted = dict.fromkeys(f"^{re.escape(prefix + tag)}$" for tag in tags)
+                new.setdefault(category, {})[chart] = list(wanted)
+    merged = _joined(new, before) if first else _joined(before, new)
+    if _ordered(merged) != _ordered(before):
         writer.add_custom_scalars(
             {
                 category: {chart: ["Multiline", lines] for chart, lines in charts.items()}
@@ -70,6 +84,21 @@ def write_layout(logger: Any, layout: Mapping[str, Mapping[str, Sequence[str]]])
             }
         )
         _layouts[writer] = merged
+
+
+def _joined(first: _Charts, then: _Charts) -> _Charts:
+    """All charts of both: those of one title hold the lines of both."""
+    joined: _Charts = {}
+    for charts_of in (first, then):
+        for category, charts in charts_of.items():
+            for chart, tags in charts.items():
+                lines = joined.setdefault(category, {}).setdefault(chart, [])
+                lines.extend(tag for tag in tags if tag not in lines)
+    return joined
+
+
+def _ordered(charts_of: _Charts) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    return [(category, list(charts.items())) for category, charts in charts_of.items()]
 
 
 def file_name(tag: str) -> str:
@@ -92,19 +121,36 @@ def _picture_to_mlflow(logger: Any, tag: str, pixels: Pixels, step: int) -> None
     logger.experiment.log_image(logger.run_id, pixels, artifact_file=f"figures/{file_name(tag)}")
 
 
-def _vectors_to_tensorboard(logger: Any, tag: str, vectors: Tensor, names: list[str], step: int) -> None:
+def _text_to_tensorboard(logger: Any, tag: str, markdown: str, step: int) -> None:
+    logger.experiment.add_text(tag, markdown, global_step=step)
+
+
+def _text_to_wandb(logger: Any, tag: str, markdown: str, step: int) -> None:
+    logger.log_text(tag, columns=["step", "text"], data=[[step, markdown]], step=step)
+
+
+def _text_to_mlflow(logger: Any, tag: str, markdown: str, step: int) -> None:
+    name = file_name(tag).removesuffix(".png")
+    logger.experiment.log_text(logger.run_id, f"{markdown}\n\nStep {step}\n", artifact_file=f"texts/{name}.md")
+
+
+def _vectors_to_tensorboard(logger: Any, tag: str, vectors: Tensor, names: Columns, step: int) -> None:
     writer = logger.experiment
     there = _embedded.setdefault(writer, set())
     if (tag, step) not in there:
         # Its page reads a line a name and skips empty lines, which would shift all names after one.
-        lines = [_visible(name) for name in names]
-        writer.add_embedding(vectors, metadata=lines, tag=tag, global_step=step)
+        columns = [[_visible(name) for name in column] for column in names.values()]
+        if len(columns) == 1:  # without a header, as its page wants it of a single column
+            writer.add_embedding(vectors, metadata=columns[0], tag=tag, global_step=step)
+        else:
+            lines, header = [list(line) for line in zip(*columns, strict=True)], [_visible(name) for name in names]
+            writer.add_embedding(vectors, metadata=lines, metadata_header=header, tag=tag, global_step=step)
         there.add((tag, step))
 
 
-def _vectors_to_wandb(logger: Any, tag: str, vectors: Tensor, names: list[str], step: int) -> None:
-    columns = ["name", *(f"d{index}" for index in range(vectors.shape[1]))]
-    rows = [[name, *vector] for name, vector in zip(names, vectors.tolist(), strict=True)]
+def _vectors_to_wandb(logger: Any, tag: str, vectors: Tensor, names: Columns, step: int) -> None:
+    columns = [*names, *(f"d{index}" for index in range(vectors.shape[1]))]
+    rows = [[*line, *vector] for *line, vector in zip(*names.values(), vectors.tolist(), strict=True)]
     logger.log_table(tag, columns=columns, data=rows, step=step)
 
 

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 __all__ = ["COMMON", "MEASURES", "PHASE", "Better", "Words"]
 
-Better: TypeAlias = Literal["higher", "lower", "neither"]
+Better: TypeAlias = Literal["higher", "lower", "neither", "as the metric"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Words:
     form: str = ""
     """How the parts of a key behind its measure are said: a pattern of ``{site}``, the first of them, ``{last}``,
     ``{rest}``, what is left, and ``{all}``. Without one they are a site and what is read there."""
+    apart: bool = False
+    """Whether each ``{rest}`` has a scale of its own, so that no chart holds two of them."""
 
 
 _NATS = "0 where both are alike, .693 (ln 2) where they share nothing."
@@ -137,8 +139,10 @@ _NOISED: dict[str, Words] = {
     "under_noise": Words(
         "under noise",
         "The model's own metric while noise is added, averaged over scales, in the metric's units.",
-        none="Equal to the metric itself where noise does nothing; better the way the metric is.",
+        "as the metric",
+        "Equal to the metric itself where noise does nothing.",
         form="{rest} under noise at {site}",
+        apart=True,
     ),
     "robustness": Words(
         "robustness to noise",
@@ -146,6 +150,7 @@ _NOISED: dict[str, Words] = {
         "higher",
         f"{_NOISE} Not logged while the model is no better than before training.",
         form="robustness of {rest} to noise at {site}",
+        apart=True,
     ),
     "retention": Words(
         "share kept under noise",
@@ -153,6 +158,7 @@ _NOISED: dict[str, Words] = {
         "higher",
         _NOISE,
         form="share of {rest} kept under noise {last} at {site}",
+        apart=True,
     ),
     "half_scale": Words(
         "noise that halves what was learned",
@@ -160,12 +166,15 @@ _NOISED: dict[str, Words] = {
         "higher",
         "Not logged where more than half survives the largest scale.",
         form="noise at {site} that halves {rest}",
+        apart=True,
     ),
     "noisy": Words(
         "under noise of one scale",
         "The model's own metric while noise of one scale is added, in the metric's units.",
-        none="Equal to the metric itself where noise does nothing; better the way the metric is.",
+        "as the metric",
+        "Equal to the metric itself where noise does nothing.",
         form="{rest} under noise {last} at {site}",
+        apart=True,
     ),
     "drift": Words(
         "drift under noise",
@@ -173,12 +182,15 @@ _NOISED: dict[str, Words] = {
         "lower",
         "0 where noise does nothing, 1 where nothing is left of their direction.",
         form="drift of {rest} under noise {last} at {site}",
+        apart=True,
     ),
     "clean": Words(
         "without noise",
         "The model's own metric without noise, on the examples that are read with it.",
-        none="In the metric's units.",
+        "as the metric",
+        "In the metric's units.",
         form="{all} without noise",
+        apart=True,
     ),
 }
 
@@ -588,19 +600,19 @@ _CALIBRATION: dict[str, Words] = {
         "calibration error (ECE)",
         "Mean gap between confidence and accuracy, over bins of equal width.",
         "lower",
-        "0 for perfect calibration; a few thousandths are noise.",
+        "0 for perfect calibration; below √(bins / predictions) / 2 it is noise.",
     ),
     "adaptive_ece": Words(
         "calibration error, equal bins",
         "Mean gap between confidence and accuracy, over bins of equally many predictions.",
         "lower",
-        "0 for perfect calibration; a few thousandths are noise.",
+        "0 for perfect calibration; below √(bins / predictions) / 2 it is noise.",
     ),
     "brier": Words(
         "Brier score",
         "Mean squared error of the predicted probabilities.",
         "lower",
-        "0 at best; 2 where all confidence is in wrong classes, 1 where there is one probability.",
+        "0 at best, at most 2; at most 1 for a confidence that is spoken.",
     ),
     "auroc_confidence": Words(
         "confidence tells right from wrong",

@@ -9,7 +9,17 @@ from typing import NamedTuple
 
 from lightning_interp._measure_table import COMMON, MEASURES, PHASE, Words
 
-__all__ = ["Derived", "ParsedKey", "describe_key", "display_name", "is_measure", "measure_words", "parse_key"]
+__all__ = [
+    "Derived",
+    "ParsedKey",
+    "chart_title",
+    "describe_key",
+    "split_loader",
+    "display_name",
+    "is_measure",
+    "measure_words",
+    "parse_key",
+]
 
 _LOADER = re.compile(r"(?P<key>.+)/dataloader_idx_(?P<number>\d+)")
 
@@ -98,9 +108,7 @@ def parse_key(key: str, prefix: str = "", sites: Collection[str] | None = None) 
         True
 
     """
-    loader = None
-    if (matched := _LOADER.fullmatch(key)) is not None:
-        key, loader = matched["key"], int(matched["number"])
+    key, loader = split_loader(key)
     if prefix and not key.startswith(prefix):
         return None
     found = _parse(key.removeprefix(prefix), prefix, loader)
@@ -143,6 +151,18 @@ def _parse(key: str, prefix: str, loader: int | None) -> ParsedKey | None:
     if len(parts) > 1 and parts[-1] in _ENDS:
         derived.append(_ENDS[parts.pop()])
     return ParsedKey(prefix, measure, MEASURES[measure], tuple(derived), tuple(parts), loader)
+
+
+def split_loader(key: str) -> tuple[str, int | None]:
+    """A key without what Lightning puts behind it of several validation loaders, and the loader's number.
+
+    Example:
+        >>> split_loader("val/loss/dataloader_idx_1"), split_loader("val/loss")
+        (('val/loss', 1), ('val/loss', None))
+
+    """
+    matched = _LOADER.fullmatch(key)
+    return (key, None) if matched is None else (matched["key"], int(matched["number"]))
 
 
 def is_measure(first: str) -> bool:
@@ -198,7 +218,12 @@ def describe_key(key: str, prefix: str = "") -> str:
     words = measure_words(key, prefix)
     if words is None:
         return ""
-    way = {"higher": "Higher is better.", "lower": "Lower is better.", "neither": "Neither way is better."}
+    way = {
+        "higher": "Higher is better.",
+        "lower": "Lower is better.",
+        "neither": "Neither way is better.",
+        "as the metric": "Better the way the metric is.",
+    }
     return f"**{words.title}**: {words.what}\n\n{way[words.better]} {words.none}".rstrip()
 
 
@@ -209,8 +234,8 @@ def display_name(
 
     Args:
         key: A key that is logged, ours or the model's.
-        loaders: Names of the validation loaders, in their order; see :func:`loader_names`. A loader without one is
-            called by its number.
+        loaders: Names of the validation loaders, in their order; see
+            :func:`~lightning_interp._loader_names.loader_names`. A loader without one is called by its number.
         sites: As for :func:`parse_key`.
         prefix: As for :func:`parse_key`.
 
@@ -231,14 +256,41 @@ def display_name(
     """
     found = parse_key(key, prefix, sites)
     if found is None:
-        matched = _LOADER.fullmatch(key)
-        return key if matched is None else f"{matched['key']}, {_loader(int(matched['number']), loaders)}"
-    said = [_said(found, loaders), *(one.name for one in found.derived)]
-    if found.loader is not None:
-        said.append(_loader(found.loader, loaders))
-    if found.prefix:
-        said.append(found.prefix.strip("/_.-"))
-    return ", ".join(said)
+        base, loader = split_loader(key)
+        return base if loader is None else f"{base}, {_loader(loader, loaders)}"
+    return ", ".join([_said(found, loaders), *_behind(found, loaders)])
+
+
+def chart_title(key: str, prefix: str = "", loaders: Sequence[str] | None = None) -> str:
+    """What a chart is called that holds a key's measure for all sites and label sets.
+
+    Args:
+        key: The key. Of one that is none of ours it is the first part.
+        prefix: As for :func:`parse_key`.
+        loaders: As for :func:`display_name`.
+
+    Example:
+        >>> chart_title("regularity_above_chance/encoder/token")
+        'regularity, above chance'
+        >>> chart_title("drift/input/encoder/0.25"), chart_title("robustness/input/val_acc")
+        ('drift of encoder under noise', 'robustness of val_acc to noise')
+
+    """
+    found = parse_key(key, prefix)
+    if found is None:
+        return key.removeprefix(prefix).split("/")[0]
+    title = found.words.title
+    if found.words.apart and found.parts:
+        title = found.words.form.replace(" at {site}", "").replace(" {last}", "").format(**_rest(found))
+    return ", ".join([title, *_behind(found, loaders)])
+
+
+def _behind(key: ParsedKey, loaders: Sequence[str] | None) -> list[str]:
+    """What stands behind a measure's name: what is derived of it, the loader, the prefix."""
+    said = [one.name for one in key.derived]
+    if key.loader is not None:
+        said.append(_loader(key.loader, loaders))
+    return [*said, key.prefix.strip("/_.-")] if key.prefix else said
 
 
 def _said(key: ParsedKey, loaders: Sequence[str] | None) -> str:
@@ -250,9 +302,14 @@ def _said(key: ParsedKey, loaders: Sequence[str] | None) -> str:
     site = _site(parts[0])
     if not words.form:
         return f"{words.title} at {site}" if len(parts) == 1 else f"{words.title} of {'/'.join(parts[1:])} at {site}"
-    last = parts[-1]
-    rest = parts[1:-1] if "{last}" in words.form else parts[1:]
-    return words.form.format(site=site, last=last, rest="/".join(rest), all="/".join(parts))
+    form = words.form if parts[-1] != "mean" else words.form.replace(" {last}", "")  # over all noise
+    return form.format(site=site, **_rest(key))
+
+
+def _rest(key: ParsedKey) -> dict[str, str]:
+    """What a form can say of a key beside its site."""
+    rest = key.parts[1:-1] if "{last}" in key.words.form else key.parts[1:]
+    return {"last": key.parts[-1], "rest": "/".join(rest), "all": "/".join(key.parts)}
 
 
 def _site(name: str) -> str:

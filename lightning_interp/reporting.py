@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_interp._attempt import cause
-from lightning_interp._loggers import Pixels, file_name, how_to_embed, how_to_show, write_layout
+from lightning_interp._loggers import Pixels, file_name, how_to_embed, how_to_show, how_to_tell, write_layout
+from lightning_interp._tag_descriptions import write_descriptions
 from lightning_interp.compat import pl
 
 __all__ = ["Reporter", "log_folder"]
@@ -77,7 +78,7 @@ def _folder_here(trainer: pl.Trainer) -> str:
 
 
 class Reporter:
-    """Sends figures, chart layouts and vectors to the loggers of a Trainer; none of its errors ends a training.
+    """Sends figures, texts, charts and vectors to the loggers of a Trainer; none of its errors ends a training.
 
     TensorBoard, Weights & Biases and MLflow show the figure under its tag, step by step (MLflow: the newest). Where no
     logger does, it is written to ``figures/<tag>.png`` in the log folder, which then holds the newest one.
@@ -147,7 +148,78 @@ class Reporter:
             except Exception as error:
                 self._warn_once("file", f"the figure {tag!r} could not be written to {path}", error)
 
-    def layout(self, trainer: pl.Trainer, layout: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+    def text(self, trainer: pl.Trainer, tag: str, markdown: str, step: int | None = None) -> None:
+        """Say something in words, wherever this Trainer's loggers can.
+
+        TensorBoard has it on its page "Text", step by step; Weights & Biases in a table with the columns ``step`` and
+        ``text``; MLflow in the file ``texts/<tag>.md``, the newest. Other loggers get nothing. May be called on every
+        rank; only rank 0 writes.
+
+        Args:
+            trainer: The Trainer whose loggers are meant.
+            tag: The name of the text; a slash groups.
+            markdown: What it says. TensorBoard shows Markdown as such.
+            step: The training step that it is of; ``trainer.global_step`` by default.
+
+        Example:
+            >>> import tempfile
+            >>> from pytorch_lightning import Trainer
+            >>> from pytorch_lightning.loggers import TensorBoardLogger
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     trainer = Trainer(logger=TensorBoardLogger(folder), enable_checkpointing=False)
+            ...     Reporter(None).text(trainer, "phase/why", "The loss is on its **plateau**.", step=300)
+            ...     trainer.logger.experiment.close()
+
+        """
+        if not trainer.is_global_zero:
+            return
+        at = trainer.global_step if step is None else step
+        for logger in trainer.loggers:
+            tell = how_to_tell(logger)
+            if tell is not None:
+                name = type(logger).__name__
+                try:
+                    tell(logger, tag, markdown, at)
+                except Exception as error:
+                    self._warn_once(f"text {name}", f"{name} did not take the text {tag!r}", error)
+
+    def describe(self, trainer: pl.Trainer, descriptions: Mapping[str, str]) -> None:
+        """Say what metrics are, on the pages of TensorBoard that show them; other loggers have no place for it.
+
+        TensorBoard takes a description with the first value of a metric, so this comes before it is logged. Its values
+        stay as the logger writes them. May be called on every rank; only rank 0 writes.
+
+        Args:
+            trainer: The Trainer, once its loggers are set up (in ``setup`` or later).
+            descriptions: Metric, by its whole name as logged → what it is, in Markdown; an empty one is left out.
+
+        Cost:
+            Some 5 µs for the first value of each metric; nothing once all have had theirs.
+
+        Example:
+            >>> import tempfile
+            >>> from pytorch_lightning import Trainer
+            >>> from pytorch_lightning.loggers import TensorBoardLogger
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     trainer = Trainer(logger=TensorBoardLogger(folder), enable_checkpointing=False)
+            ...     Reporter(None).describe(trainer, {"effective_rank/enc": "How many dimensions are **used**."})
+            ...     trainer.logger.log_metrics({"effective_rank/enc": 3.5}, step=1)
+            ...     trainer.logger.experiment.close()
+
+        """
+        if not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, pl.loggers.TensorBoardLogger):
+                name = type(logger).__name__
+                try:
+                    write_descriptions(logger, descriptions)
+                except Exception as error:
+                    self._warn_once(f"descriptions {name}", f"{name} did not take descriptions of metrics", error)
+
+    def layout(
+        self, trainer: pl.Trainer, layout: Mapping[str, Mapping[str, Sequence[str]]], first: bool = False
+    ) -> None:
         """Put several metrics into one chart, on the page "Custom Scalars" of TensorBoard; other loggers have none.
 
         May be called on every rank and as often as one likes, before or after the metrics are logged: only rank 0
@@ -160,6 +232,7 @@ class Reporter:
             trainer: The Trainer, once its loggers are set up (in ``setup`` or later).
             layout: Category → title of the chart → the metrics in it, by their whole names as logged. A metric that
                 is never logged shows no line; a chart without metrics is left out.
+            first: Whether its categories and charts stand before those that are there, in its own order.
 
         Cost:
             0.3 ms on rank 0 to write 20 charts of 12 metrics, 0.1 ms when they are already there.
@@ -181,7 +254,7 @@ class Reporter:
             if isinstance(logger, pl.loggers.TensorBoardLogger):
                 name = type(logger).__name__
                 try:
-                    write_layout(logger, layout)
+                    write_layout(logger, layout, first)
                 except Exception as error:
                     self._warn_once(f"layout {name}", f"{name} did not take the layout {layout!r:.100}", error)
 
@@ -189,20 +262,21 @@ class Reporter:
         self,
         trainer: pl.Trainer,
         tag: str,
-        vectors: Callable[[], tuple[Tensor, list[str]]],
+        vectors: Callable[[], tuple[Tensor, Sequence[str] | Mapping[str, Sequence[str]]]],
         step: int | None = None,
     ) -> None:
         """Let a person look at vectors, each with its name: on the page "Projector" of TensorBoard.
 
-        Weights & Biases gets a table with the column ``name`` and one for each dimension, from which its own projector
-        can be chosen; other loggers get nothing, and no file is written in their place. May be called on every rank;
-        only rank 0 shows, and ``vectors`` is not called at all where nobody would: it must exchange nothing with other
-        ranks. Vectors that were shown under this tag and step already stay as they are.
+        Weights & Biases gets a table with the column ``name``, or the columns given, and one for each dimension, from
+        which its own projector can be chosen; other loggers get nothing, and no file is written in their place. May be
+        called on every rank; only rank 0 shows, and ``vectors`` is not called at all where nobody would: it must
+        exchange nothing with other ranks. Vectors that were shown under this tag and step already stay as they are.
 
         Args:
             trainer: The Trainer whose loggers are meant.
             tag: The name of the cloud; a slash groups.
-            vectors: Gives the vectors (N, D) and their N names. Without arguments, so that its errors are caught here.
+            vectors: Gives the vectors (N, D) and their N names, or several of each by column, by which the page can
+                colour them. Without arguments, so that its errors are caught here.
             step: The training step that they belong to; ``trainer.global_step`` by default.
 
         Cost:
@@ -225,9 +299,14 @@ class Reporter:
         if not ways or not trainer.is_global_zero:
             return
         try:
-            found, names = vectors()
-            if found.ndim != 2 or len(found) != len(names):
-                raise ValueError(f"`vectors` must give (N, D) and N names, got {tuple(found.shape)} and {len(names)}.")
+            found, given = vectors()
+            names = (
+                {name: list(of) for name, of in given.items()} if isinstance(given, Mapping) else {"name": list(given)}
+            )
+            counts = [len(column) for column in names.values()]
+            if found.ndim != 2 or not counts or set(counts) != {len(found)}:
+                told = ", ".join(map(str, counts))
+                raise ValueError(f"`vectors` must give (N, D) and N names, got {tuple(found.shape)} and {told}.")
             found = found.detach().float().cpu()
         except Exception as error:
             self._warn_once(f"vectors {tag}", f"the vectors {tag!r} could not be had", error)

@@ -52,7 +52,7 @@ trainer:
       init_args:
         loss: val_loss
         improving: {val_acc: max}
-        keys: [information/enc, own/rankme/encoder]
+        keys: [information/enc, own/effective_rank/encoder]
         names: [before, after]
     - class_path: lightning_interp.PhaseEarlyStopping
       init_args: {monitor: val_acc, patience_steps: 100, min_delta: 1.0, delta: se}
@@ -77,10 +77,11 @@ def test_print_config_round_trips_and_trains(tmp_path: Path) -> None:
     structure, geometry, own, noise = cli.trainer.callbacks[1:5]
     for callback in (structure, geometry, own, noise):
         assert [reading.step for reading in callback.history.readings] == [2, 5]
-    assert structure.reading["optimality/enc"] == pytest.approx(cli.trainer.callback_metrics["optimality/enc"].item())
+    above = "expressivity_above_chance/enc"
+    assert structure.reading[above] == pytest.approx(cli.trainer.callback_metrics[above].item())
     assert "alpha_r2/encoder.0" not in structure.reading
     assert any(key.startswith("alpha_r2/") for key in geometry.logged_keys())
-    assert "own/rankme/encoder" in own.reading
+    assert "own/effective_rank/encoder" in own.reading
     assert "under_noise/emb/val_loss" in noise.reading
     phases, stop = cli.trainer.callbacks[5:7]
     assert all(phases.series(key)[0] == [2, 5] for key in phases.followed())

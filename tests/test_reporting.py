@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import random
+import re
+import subprocess
+import sys
+import time
+import urllib.request
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +24,7 @@ from PIL import Image
 from pytorch_lightning.demos.boring_classes import BoringModel
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
@@ -171,6 +178,9 @@ class FakeWandb(pl.loggers.WandbLogger):
             raise self.error
         self.calls.append((key, images, step))
 
+    def log_text(self, key, columns=None, data=None, dataframe=None, step=None):
+        self.log_table(key, columns, data, dataframe, step)
+
     def log_table(self, key, columns=None, data=None, dataframe=None, step=None):
         if self.error:
             raise self.error
@@ -189,6 +199,9 @@ class FakeMLFlow(pl.loggers.MLFlowLogger):
 
     def log_image(self, run_id, image, artifact_file):
         self.calls.append((run_id, image, artifact_file))
+
+    def log_text(self, run_id, text, artifact_file):
+        self.calls.append((run_id, text, artifact_file))
 
 
 def test_each_logger_gets_the_picture_in_its_own_way(tmp_path):
@@ -426,6 +439,129 @@ def test_a_layout_that_is_none_is_said_not_raised(tmp_path):
             Reporter(None).layout(make_trainer(tmp_path, logger), wrong)
 
 
+def test_a_layout_that_comes_first_stands_in_front_and_is_moved_there(tmp_path):
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+    trainer, reporter = make_trainer(tmp_path, logger), Reporter(tmp_path)
+    reporter.layout(trainer, {"phases": {"loss": ["a"], "else": ["b"]}})
+    for _ in range(2):
+        reporter.layout(trainer, {"Overview": {"x": ["x"]}, "phases": {"else": ["c", "b"]}}, first=True)
+    logger.experiment.close()
+    _, last = layouts_in(logger.log_dir)
+    assert [(title, list(charts.items())) for title, charts in last.items()] == [
+        ("Overview", [("x", ["^x$"])]),
+        ("phases", [("else", ["^c$", "^b$"]), ("loss", ["^a$"])]),
+    ]
+
+
+# ------------------------------------------------- words
+
+
+def test_each_logger_says_a_text_in_its_own_way(tmp_path):
+    wandb, mlflow = [], []
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+    trainer = make_trainer(tmp_path)
+    trainer.loggers = [logger, FakeWandb(wandb), Silent(), FakeMLFlow(mlflow)]
+    for step in (4, 9):
+        Reporter(tmp_path).text(trainer, "phase/why", f"**known** at {step}", step)
+    logger.experiment.close()
+    events = EventAccumulator(logger.log_dir, size_guidance={"tensors": 0}).Reload().Tensors("phase/why/text_summary")
+    assert [(event.step, event.tensor_proto.string_val[0].decode()) for event in events] == [
+        (4, "**known** at 4"),
+        (9, "**known** at 9"),
+    ]
+    assert wandb[-1] == ("phase/why", ["step", "text"], [[9, "**known** at 9"]], 9)
+    assert mlflow[-1] == ("run 7", "**known** at 9\n\nStep 9\n", "texts/phase-why.md")
+
+
+def test_a_text_that_a_logger_refuses_is_said_once_and_other_ranks_say_none(tmp_path, monkeypatch):
+    trainer, reporter, calls = make_trainer(tmp_path), Reporter(None), []
+    trainer.loggers = [FakeWandb([], RuntimeError("offline")), FakeMLFlow(calls)]
+    with pytest.warns(RuntimeWarning, match="FakeWandb did not take the text 'a': RuntimeError: offline") as said:
+        reporter.text(trainer, "a", "b", 1)
+    assert len(said) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reporter.text(trainer, "a", "b", 1)
+    assert len(calls) == 2
+    monkeypatch.setattr(type(trainer), "is_global_zero", property(lambda self: False))
+    reporter.text(trainer, "a", "b", 1)
+    assert len(calls) == 2
+
+
+def values_in(folder):
+    """Every scalar as it stands in the file: tag, step, value, in order; and what is said of each tag."""
+    values, said = [], {}
+    for path in sorted(Path(folder).glob("*.tfevents.*")):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "scalars":
+                    values.append((value.tag, event.step, value.tensor.float_val[0]))
+                    if value.metadata.summary_description:
+                        said.setdefault(value.tag, []).append(value.metadata.summary_description)
+    return values, said
+
+
+@pytest.mark.parametrize("prefix", ["", "fold.1"])
+def test_descriptions_come_with_the_first_value_and_values_stay_as_they_are(tmp_path, prefix):
+    loggers = [pl.loggers.TensorBoardLogger(tmp_path, name=name, prefix=prefix) for name in ("plain", "described")]
+    Reporter(None).describe(make_trainer(tmp_path, loggers[1]), {"rank/enc": "How **many**.", "never": "x", "loss": ""})
+    Reporter(None).describe(make_trainer(tmp_path, loggers[1]), {"later": "Second."})
+    for logger in loggers:
+        for step in range(3):
+            logger.log_metrics({"loss": 0.1 * step, "rank/enc": 1 / 3 + step, "later": float("nan")}, step=step)
+        logger.experiment.add_text("rank/enc", "a text of the same name")
+        logger.experiment.close()
+    (plain, none), (described, said) = (values_in(logger.log_dir) for logger in loggers)
+    assert str(described) == str(plain)
+    assert none == {}
+    name = f"{prefix}-" if prefix else ""
+    assert said == {f"{name}rank/enc": ["How **many**."], f"{name}later": ["Second."]}
+    # Both readers of TensorBoard take it for a curve.
+    assert f"{name}rank/enc" in EventAccumulator(loggers[1].log_dir).Reload().Tags()["scalars"]
+
+
+@pytest.mark.parametrize("fast", ["auto", "false"])
+def test_tensorboard_serves_descriptions(tmp_path, fast):
+    logger = pl.loggers.TensorBoardLogger(tmp_path, name="run", version=0)
+    Reporter(None).describe(make_trainer(tmp_path, logger), {"rank/enc": "How **many**."})
+    for step in range(3):
+        logger.log_metrics({"rank/enc": 2.0 + step, "loss": 1.0}, step=step)
+    logger.experiment.close()
+    arguments = ["tensorboard.main", "--logdir", str(tmp_path), "--port", "0", "--load_fast", fast]
+    server = subprocess.Popen([sys.executable, "-m", *arguments], stderr=subprocess.PIPE, text=True)
+    try:
+        address = next(found[0] for line in server.stderr if (found := re.findall(r"http://\S+", line)))
+        deadline, tags = time.monotonic() + 60, {}
+        while not tags and time.monotonic() < deadline:
+            time.sleep(0.2)
+            with urllib.request.urlopen(f"{address}data/plugin/scalars/tags") as answer:
+                tags = json.load(answer)
+        assert tags["run/version_0"]["rank/enc"]["description"] == "<p>How <strong>many</strong>.</p>"
+        assert tags["run/version_0"]["loss"]["description"] == ""
+        with urllib.request.urlopen(
+            f"{address}data/plugin/scalars/scalars?run=run%2Fversion_0&tag=rank%2Fenc"
+        ) as answer:
+            assert [(step, value) for _, step, value in json.load(answer)] == [(0, 2.0), (1, 3.0), (2, 4.0)]
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_descriptions_that_a_logger_refuses_end_nothing(tmp_path, monkeypatch):
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+    trainer, reporter = make_trainer(tmp_path, logger), Reporter(None)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.utils.tensorboard.SummaryWriter, "_get_file_writer", lambda self: 1 / 0)
+        with pytest.warns(RuntimeWarning, match="TensorBoardLogger did not take descriptions of metrics: ZeroDivision"):
+            reporter.describe(trainer, {"a": "b"})
+    reporter.describe(trainer, {"a": 3})  # no text: the value is written all the same
+    logger.log_metrics({"a": 1.0}, step=0)
+    logger.experiment.close()
+    assert values_in(logger.log_dir) == ([("a", 0, 1.0)], {})
+    trainer.loggers = [Silent(), FakeWandb([])]
+    reporter.describe(trainer, {"a": "b"})
+
+
 def test_other_loggers_and_other_ranks_write_no_layout(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, pl.loggers.CSVLogger(tmp_path / "csv"))
     trainer.loggers = [*trainer.loggers, Silent(), FakeWandb([])]
@@ -456,6 +592,22 @@ def test_vectors_stand_in_the_projector_with_one_line_a_name(tmp_path):
         # Its page skips lines that hold nothing but blanks.
         lines = [line for line in (folder / one.metadata_path).read_text().split("\n") if line.strip()]
         assert lines == ["cat", "' '", "a\\nb\\tc", "Ünï", "''"]
+
+
+def test_several_names_of_a_vector_stand_in_columns(tmp_path):
+    logger, calls = pl.loggers.TensorBoardLogger(tmp_path, name="run", version=0), []
+    trainer = make_trainer(tmp_path)
+    trainer.loggers = [logger, FakeWandb(calls)]
+    names = {"word": ["a\tb", "dog"], "part of speech": ["noun", ""]}
+    Reporter(None).embedding(trainer, "words", lambda: (torch.eye(2), names), step=4)
+    logger.experiment.close()
+    (path,) = Path(logger.log_dir).rglob("metadata.tsv")
+    assert path.read_text().splitlines() == ["word\tpart of speech", "a\\tb\tnoun", "dog\t''"]
+    assert calls == [
+        ("words", ["word", "part of speech", "d0", "d1"], [["a\tb", "noun", 1.0, 0.0], ["dog", "", 0.0, 1.0]], 4)
+    ]
+    with pytest.warns(RuntimeWarning, match=r"'odd' could not be had: ValueError.*\(2, 2\) and 2, 1"):
+        Reporter(None).embedding(trainer, "odd", lambda: (torch.eye(2), {"a": ["x", "y"], "b": ["x"]}))
 
 
 def test_wandb_gets_a_table_of_vectors_and_other_loggers_nothing(tmp_path):

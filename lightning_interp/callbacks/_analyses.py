@@ -16,7 +16,15 @@ from lightning_interp.compat import pl
 if TYPE_CHECKING:
     from lightning_interp.callbacks.analysis import ValidationAnalysis
 
-__all__ = ["analyses", "reported_earlier", "silence_sync_warning", "task_metrics", "tell_nothing_read", "unique_name"]
+__all__ = [
+    "analyses",
+    "keys_of_ours",
+    "reported_earlier",
+    "silence_sync_warning",
+    "task_metrics",
+    "tell_nothing_read",
+    "unique_name",
+]
 
 # Facts about what was read, which several callbacks on one site share; the first of them reports.
 _FACTS = ("rows", "nonfinite")
@@ -55,12 +63,17 @@ def reported_earlier(analysis: ValidationAnalysis, trainer: pl.Trainer, model: n
 
 def task_metrics(trainer: pl.Trainer, fresh: FreshMetrics) -> dict[str, float]:
     """What the model and others logged since the last validation, without what the callbacks of this package did."""
+    ours = keys_of_ours(trainer)
+    return {key: value for key, value in fresh.read(trainer).items() if key not in ours}
+
+
+def keys_of_ours(trainer: pl.Trainer) -> set[str]:
+    """What the callbacks of this package logged."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     ours = {key for one in analyses(trainer) for key in (*one.reading, *map(one.full_key, one._own_keys()))}
     # Phases are logged when the reading is over: what stands there now is that of the validation before.
     others = [one for one in callbacks if hasattr(one, "logged_keys") and not hasattr(one, "is_analysis")]
-    ours |= {key for one in others for key in one.logged_keys()}
-    return {key: value for key, value in fresh.read(trainer).items() if key not in ours}
+    return ours | {key for one in others for key in one.logged_keys()}
 
 
 def silence_sync_warning(keys: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from lightning_interp._batches import BatchSize, batch_size
 from lightning_interp._collate_order import why_order_is_unknown
 from lightning_interp._forward import Forward
 from lightning_interp._fresh import FreshMetrics
+from lightning_interp._measure_words import chart_title, describe_key
 from lightning_interp._safe_keys import PLACEHOLDERS, safe_keys
 from lightning_interp._same_data import DataChecksum, Samples
 from lightning_interp._same_parameters import with_same_parameters
@@ -36,6 +37,7 @@ from lightning_interp.callbacks._analyses import (
 from lightning_interp.callbacks._argument_names import refuse_unknown_arguments
 from lightning_interp.callbacks._drawing_clock import DrawingClock, Picture, join_drawing
 from lightning_interp.callbacks._held_gates import HeldGates
+from lightning_interp.callbacks._page import Page, Source, is_bookkeeping
 from lightning_interp.callbacks._replicas import check_replicas, data_group, largest
 from lightning_interp.callbacks._same_arguments import check_same_arguments
 from lightning_interp.callbacks._unattached import unattached
@@ -72,8 +74,12 @@ class ValidationAnalysis(pl.Callback):
     :meth:`release`, :meth:`keep`, :meth:`identity` and :meth:`figures`. None of these needs a Trainer, so that
     :func:`lightning_interp.analyze` can call them too.
 
-    What every reading logs beside its measures: ``seconds/<callback>``, time spent in it, and, once a reading was
-    dropped, ``failed/<callback>``, how many were.
+    What every reading has beside its measures: ``seconds/<callback>``, time spent in it, at level full, and, once a
+    reading was dropped, ``failed/<callback>``, how many were, which is always logged.
+
+    TensorBoard's page "Custom Scalars" begins with an overview of the run, whatever callbacks there are. Where there
+    are several validation loaders, the attribute ``val_loader_names`` of the LightningModule or of the data module, a
+    list of names in their order, says what pages and pictures call them: ``val_loss, out of distribution``.
 
     The sanity check rehearses one whole reading, which no logger gets to see: what is wrong with the arguments shows
     there, as an error. After a reading has succeeded, an error drops that reading on all ranks, with one warning, and
@@ -214,6 +220,7 @@ class ValidationAnalysis(pl.Callback):
         self._trainer: weakref.ref[Any] | None = None
         self._modules: dict[str, nn.Module] = {}
         self._held = HeldGates()
+        self._page = Page()
         self._key: str | None = None
         self._safe: dict[str, str] = {}
         ValidationAnalysis._reset(self)  # a subclass resets its own part once it has its arguments
@@ -327,13 +334,19 @@ class ValidationAnalysis(pl.Callback):
     def charts(self, model: nn.Module | None = None) -> dict[str, list[str]]:
         """Which measures share a chart on TensorBoard's page "Custom Scalars", by the chart's title.
 
-        By default all sites and label sets of a measure, of those that the summary has.
+        By default all sites and label sets of a measure, of those that are logged. What says how a reading was taken
+        has charts at the end of the page, as everything that is logged and in no chart here.
         """
         found: dict[str, list[str]] = {}
         for key, level in self.measures(model).items():
-            if level == SUMMARY:
-                found.setdefault(key.split("/")[0], []).append(key)
+            if (level == SUMMARY or self.log_level == FULL) and not is_bookkeeping(key):
+                found.setdefault(chart_title(key), []).append(key)
         return found
+
+    def page_source(self, model: nn.Module, loaders: Sequence[str] | None = None) -> Source:
+        """What it has on TensorBoard's page "Custom Scalars"."""
+        charts = {title: [self.full_key(key) for key in keys] for title, keys in self.charts(model).items()}
+        return Source(self._name, self.prefix, charts, [*self.logged_keys(model), self.full_key(self._own_keys()[1])])
 
     def settings(self) -> Settings:
         """How readings are taken, for the columns ``setting/<callback>/…`` of ``readings.csv``.
@@ -352,7 +365,7 @@ class ValidationAnalysis(pl.Callback):
             model: The model; without it, keys hold ``<site>`` where a site's name depends on the model.
 
         """
-        levels = {**self._named_measures(model), f"seconds/{self._name}": SUMMARY}
+        levels = {**self._named_measures(model), f"seconds/{self._name}": FULL}
         keys = [self.full_key(key) for key, level in levels.items() if self.log_level == FULL or level == SUMMARY]
         return [key for key in keys if key not in self._elsewhere]
 
@@ -397,9 +410,10 @@ class ValidationAnalysis(pl.Callback):
                 {unique_name(one, trainer): arguments(one, leave_out=_OF_RANK) for one in analyses(trainer)}
             )
         self._attach(trainer, pl_module)
+        self._page = Page()
         if self._reporter is not None:
-            charts = self.charts(pl_module).items()
-            self._reporter.layout(trainer, {self._name: {title: [*map(self.full_key, keys)] for title, keys in charts}})
+            keys = [self.full_key(key) for key in [*self.measures(pl_module), *self._own_keys()]]
+            self._reporter.describe(trainer, {key: describe_key(key, self.prefix) for key in keys})
         self._resumed = time.monotonic()
         self._clock = join_drawing(trainer, self)
 
@@ -462,6 +476,7 @@ class ValidationAnalysis(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Decide whether this validation run is read."""
         started = time.perf_counter()
+        self._page.start(trainer)
         self._active, self._complete, self._seconds = False, False, 0.0
         self._error = self._selection = self._values = self._pending = None
         self._fitting = trainer.state.fn == "fit"
@@ -657,6 +672,8 @@ class ValidationAnalysis(pl.Callback):
                 self._afterwards("write readings.csv", lambda: self._write_csv(trainer))
             if values is not None and self._clock is not None:
                 self._clock.reading(self)
+        if self._fitting:
+            self._page.show(self, trainer, pl_module, self._reporter)
         # What is logged from here on is fresh at the next reading; what is not by then is old.
         self._fresh.start(trainer)
 
@@ -699,7 +716,7 @@ class ValidationAnalysis(pl.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy starts with: arguments and readings, attached to no model and no Trainer."""
-        apart = {"positions": SamplePositions([]), "_held": HeldGates(), "_modules": {}}
+        apart = {"positions": SamplePositions([]), "_held": HeldGates(), "_page": Page(), "_modules": {}}
         return {**unattached(self), **apart, "_active": False, "_fitting": False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

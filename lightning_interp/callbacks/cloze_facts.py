@@ -55,9 +55,10 @@ class ClozeFacts(SentenceAnalysis):
     key                                 level    what it is
     ==================================  =======  =====================================================================
     ``cloze_accuracy/<relation>``       summary  P@1, mean over the facts of the relation
-    ``cloze_mrr/<relation>``            summary  mean reciprocal rank
-    ``cloze_margin/<relation>``         summary  m in nats, mean
-    ``cloze_accuracy/mean``             summary  mean over relations; ``cloze_mrr/mean``, ``cloze_margin/mean`` too
+    ``cloze_mrr/<relation>``            full     mean reciprocal rank
+    ``cloze_margin/<relation>``         full     m in nats, mean
+    ``cloze_accuracy/mean``             summary  mean over relations; ``cloze_margin/mean`` too
+    ``cloze_mrr/mean``                  full     mean over relations
     ``relations_acquired``              summary  relations that are acquired now; conditional
     ``cloze_acquired/<relation>``       full     first step from which P@1 was at least half way from the baseline to 1
                                                  at every reading up to now (``threshold``); conditional
@@ -110,7 +111,7 @@ class ClozeFacts(SentenceAnalysis):
         >>> world = fact_world(people=10, relations=["pet"])
         >>> callback = ClozeFacts(world.facts, WordTokenizer(world.words), model="lm")
         >>> callback.logged_keys()[:4]
-        ['cloze_accuracy/mean', 'cloze_mrr/mean', 'cloze_margin/mean', 'relations_acquired']
+        ['cloze_accuracy/mean', 'cloze_margin/mean', 'relations_acquired', 'cloze_accuracy/pet']
 
     """
 
@@ -165,9 +166,10 @@ class ClozeFacts(SentenceAnalysis):
 
     def measures(self, model: nn.Module | None = None) -> dict[str, str]:
         """Every key with its level."""
-        keys = {f"cloze_{what}/mean": SUMMARY for what in _MEASURES} | {"relations_acquired": SUMMARY}
+        keys = {f"cloze_{what}/mean": FULL if what == "mrr" else SUMMARY for what in _MEASURES}
+        keys["relations_acquired"] = SUMMARY
         for name in self._of:
-            keys |= {f"cloze_{what}/{name}": SUMMARY for what in _MEASURES}
+            keys |= {f"cloze_{what}/{name}": SUMMARY if what == "accuracy" else FULL for what in _MEASURES}
             keys |= {f"cloze_{what}/{name}": FULL for what in ("acquired", "majority", "frequency", "chance")}
         if self.standard_errors:
             keys |= {f"cloze_accuracy/{name}/se": FULL for name in ("mean", *self._of)}

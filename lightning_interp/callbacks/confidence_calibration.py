@@ -51,13 +51,13 @@ class ConfidenceCalibration(ValidationAnalysis):
     key                                       level    what it is
     ========================================  =======  =============================================================
     ``ece/<site>``                            summary  expected calibration error, bins of equal width, 0 to 1
-    ``adaptive_ece/<site>``                   summary  the same over bins of equally many predictions
-    ``brier/<site>``                          summary  Brier score, 0 to 2: Σ over classes of (p − y)²
+    ``adaptive_ece/<site>``                   full     the same over bins of equally many predictions
+    ``brier/<site>``                          full     Brier score, 0 to 2: Σ over classes of (p − y)²
     ``auroc_confidence/<site>``               summary  confidence of right against wrong predictions, .5 at chance
-    ``selective_accuracy/<site>/<coverage>``  summary  accuracy on that share of predictions, the most confident
-    ``aurc/<site>``                           summary  error rate averaged over all coverages; lower is better
+    ``selective_accuracy/<site>/<coverage>``  full     accuracy on that share of predictions, the most confident
+    ``aurc/<site>``                           full     error rate averaged over all coverages; lower is better
     ``overconfidence/<site>``                 summary  mean confidence − accuracy, −1 to 1
-    ``accuracy/<site>``                       summary  share of right predictions
+    ``accuracy/<site>``                       full     share of right predictions
     ``confidence/<site>``                     full     mean confidence
     ``predictions/<site>``                    full     predictions read
     ``sampled_predictions/<site>``            full     of them, those that adaptive ECE, AUROC and AURC are of
@@ -103,8 +103,8 @@ class ConfidenceCalibration(ValidationAnalysis):
 
     Example:
         >>> callback = ConfidenceCalibration("head", target="labels", coverages=(0.8,))
-        >>> callback.logged_keys()[:4]
-        ['ece/<site>', 'adaptive_ece/<site>', 'brier/<site>', 'auroc_confidence/<site>']
+        >>> callback.logged_keys()
+        ['ece/<site>', 'auroc_confidence/<site>', 'overconfidence/<site>']
 
     """
 
@@ -206,9 +206,7 @@ class ConfidenceCalibration(ValidationAnalysis):
 
     def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
         """AUROC needs right and wrong predictions."""
-        return {
-            self.full_key(f"auroc_confidence/{name}"): self.full_key(f"accuracy/{name}") for name in self.names(model)
-        }
+        return {self.full_key(f"auroc_confidence/{name}"): self.full_key(f"ece/{name}") for name in self.names(model)}
 
     def names(self, model: nn.Module | None = None) -> list[str]:
         """What keys call the predictions; ``<site>`` where that cannot be known without the model."""

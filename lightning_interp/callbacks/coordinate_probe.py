@@ -48,9 +48,9 @@ class CoordinateProbe(SentenceProbe):
     ======================================  =======  =================================================================
     ``coordinate_r2/<site>``                summary  R², mean over coordinates; about 0 and lower where nothing is known
     ``coordinate_r2_blocked/<site>``        summary  … of whole blocks; where nothing is known well below 0
-    ``proximity_error/<site>``              summary  share of other entities that are put nearer to an entity's place:
+    ``proximity_error/<site>``              full     share of other entities that are put nearer to an entity's place:
                                                      .5 at chance, 0 at best
-    ``proximity_error_blocked/<site>``      summary  … of whole blocks; above .5 where nothing is known
+    ``proximity_error_blocked/<site>``      full     … of whole blocks; above .5 where nothing is known
     ``coordinate_spearman/<site>``          full     Spearman correlation of predicted and true, mean over coordinates;
                                                      below 0 where nothing is known
     ``coordinate_spearman_blocked/<site>``  full
@@ -140,7 +140,7 @@ class CoordinateProbe(SentenceProbe):
 
     def probe_measures(self) -> dict[str, str]:
         """Every measure of a site with its level."""
-        levels = {"coordinate_r2": SUMMARY, "proximity_error": SUMMARY, "coordinate_spearman": FULL}
+        levels = {"coordinate_r2": SUMMARY, "proximity_error": FULL, "coordinate_spearman": FULL}
         found = {f"{measure}{kind}": level for measure, level in levels.items() for kind in ("", "_blocked")}
         return found | {"coordinate_r2_control": FULL}
 

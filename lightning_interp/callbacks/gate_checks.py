@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from lightning_interp._measure_words import is_measure
 from lightning_interp.callbacks._analyses import analyses
 from lightning_interp.compat import pl
-
-if TYPE_CHECKING:
-    from lightning_interp.callbacks.analysis import ValidationAnalysis
 
 __all__ = ["check_gates", "explain_missing", "known_keys"]
 
@@ -27,6 +24,7 @@ def check_gates(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
     a gate watches                                                        what happens
     ====================================================================  ===========================================
     a key of ours that may be undefined at a reading                      error; names the one that is always defined
+    a key of ours of level ``"full"`` where the callback logs a summary   error; says ``log="full"``
     a key whose first part is a measure of ours, but that nobody logs     error; names the nearest keys
     a key that is read at every n-th validation only                      warning: in between it sees the old value
     any key of ours, and acts by training steps or time                   warning: it acts before the validation of its
@@ -52,12 +50,17 @@ def check_gates(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
     undefined = {key: other for one in readers for key, other in one.conditional_keys(pl_module).items()}
     known = known_keys(trainer, pl_module)
     rare = {key: _rhythm(one) for one in readers for key in one.logged_keys(pl_module)}
-    ours = {_first(key, one.prefix) for one in readers for key in _all_keys(one, pl_module)}
+    withheld = {
+        key
+        for one in [*readers, *_others(trainer)]
+        for key in _all_keys(one, pl_module).difference(one.logged_keys(pl_module))
+    }
+    ours = {_first(key, one.prefix) for one in readers for key in map(one.full_key, one.measures(pl_module))}
     prefixes = {one.prefix for one in readers} | {""}
     for gate in _gates(trainer):
         key = gate.monitor
         if key in undefined:
-            instead = f" Use {undefined[key]!r} instead, which is always defined." if undefined[key] else ""
+            instead = _instead(undefined[key], known)
             raise ValueError(
                 f"{gate.name} monitors {key!r}, which is undefined at some readings and then not logged, so that "
                 f"the gate would wait in vain.{instead}"
@@ -75,10 +78,18 @@ def check_gates(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
                     "Set `every_n_validations=1` and no `max_overhead`, or use PhaseEarlyStopping, which counts fresh "
                     "readings only."
                 )
-        elif any(
+        elif key in withheld or any(
             "/" in key and (first := _first(key, one)) and (first in ours or is_measure(first)) for one in prefixes
         ):
             raise ValueError(f"{gate.name} monitors {explain_missing(trainer, pl_module, key)}")
+
+
+def _instead(key: str, known: frozenset[str]) -> str:
+    """What to monitor instead of a key that may be undefined."""
+    if not key:
+        return ""
+    full = "" if key in known else ', and needs `log="full"`'
+    return f" Use {key!r} instead, which is always defined{full}."
 
 
 def _rhythm(analysis: Any) -> str:
@@ -106,7 +117,7 @@ def explain_missing(
         logged: What a validation run logged, where there has been one.
 
     """
-    for one in analyses(trainer):
+    for one in [*analyses(trainer), *_others(trainer)]:
         if key in _all_keys(one, pl_module):
             name = type(one).__name__
             return f'{key!r}, which {name} logs at another level only: give {name} `log="full"`.'
@@ -118,9 +129,18 @@ def explain_missing(
     return f"{key!r}, which nobody logs.{near} Available: {', '.join(map(repr, shown[:20])) or 'none'}{rest}."
 
 
-def _all_keys(analysis: ValidationAnalysis, pl_module: pl.LightningModule) -> set[str]:
-    measures: Mapping[str, str] = analysis.measures(pl_module)
-    return {analysis.full_key(key) for key in measures}
+def _others(trainer: pl.Trainer) -> list[Any]:
+    """Callbacks here that log and are no analyses."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return [one for one in callbacks if hasattr(type(one), "measures") and not hasattr(type(one), "is_analysis")]
+
+
+def _all_keys(callback: Any, pl_module: pl.LightningModule) -> set[str]:
+    """Keys of every level, the time that readings take among them."""
+    measures: Mapping[str, str] = callback.measures(pl_module)
+    if not hasattr(type(callback), "is_analysis"):
+        return set(measures)
+    return {callback.full_key(key) for key in (*measures, callback._own_keys()[0])}
 
 
 def _first(key: str, prefix: str) -> str:

@@ -26,13 +26,13 @@ class RepresentationGeometry(RepresentationMetrics):
     ===================================  =======  ==================================================================
     key                                  level    what it is
     ===================================  =======  ==================================================================
-    ``rankme/<site>``                    summary  exp of the entropy of √μ, 1 to D
+    ``rankme/<site>``                    full     exp of the entropy of √μ, 1 to D
     ``effective_rank/<site>``            summary  exp of the entropy of λ, 1 to D
-    ``participation_ratio/<site>``       summary  (Σλ)²/Σλ², 1 to D
-    ``matrix_entropy/<site>``            summary  entropy of μ / log min(N, D), 0 to 1
-    ``alpha/<site>``                     summary  decay: −slope of log λ on log rank, ranks 11 to 100; conditional
+    ``participation_ratio/<site>``       full     (Σλ)²/Σλ², 1 to D
+    ``matrix_entropy/<site>``            full     entropy of μ / log min(N, D), 0 to 1
+    ``alpha/<site>``                     full     decay: −slope of log λ on log rank, ranks 11 to 100; conditional
     ``anisotropy/<site>``                summary  mean cosine of two positions
-    ``curvature/<site>``                 summary  mean angle between successive steps along a sequence, radians
+    ``curvature/<site>``                 full     mean angle between successive steps along a sequence, radians
     ``alpha_r2/<site>``                  full     how straight these ranks lie; conditional
     ``rows/<site>``                      full     positions read
     ``nonfinite/<site>``                 full     positions left out as not finite
@@ -56,7 +56,7 @@ class RepresentationGeometry(RepresentationMetrics):
 
     Example:
         >>> RepresentationGeometry(sites={"encoder": "model.encoder"}).logged_keys()[:2]
-        ['rankme/encoder', 'effective_rank/encoder']
+        ['effective_rank/encoder', 'anisotropy/encoder']
 
     """
 

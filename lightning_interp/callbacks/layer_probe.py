@@ -52,9 +52,10 @@ class LayerProbe(RepresentationMetrics):
     ========================================  =======  ===============================================================
     ``probe_accuracy/<site>/<labels>``        summary  share of rows whose label is read, of words not seen
     ``probe_r2/<site>/<target>``              summary  share of the variance that is read, of words not seen
-    ``probe_above_chance/<site>/<name>``      summary  the same less that of labels dealt out anew
+    ``probe_above_chance/<site>/<name>``      full     the same less that of labels dealt out anew; without a baseline
+                                                       summary
     ``probe_above_baseline/<site>/<name>``    summary  the same less that of random weights
-    ``selectivity/<site>/<name>``             summary  ``probe_seen`` less ``probe_control``
+    ``selectivity/<site>/<name>``             full     ``probe_seen`` less ``probe_control``
     ``best_layer/<name>``                     summary  number of the site where most is read, from 0, first of equals
     ``centre_of_gravity/<name>``              summary  mean number of the sites, weighted by what is read above b;
                                                        conditional
@@ -113,7 +114,7 @@ class LayerProbe(RepresentationMetrics):
     Example:
         >>> callback = LayerProbe({"encoder": "model.encoder"}, labels={"pos": "pos_ids"}, targets=["depth"])
         >>> callback.logged_keys()[:3]
-        ['probe_accuracy/encoder/pos', 'probe_above_chance/encoder/pos', 'selectivity/encoder/pos']
+        ['probe_accuracy/encoder/pos', 'probe_r2/encoder/depth', 'probe_above_baseline/encoder/pos']
 
     """
 
@@ -187,6 +188,8 @@ class LayerProbe(RepresentationMetrics):
             if self._random.wanted:
                 for site in sites:
                     keys[f"probe_above_baseline/{site}/{name}"] = SUMMARY
+                    # Random weights are above chance already, so that the distance from them is what to watch.
+                    keys |= {above: FULL for above in [f"probe_above_chance/{site}/{name}"] if above in keys}
                     keys[f"probe_baseline/{site}/{name}"] = FULL
             if len(sites) > 1 or _SITE in sites:
                 keys |= {f"best_layer/{name}": SUMMARY, f"centre_of_gravity/{name}": SUMMARY}

@@ -44,7 +44,7 @@ class MinimalPairs(SentenceAnalysis):
     key                                      level    what it is
     =======================================  =======  ================================================================
     ``pairs_accuracy/<phenomenon>``          summary  a, mean over the tasks of the phenomenon
-    ``pairs_margin/<phenomenon>``            summary  m in nats, the same
+    ``pairs_margin/<phenomenon>``            full     m in nats, the same
     ``pairs_accuracy/mean``                  summary  mean over all tasks; ``pairs_margin/mean`` too
     ``phenomena_acquired``                   summary  phenomena that are acquired now; conditional
     ``pairs_acquired/<phenomenon>``          full     first step from which on a was at least ``threshold`` at every
@@ -144,7 +144,7 @@ class MinimalPairs(SentenceAnalysis):
         """Every key with its level."""
         keys = {"pairs_accuracy/mean": SUMMARY, "pairs_margin/mean": SUMMARY, "phenomena_acquired": SUMMARY}
         for phenomenon in self._phenomena:
-            keys |= {f"pairs_{what}/{phenomenon}": SUMMARY for what in ("accuracy", "margin")}
+            keys |= {f"pairs_accuracy/{phenomenon}": SUMMARY, f"pairs_margin/{phenomenon}": FULL}
             keys[f"pairs_acquired/{phenomenon}"] = FULL
         for task in self.tasks:
             keys |= {f"pairs_{what}/{task.phenomenon}/{task.name}": FULL for what in ("accuracy", "margin")}

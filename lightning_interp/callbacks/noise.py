@@ -76,17 +76,20 @@ class NoiseRobustness(ValidationAnalysis):
         r(\sigma) = \frac{v(\sigma) - v_\mathrm{start}}{v(0) - v_\mathrm{start}}, \quad
         \mathrm{robustness} = \frac{1}{\sigma_n}\int_0^{\sigma_n} r(\sigma)\,d\sigma
 
-    both by the trapezoid rule over 0 and the scales, unclipped. The noise is the same at every reading, for every scale
-    and on any number of ranks: it is a function of the sample's place in the data set, the position and the dimension.
+    and drift alike, by the trapezoid rule over 0 and the scales, unclipped. The noise is the same at every reading, for
+    every scale and on any number of ranks: it is a function of the sample's place in the data set, the position and the
+    dimension.
 
     ==============================================  ======  ==========================================================
     key                                             level   what it is
     ==============================================  ======  ==========================================================
     ``under_noise/<site>/<monitor>``                summary  the monitor averaged over scales, in its own units
     ``robustness/<site>/<monitor>``                 summary  share of what was learned that survives; conditional
-    ``retention/<site>/<monitor>/<scale>``          summary  the same at one scale; conditional
+    ``retention/<site>/<monitor>/<scale>``          full     the same at one scale; conditional
     ``half_scale/<site>/<monitor>``                 full     the scale at which half is gone; conditional
-    ``drift/<site>/<downstream site>/<scale>``      summary  1 − cosine between clean and noisy representations
+    ``drift/<site>/<downstream site>/mean``         summary  1 − cosine between clean and noisy representations,
+                                                             averaged over scales
+    ``drift/<site>/<downstream site>/<scale>``      full     the same at one scale
     ``noisy/<site>/<monitor>/<scale>``              full     the monitor under noise of one scale
     ``clean/<monitor>``                             full     the monitor without noise on the examples read
     ``nonfinite/<downstream site>``                 full     vectors left out of drift
@@ -154,7 +157,7 @@ class NoiseRobustness(ValidationAnalysis):
         ...     sites={"input": "embedding"}, scales=(0.25, 1.0), monitors={"val_loss": "loss", "val_acc": "score"}
         ... )
         >>> callback.logged_keys()[:3]
-        ['under_noise/input/val_loss', 'robustness/input/val_loss', 'retention/input/val_loss/0.25']
+        ['under_noise/input/val_loss', 'robustness/input/val_loss', 'under_noise/input/val_acc']
 
     """
 
@@ -291,11 +294,12 @@ class NoiseRobustness(ValidationAnalysis):
                 keys[f"under_noise/{site}/{monitor}"] = SUMMARY
                 if monitor in self._learnable():
                     keys[f"robustness/{site}/{monitor}"] = SUMMARY
-                    keys |= {f"retention/{site}/{monitor}/{scale:g}": SUMMARY for scale in self.scales}
+                    keys |= {f"retention/{site}/{monitor}/{scale:g}": FULL for scale in self.scales}
                     keys[f"half_scale/{site}/{monitor}"] = FULL
                 keys |= {f"noisy/{site}/{monitor}/{scale:g}": FULL for scale in self.scales}
             for down in self._drift_names(model):
-                keys |= {f"drift/{site}/{down}/{scale:g}": SUMMARY for scale in self.scales}
+                keys[f"drift/{site}/{down}/mean"] = SUMMARY
+                keys |= {f"drift/{site}/{down}/{scale:g}": FULL for scale in self.scales}
         keys |= {f"clean/{monitor}": FULL for monitor in self.monitors}
         return keys | {f"nonfinite/{down}": FULL for down in self._drift_names(model)}
 
@@ -677,6 +681,10 @@ class NoiseRobustness(ValidationAnalysis):
         for (site, scale), row in zip(settings, sums, strict=False):
             for down, (total, count, _) in zip(self._downstream, row.tolist(), strict=True):
                 values[f"drift/{site}/{down}/{scale:g}"] = total / count if count else math.nan
+        for site in self._names:
+            for down in self._downstream:
+                read = [values[f"drift/{site}/{down}/{scale:g}"] for scale in self.scales]
+                values[f"drift/{site}/{down}/mean"] = area_under_noise(self.scales, read, clean=0.0)
         for column, down in enumerate(self._downstream):
             values[f"nonfinite/{down}"] = float(sums[:, column, 2].max())
 

@@ -7,7 +7,7 @@ import json
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
 from matplotlib.figure import Figure
@@ -35,9 +35,12 @@ from lightning_interp.run_settings import Settings, arguments
 from lightning_interp.site_rows import HowRead, Pooling, ReadSite, SiteReader
 from lightning_interp.sites import Call, Layout, OutputKey, SiteRecorder, resolve_sites, short_names
 
-__all__ = ["RepresentationMetrics", "site_key"]
+__all__ = ["RepresentationMetrics", "name_of", "names_by_set", "site_key"]
 
 _SITE = "<site>"
+
+Names: TypeAlias = Sequence[str] | Mapping[int, str] | Callable[[int], str]
+"""What labels are called."""
 
 
 def site_key(measure: str, site: str) -> str:
@@ -96,8 +99,10 @@ class RepresentationMetrics(ValidationAnalysis):
         projector: Show so many representations of each site, of the last reading, on TensorBoard's page "Projector"
             (Weights & Biases: in a table) when the fit ends, under ``representations/<site>``; always the same
             positions, chosen at random over those that are read. Other loggers cannot, which is told at the start.
-        label_names: What they are called there: a list or mapping from label to name, or a callable, such as
-            ``tokenizer.convert_ids_to_tokens``. The labels are the first label set that is no n-gram, else token ids.
+            All label sets but n-grams stand beside them, and token ids, a column each under its name.
+        label_names: What labels are called there: a list or mapping from label to name, or a callable, such as
+            ``tokenizer.convert_ids_to_tokens``, for the first of these columns; or that by label set,
+            ``{"token": tokenizer.convert_ids_to_tokens, "pos": TAGS}``. Others are shown as numbers.
         kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`.
 
     Raises:
@@ -116,7 +121,7 @@ class RepresentationMetrics(ValidationAnalysis):
         ...     def compute(self):
         ...         return self.total / self.count
         >>> RepresentationMetrics({"norm": Norm()}, sites={"encoder": "model.encoder"}).logged_keys()
-        ['norm/encoder', 'seconds/RepresentationMetrics']
+        ['norm/encoder']
 
     """
 
@@ -146,7 +151,7 @@ class RepresentationMetrics(ValidationAnalysis):
         data: Iterable[Any] | None = None,
         forward: OwnForward | None = None,
         projector: int | None = None,
-        label_names: Sequence[str] | Mapping[int, str] | Callable[[int], str] | None = None,
+        label_names: Names | Mapping[str, Names] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -296,14 +301,28 @@ class RepresentationMetrics(ValidationAnalysis):
                 tag = self.full_key(site_key("representations", site))
                 self._reporter.embedding(trainer, tag, partial(self._named, sample), self.history.readings[-1].step)
 
-    def _named(self, sample: Sample) -> tuple[Tensor, list[str]]:
-        """Vectors with what stands beside each."""
-        labels, where = sample.labels.tolist(), zip(sample.samples.tolist(), sample.places.tolist(), strict=True)
-        names = [
-            f"sample {number}, position {place}" if label < 0 else _name_of(label, self.label_names)
-            for label, (number, place) in zip(labels, where, strict=True)
+    def _projected(self) -> list[str]:
+        """Label sets that the projector shows: of n-grams a position has several, which have no names."""
+        named = [name for name in self._reader.names if name not in BUILT_IN_LABELS or name in ("token", "next_token")]
+        return list(dict.fromkeys([*named, "token"]))
+
+    def _named(self, sample: Sample) -> tuple[Tensor, dict[str, list[str]]]:
+        """Vectors with what stands beside each, by label set; one that no position has is left out."""
+        columns = dict(zip(self._projected(), sample.labels.T.tolist(), strict=True))
+        there = {name: labels for name, labels in columns.items() if max(labels, default=-1) >= 0}
+        if not there:
+            there = {"position": [-1] * len(sample.vectors)}
+        by_set = names_by_set(self.label_names, next(iter(there)))
+        where = [
+            f"sample {n}, position {at}" for n, at in zip(sample.samples.tolist(), sample.places.tolist(), strict=True)
         ]
-        return sample.vectors, names
+        return sample.vectors, {
+            name: [
+                place if label < 0 else name_of(label, by_set.get(name))
+                for label, place in zip(labels, where, strict=True)
+            ]
+            for name, labels in there.items()
+        }
 
     def release(self) -> None:
         """Take the hooks off, drop the metrics and let go of the model."""
@@ -321,7 +340,7 @@ class RepresentationMetrics(ValidationAnalysis):
                 copy.process_group = self.group
                 self._metrics[site, name] = copy
         if self.projector:
-            self._collecting = {site: FixedSample(self.projector) for site in self._names}
+            self._collecting = {site: FixedSample(self.projector, labels=self._projected()) for site in self._names}
 
     def abort(self) -> None:
         """Forget the reading."""
@@ -427,8 +446,7 @@ class RepresentationMetrics(ValidationAnalysis):
         self._dims[site] = z.shape[-1]
         positions = rows.positions.to(z.device)
         if self._collecting:
-            named = [name for name in self._reader.names if name == "token" or name not in BUILT_IN_LABELS]
-            self._collecting[site].update(z, mask, rows.labels.get([*named, "token"][0]), positions)
+            self._collecting[site].update(z, mask, rows.labels, positions)
         labels = {name: rows.labels[name] for name in (*self._reader.names, *extra) if name in rows.labels}
         for name, wants in self._wants.items():
             metric = self._metrics[site, name]
@@ -521,7 +539,17 @@ def _parameters(metric: Metric) -> frozenset[str]:
     return frozenset(signature.parameters) & {"mask", "labels", "positions"}
 
 
-def _name_of(label: int, names: Sequence[str] | Mapping[int, str] | Callable[[int], str] | None) -> str:
+def names_by_set(names: Names | Mapping[str, Names] | None, first: str) -> Mapping[str, Names]:
+    """Names of labels by label set; those that are not given so are of the first."""
+    if names is None:
+        return {}
+    if isinstance(names, Mapping) and names and all(isinstance(name, str) for name in names):
+        return cast(Mapping[str, Names], names)
+    return {first: cast(Names, names)}
+
+
+def name_of(label: int, names: Names | None) -> str:
+    """What a label is called; its number where nobody says."""
     if names is None:
         return str(label)
     return str(names(label) if callable(names) else names[label])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_interp._kept_readings import KeptReadings, evenly_spread
 from lightning_interp.callbacks.analysis import Draw
-from lightning_interp.callbacks.representation import RepresentationMetrics, site_key
+from lightning_interp.callbacks.representation import RepresentationMetrics, name_of, names_by_set, site_key
 from lightning_interp.figures import measure_curves
 from lightning_interp.figures.representation_map import representation_map
 from lightning_interp.functional.cka import CenteredCloud, debiased_cka
@@ -57,9 +57,10 @@ class RepresentationDrift(RepresentationMetrics):
     ============================================  =======  =============================================================
     ``cka/<site>/first``                          summary  debiased CKA with the first reading of the run, at most 1
     ``cka/<site>/previous``                       summary  with the reading before
-    ``silhouette/<site>/<labels>``                summary  mean silhouette, −1 to 1
-    ``knn_purity/<site>/<labels>``                summary  share of ``neighbors`` nearest that are of the same class
-    ``<measure>_above_chance/<site>/<labels>``    summary  silhouette, purity: value minus chance
+    ``silhouette/<site>/<labels>``                full     mean silhouette, −1 to 1
+    ``knn_purity/<site>/<labels>``                full     share of ``neighbors`` nearest that are of the same class
+    ``knn_purity_above_chance/<site>/<labels>``   summary  purity minus chance
+    ``silhouette_above_chance/<site>/<labels>``   full     silhouette minus chance
     ``silhouette_chance/<site>/<labels>``         full     the same with labels shuffled
     ``knn_purity_chance/<site>/<labels>``         full     the same with labels shuffled, exactly
     ``<measure>_chance/<site>/<labels>/sd``       full     spread of value minus chance, if labels carry nothing
@@ -108,8 +109,8 @@ class RepresentationDrift(RepresentationMetrics):
 
     Example:
         >>> callback = RepresentationDrift(sites={"encoder": "model.encoder"}, labels=["pos"])
-        >>> callback.logged_keys()[:4]  # doctest: +NORMALIZE_WHITESPACE
-        ['cka/encoder/first', 'cka/encoder/previous', 'silhouette/encoder/pos', 'knn_purity/encoder/pos']
+        >>> callback.logged_keys()
+        ['cka/encoder/first', 'cka/encoder/previous', 'knn_purity_above_chance/encoder/pos']
 
     """
 
@@ -340,8 +341,9 @@ class RepresentationDrift(RepresentationMetrics):
         }
         steps = list(maps)
         chosen = evenly_spread(len(steps), _PANELS)
-        name = _named(self.label_names)
-        classes = [name(label) if label >= 0 else "" for label in shown.labels.tolist()] if self.label_sets else None
+        first = self.label_sets[0] if self.label_sets else ""
+        names = names_by_set(self.label_names, first).get(first)
+        classes = [name_of(label, names) if label >= 0 else "" for label in shown.labels.tolist()] if first else None
         title = f"{site}, by {self.label_sets[0]}" if self.label_sets else site
         return representation_map([(steps[place], maps[steps[place]]) for place in chosen], classes, title)
 
@@ -392,9 +394,3 @@ def _laid_over(points: Tensor, before: Tensor | None) -> Tensor:
     u, _, vh = torch.linalg.svd((points[both] - centre).T @ turned)
     whole: Tensor = (points - centre) @ u @ vh + moved.mean(0)
     return whole
-
-
-def _named(names: Sequence[str] | Mapping[int, str] | Callable[[int], str] | None) -> Callable[[int], str]:
-    if names is None:
-        return str
-    return lambda label: str(names(label) if callable(names) else names[label])

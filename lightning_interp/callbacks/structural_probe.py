@@ -62,14 +62,14 @@ class StructuralProbe(SentenceProbe):
     ``uuas_above_chain/<site>``       summary  … less that of the linear chain, where each word is linked to the next
     ``dspr/<site>``                   summary  Spearman correlation of distances, per word, averaged per length, then
                                                over lengths of 5 to 50 words
-    ``root_accuracy/<site>``          summary  share of sentences whose shallowest word is the root
-    ``nspr/<site>``                   summary  Spearman correlation of depths, per sentence, averaged likewise
+    ``root_accuracy/<site>``          full     share of sentences whose shallowest word is the root
+    ``nspr/<site>``                   full     Spearman correlation of depths, per sentence, averaged likewise
     ``dspr_above_chain/<site>``       full     … less that of distances and depths by place in the sentence, |i − j|
                                                and i; likewise ``root_accuracy`` and ``nspr``
     ``distance_loss/<site>``          full     loss of the distance probe on dev sentences
     ``depth_loss/<site>``             full     loss of the depth probe on dev sentences
     ``…_baseline/<site>``             full     UUAS, DSpr, root accuracy and NSpr with random weights
-    ``…_above_baseline/<site>``       summary  what training adds
+    ``…_above_baseline/<site>``                what training adds, at the score's own level
     ``nonfinite/<site>/words``        full     words whose representation is not finite
     ================================  =======  =====================================================================
 
@@ -101,8 +101,8 @@ class StructuralProbe(SentenceProbe):
 
     Example:
         >>> probe = StructuralProbe("lm.layers.*", tokenizer="grammar", model="lm", baseline=False)
-        >>> probe.logged_keys()[:4]
-        ['uuas/<site>', 'dspr/<site>', 'root_accuracy/<site>', 'nspr/<site>']
+        >>> probe.logged_keys()
+        ['uuas/<site>', 'dspr/<site>', 'uuas_above_chain/<site>']
         >>> [len(part) for part in probe.parts]
         [300, 75, 125]
 
@@ -149,7 +149,8 @@ class StructuralProbe(SentenceProbe):
         """Every measure of a site with its level."""
         above = {f"{name}_above_chain": SUMMARY if name == "uuas" else FULL for name in _SCORES}
         others = dict.fromkeys(("distance_loss", "depth_loss"), FULL)
-        return dict.fromkeys(_SCORES, SUMMARY) | above | others
+        scores = {name: SUMMARY if name in ("uuas", "dspr") else FULL for name in _SCORES}
+        return scores | above | others
 
     def compared(self) -> Sequence[str]:
         """The four scores."""

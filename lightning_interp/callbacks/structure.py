@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
+from torch import nn
 from torchmetrics import Metric
 
 from lightning_interp.callbacks._titles import measure_title
@@ -17,6 +18,7 @@ from lightning_interp.figures import information_plane, measure_curves
 from lightning_interp.functional import vmf_temperature
 from lightning_interp.labels import LabelSource
 from lightning_interp.metrics import BinnedStructure, SoftStructure, StructureMetric
+from lightning_interp.metrics.base import FULL
 from lightning_interp.run_settings import Settings
 
 __all__ = ["RepresentationStructure"]
@@ -49,10 +51,11 @@ class RepresentationStructure(RepresentationMetrics):
     key                                                  level    what it is
     ===================================================  =======  ==================================================
     ``information/<site>``                               summary  over all positions that were read
-    ``variation/<site>/<labels>``                        summary  within a label
-    ``regularity/<site>/<labels>``                       summary  about the label; nested sets: beyond their parent
-    ``disentanglement/<site>/<labels>``                  summary  label against the rest of its set or parent, nats
-    ``<measure>_above_chance/<site>/<labels>``           summary  value minus chance level (variation: full)
+    ``regularity_above_chance/<site>/<labels>``          summary  regularity minus its chance level
+    ``disentanglement_above_chance/<site>/<labels>``     summary  disentanglement minus its chance level
+    ``variation/<site>/<labels>``                        full     within a label; ``variation_above_chance/…`` too
+    ``regularity/<site>/<labels>``                       full     about the label; nested sets: beyond their parent
+    ``disentanglement/<site>/<labels>``                  full     label against the rest of its set or parent, nats
     ``<measure>_chance/<site>/<labels>``                 full     mean over shuffled labels
     ``<measure>_chance/<site>/<labels>/sd``              full     spread of value minus chance, if labels carry nothing
     ``information/<site>/<labels>``                      full     over the positions whose label is kept
@@ -60,11 +63,15 @@ class RepresentationStructure(RepresentationMetrics):
     ``coverage/<site>/<labels>``                         full     share of positions whose label is kept
     ``num_labels/<site>/<labels>``                       full     labels kept
     ``floor/<site>``                                     full     soft: mean entropy of single representations
-    ``complexity/<site>``, ``expressivity/<site>``       summary  I(X;Z), I(Y;Z), if ``information_plane``
-    ``optimality/<site>``                                summary  I(Y;Z)/I(X;Z), if ``information_plane``
+    ``complexity/<site>``, ``expressivity/<site>``       full     I(X;Z), I(Y;Z), if ``information_plane``;
+                                                                  ``…_above_chance/<site>``: summary
+    ``optimality/<site>``                                full     I(Y;Z)/I(X;Z), if ``information_plane``
     ``<key>/se``                                         full     standard error, if ``jackknife``
     ``rows/<site>``, ``nonfinite/<site>``                full     positions read, and left out as not finite
     ===================================================  =======  ==================================================
+
+    With ``shuffles=0`` there are no chance levels, and regularity, disentanglement, complexity and expressivity are in
+    the summary. With ``estimator="both"`` the summary has the soft one's, and ``binned_…`` are full.
 
     A key whose value is undefined at a reading, as where no label is frequent enough, is not logged at it.
 
@@ -96,9 +103,8 @@ class RepresentationStructure(RepresentationMetrics):
 
     Example:
         >>> callback = RepresentationStructure(sites={"encoder": "model.encoder"}, labels=["token"])
-        >>> callback.logged_keys()[:4]  # doctest: +NORMALIZE_WHITESPACE
-        ['information/encoder', 'variation/encoder/token', 'regularity/encoder/token',
-         'regularity_above_chance/encoder/token']
+        >>> callback.logged_keys()
+        ['information/encoder', 'regularity_above_chance/encoder/token', 'disentanglement_above_chance/encoder/token']
 
     """
 
@@ -163,6 +169,13 @@ class RepresentationStructure(RepresentationMetrics):
         self.label_sets = tuple(labels)
         self.plane = () if information_plane is None else tuple(information_plane)
         self.shuffles = shuffles
+
+    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Every key with its level; of two estimators the soft one is the one to watch."""
+        keys = super().measures(model)
+        return (
+            keys if self.estimator != "both" else {**keys, **{key: FULL for key in keys if key.startswith("binned_")}}
+        )
 
     def settings(self) -> Settings:
         """How readings are taken; the temperature of each site where it comes from the dimension."""

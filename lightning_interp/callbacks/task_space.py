@@ -62,9 +62,9 @@ class TaskSpace(ValidationAnalysis):
     key                                       level    what it is
     ========================================  =======  ===============================================================
     ``task_accuracy/mean``                    summary  pairs whose good sentence is more probable, mean over tasks
-    ``task_margin/mean``                      summary  log p(good) − log p(bad) in nats, mean over tasks
+    ``task_margin/mean``                      full     log p(good) − log p(bad) in nats, mean over tasks
     ``phenomenon_accuracy/<phenomenon>``      summary  the same over the tasks of one phenomenon
-    ``phenomenon_margin/<phenomenon>``        summary
+    ``phenomenon_margin/<phenomenon>``        full
     ``task_accuracy/<task>``                  full     of one task; ties count half
     ``task_margin/<task>``                    full
     ``alignment/within``                      summary  mean C over pairs of tasks of one phenomenon
@@ -73,18 +73,18 @@ class TaskSpace(ValidationAnalysis):
                                                        conditional
     ``alignment_disattenuated/within``        summary  C without gradient noise; ``between`` too; conditional
     ``alignment_centred/within``              full     C without what all tasks share; ``between`` too
-    ``reliability/mean``                      summary  share of the gradients that is signal, mean over tasks;
+    ``reliability/mean``                      full     share of the gradients that is signal, mean over tasks;
                                                        0 where there is none; no sentence is in both of its halves
-    ``overlap_above_null/within``             summary  O less its null; ``between`` too
+    ``overlap_above_null/within``             full     O less its null; ``between`` too
     ``overlap/within``, ``overlap_null/…``    full     O and its null; ``between`` too
     ``agreement/phenomena``                   summary  Spearman correlation of C with same phenomenon = 1
-    ``agreement_p/phenomena``                 summary  its p in a Mantel test
+    ``agreement_p/phenomena``                 full     its p in a Mantel test
     ``agreement/phenomena_given_words``       summary  the same beyond any smooth function of the overlap of
                                                        vocabularies (:func:`partial_mantel`)
-    ``agreement_p/phenomena_given_words``     summary
+    ``agreement_p/phenomena_given_words``     full
     ``agreement/words``                       full     Spearman correlation of C with the overlap of vocabularies
     ``stability/previous``                    summary  … of C with C at the reading before; conditional
-    ``stability/first``                       summary  … with C at the first reading; conditional
+    ``stability/first``                       full     … with C at the first reading; conditional
     ``nonfinite/tasks``                       full     tasks left out since their gradient is zero or not finite
     ========================================  =======  ===============================================================
 
@@ -136,8 +136,8 @@ class TaskSpace(ValidationAnalysis):
 
     Example:
         >>> callback = TaskSpace("grammar", tokenizer="grammar", model="lm", pairs_per_task=16)
-        >>> len(callback.tasks), callback.logged_keys()[:3]
-        (30, ['task_accuracy/mean', 'task_margin/mean', 'phenomenon_accuracy/subject_verb_agreement'])
+        >>> len(callback.tasks), callback.logged_keys()[:2]
+        (30, ['task_accuracy/mean', 'phenomenon_accuracy/subject_verb_agreement'])
 
     """
 
@@ -230,27 +230,27 @@ class TaskSpace(ValidationAnalysis):
 
     def measures(self, model: nn.Module | None = None) -> dict[str, str]:
         """Every key with its level."""
-        keys = {"task_accuracy/mean": SUMMARY, "task_margin/mean": SUMMARY}
+        keys = {"task_accuracy/mean": SUMMARY, "task_margin/mean": FULL}
         for phenomenon in dict.fromkeys(self._phenomena):
-            keys |= {f"phenomenon_{what}/{phenomenon}": SUMMARY for what in ("accuracy", "margin")}
+            keys |= {f"phenomenon_accuracy/{phenomenon}": SUMMARY, f"phenomenon_margin/{phenomenon}": FULL}
         for task in self.tasks:
             keys |= {f"task_{what}/{task.name}": FULL for what in ("accuracy", "margin")}
         levels = {
             "alignment": SUMMARY,
             "alignment_disattenuated": SUMMARY,
             "alignment_centred": FULL,
-            "overlap_above_null": SUMMARY,
+            "overlap_above_null": FULL,
             "overlap": FULL,
             "overlap_null": FULL,
         }
         keys |= {f"{name}/{side}": level for name, level in levels.items() for side in self._sides()}
         keys |= {f"alignment/{side}/{group}": FULL for side in self._sides() for group in self._group_names(model)}
-        keys["reliability/mean"] = SUMMARY
+        keys["reliability/mean"] = FULL
         for name in self._comparisons():
             keys |= {f"agreement/{name}": FULL if name == "words" else SUMMARY}
-            keys |= {f"agreement_p/{name}": SUMMARY} if name != "words" else {}
+            keys |= {f"agreement_p/{name}": FULL} if name != "words" else {}
         if len(self.tasks) > 2:
-            keys |= {"stability/previous": SUMMARY, "stability/first": SUMMARY}
+            keys |= {"stability/previous": SUMMARY, "stability/first": FULL}
         return keys | {"nonfinite/tasks": FULL}
 
     def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:

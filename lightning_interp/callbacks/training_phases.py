@@ -17,8 +17,10 @@ from torch import nn
 from lightning_interp._attempt import attempt
 from lightning_interp._fresh import FreshMetrics, find
 from lightning_interp._loader_names import loader_names
+from lightning_interp._measure_words import chart_title, describe_key, display_name
 from lightning_interp.callbacks._drawing_clock import DrawingClock, Picture, join_drawing
 from lightning_interp.callbacks._overview import overview
+from lightning_interp.callbacks._page import Page, Source
 from lightning_interp.callbacks._unattached import unattached
 from lightning_interp.callbacks._val_loop import tell_no_validation, why_no_validation
 from lightning_interp.callbacks.analysis import ValidationAnalysis
@@ -36,12 +38,12 @@ from lightning_interp.gates import (
     lag,
     plateau,
 )
+from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.reporting import Reporter, log_folder
 
 __all__ = ["TrainingPhases"]
 
 _MODES = ("min", "max")
-_PAGE = "Training phases"
 _MOST = 120  # readings in a fit
 
 
@@ -84,7 +86,7 @@ class TrainingPhases(pl.Callback):
     :class:`~lightning_interp.callbacks.PhaseEarlyStopping`.
 
     =======================  =====================================================================================
-    key                      what it is
+    key                      what it is; the last two are logged with ``log="full"``
     =======================  =====================================================================================
     ``phase/current``        index of the phase, from 0; from the first reading on
     ``phase/fits``           1 while the readings agree with the template, else 0
@@ -94,8 +96,8 @@ class TrainingPhases(pl.Callback):
                              knee
     =======================  =====================================================================================
 
-    The figure ``phases/overview`` shows the curves with phases and knees. TensorBoard gets a page with charts of the
-    curves beside one another (its tab "Custom Scalars").
+    The figure ``phases/overview`` shows the curves with phases and knees. TensorBoard has a chart of each curve
+    (its tab "Custom Scalars").
 
     Args:
         loss: The key whose plateau ends the first phase; a score with ``mode="max"`` will do. A key of several
@@ -114,11 +116,12 @@ class TrainingPhases(pl.Callback):
         min_readings: Readings of a key before segments are fitted to it, at least 6.
         strict: Whether it is an error that the first validation does not log a key; ``False`` for keys of the model's
             own that come later, and then a warning.
+        log: ``"summary"`` or ``"full"``; see the keys above.
         prefix: Put before every key; tells two of these callbacks in one Trainer apart.
         draw_figures: Draw the figure: at once where a phase is found, at the end of the fit and where a user interrupts
             it, and while it runs soon after a reading, as far as 1.5 % of the run's time go for the figures of all
-            callbacks. While it runs, knees are
-            marked as far as they were needed for the phase; in the last one all are, with their intervals.
+            callbacks. While it runs, knees are marked as far as they were needed for the phase; in the last one all
+            are, with their intervals.
         figure_interval: The fewest seconds between two drawings while training runs.
 
     Raises:
@@ -134,7 +137,7 @@ class TrainingPhases(pl.Callback):
     Example:
         >>> phases = TrainingPhases(loss="val_loss", improving={"val_ood_acc": "max"})
         >>> phases.logged_keys()
-        ['phase/current', 'phase/fits', 'phase/boundary_step', 'phase/lag/val_ood_acc']
+        ['phase/current', 'phase/fits']
         >>> phases.conclusion
         'phase one goes on: no reading yet'
 
@@ -157,6 +160,7 @@ class TrainingPhases(pl.Callback):
         level: float = 0.05,
         min_readings: int = 8,
         strict: bool = True,
+        log: str = SUMMARY,
         prefix: str = "",
         draw_figures: bool = True,
         figure_interval: float = 0.0,
@@ -178,6 +182,8 @@ class TrainingPhases(pl.Callback):
                 f"`follow` is the key that the template 'three_phase' describes, and goes with it; got "
                 f"template={template!r}, follow={follow!r}."
             )
+        if log not in (SUMMARY, FULL):
+            raise ValueError(f"`log` must be 'summary' or 'full', got {log!r}.")
         if confirm < 1:
             raise ValueError(f"`confirm` must be at least 1, got {confirm}.")
         least = 2 if template == "three_phase" else 1
@@ -202,6 +208,7 @@ class TrainingPhases(pl.Callback):
         self.level = level
         self.min_readings = min_readings
         self.strict = strict
+        self.log_level = log  # Lightning puts its own `log` on every callback
         self.prefix = prefix
         self.draw_figures = draw_figures
         self.figure_interval = figure_interval
@@ -209,6 +216,7 @@ class TrainingPhases(pl.Callback):
         self.fresh: dict[str, float] = {}
         """What the newest validation logged, as rank 0 has it."""
         self._metrics = FreshMetrics()
+        self._page = Page()
         self._trainer: weakref.ref[Any] | None = None
         self._reporter: Reporter | None = None
         self._warned: set[str] = set()
@@ -225,7 +233,6 @@ class TrainingPhases(pl.Callback):
         self._checked = False
         self._pending = False
         self._found = 0
-        self._laid_out = False
         self._said: set[str] = set()
 
     # ------------------------------------------------- what it found
@@ -284,9 +291,21 @@ class TrainingPhases(pl.Callback):
 
     def logged_keys(self, model: nn.Module | None = None) -> list[str]:
         """The keys that it logs, those included that are undefined at first; they are the same for every model."""
+        return [key for key, level in self.measures(model).items() if self.log_level == FULL or level == SUMMARY]
+
+    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
+        """Every key with its level."""
         others = [key for key in self.followed() if key != self._deciding]
-        names = ["current", "fits", "boundary_step", *(f"lag/{key}" for key in others)]
-        return [f"{self.prefix}phase/{name}" for name in names]
+        levels = {"current": SUMMARY, "fits": SUMMARY, "boundary_step": FULL}
+        levels |= {f"lag/{key}": FULL for key in others}
+        return {f"{self.prefix}phase/{name}": level for name, level in levels.items()}
+
+    def page_source(self, model: nn.Module, loaders: Sequence[str] | None = None) -> Source:
+        """What it has on TensorBoard's page "Custom Scalars": a chart for each curve that it follows."""
+        logged = self.logged_keys(model)
+        charts = {chart_title(key, self.prefix): [key] for key in logged[:2]}
+        charts |= {display_name(key, loaders): [key] for key in self.followed()}
+        return Source(f"{type(self).__name__}_{self.prefix}", self.prefix, charts, logged)
 
     # ------------------------------------------------- life in a Trainer
 
@@ -314,9 +333,11 @@ class TrainingPhases(pl.Callback):
             return
         if self.template == "two_phase" and not self._improving:
             self._improving = _robustness_keys(trainer, pl_module) or None
+        self._page = Page()
         self._reporter = Reporter(log_folder(trainer))
         self._clock = join_drawing(trainer, self)
         self._found = len(self.standing.boundaries)
+        self._reporter.describe(trainer, {key: describe_key(key, self.prefix) for key in self.logged_keys()})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say where there will be nothing to tell phases from; only now does Lightning know of it."""
@@ -327,6 +348,7 @@ class TrainingPhases(pl.Callback):
         self._pending = False
         if trainer.state.fn == "fit" and not self._off:
             self._metrics.start(trainer)
+            self._page.start(trainer)
             self._pending = not trainer.sanity_checking
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -337,6 +359,7 @@ class TrainingPhases(pl.Callback):
             self._rehearse(trainer, pl_module)
             return
         self.process(trainer, pl_module)
+        self._page.show(self, trainer, pl_module, self._reporter)
         self._draw(self._has_reading)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -384,13 +407,7 @@ class TrainingPhases(pl.Callback):
         if step > 0 and self._series.get(self._deciding, ([], []))[0][-1:] == [step]:
             self._attempt("tell the phase", lambda: self._tracker.update(step, self._judge()))
         self._attempt("log the phase", lambda: self._log(trainer))
-        if not self._laid_out and self._reporter is not None:
-            self._laid_out = True
-            self._attempt("lay out charts", partial(self._lay_out, self._reporter, trainer, pl_module))
         return self.standing
-
-    def _lay_out(self, reporter: Reporter, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        reporter.layout(trainer, {_PAGE: self._charts(trainer, pl_module)})
 
     def _attempt(self, what: str, work: Callable[[], object]) -> None:
         attempt(type(self).__name__, self._said, what, work)
@@ -399,7 +416,7 @@ class TrainingPhases(pl.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy starts with: attached to no Trainer."""
-        return unattached(self)
+        return {**unattached(self), "_page": Page()}
 
     def state_dict(self) -> dict[str, Any]:
         """The curves and the phase, as plain numbers and words."""
@@ -495,6 +512,7 @@ class TrainingPhases(pl.Callback):
                 if behind is not None:
                     found[f"lag/{key}"] = behind
         values = {f"{self.prefix}phase/{name}": value for name, value in found.items()}
+        values = {key: values[key] for key in self.logged_keys() if key in values}
         # Lightning's own `log` is refused in this hook, the first where every value of the validation is there.
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in values.items()})
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
@@ -510,14 +528,6 @@ class TrainingPhases(pl.Callback):
         if name not in self._warned:
             self._warned.add(name)
             warnings.warn(f"TrainingPhases: {name} {text}. This is said once.", RuntimeWarning, stacklevel=2)
-
-    def _charts(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, list[str]]:
-        known = {*self.fresh, *known_keys(trainer, pl_module)}
-        analysed = known_keys(trainer, pl_module)
-        curves = [key if key in known else f"{key}/dataloader_idx_0" for key in self.followed()]
-        curves += sorted(key for key in analysed if key.startswith("information/") and key not in curves)
-        # The loss has a scale of its own, on which the others would be flat lines.
-        return {"loss": curves[:1], "what else is followed": curves[1:]}
 
     def _draw(self, work: Callable[[DrawingClock], None]) -> None:
         clock = self._clock

@@ -49,7 +49,7 @@ class TruthProbe(SentenceProbe):
     key                                       level    what it is
     ========================================  =======  ===============================================================
     ``truth_accuracy/<site>/<probe>``         summary  affirmative statements told rightly
-    ``truth_negated/<site>/<probe>``          summary  negated statements told rightly; where there are any
+    ``truth_negated/<site>/<probe>``          full     negated statements told rightly; where there are any
     ``truth_overall/<site>/<probe>``          summary  mean of the two; at chance, .5, without a sense of "not"
     ``truth_auroc/<site>/<probe>``            full     order of true and false affirmative statements, .5 at chance
     ``truth_negated_auroc/<site>/<probe>``    full     … of negated ones: 0 where "not" is passed over throughout
@@ -58,12 +58,14 @@ class TruthProbe(SentenceProbe):
     ``…_above_baseline/<site>/<probe>``                what training adds, at the measure's own level
     ``truth_likelihood/accuracy``             summary  no probe: statements are true above a log-probability, the
                                                        threshold being that of the other topics
-    ``truth_likelihood/negated``              summary  … of negated ones, with the threshold of affirmative ones
+    ``truth_likelihood/negated``              full     … of negated ones, with the threshold of affirmative ones
     ``truth_likelihood/overall``              summary  mean of the two
     ``truth_likelihood/auroc``                full     order of affirmative statements by log-probability
     ``truth_likelihood/negated_auroc``        full     … of negated ones
     ``nonfinite/<site>/statements``           full     statements whose representation is not finite
     ========================================  =======  ===============================================================
+
+    Of several probes the summary has the first.
 
     Args:
         statements: The statements, of at least three topics, each with true and false affirmative ones; the path of a
@@ -88,7 +90,7 @@ class TruthProbe(SentenceProbe):
         >>> from lightning_interp.probing import fact_statements, planted_facts
         >>> probe = TruthProbe(fact_statements(planted_facts()), "lm.layers.*", baseline=False)
         >>> probe.logged_keys()[:3]
-        ['truth_accuracy/<site>/mass_mean', 'truth_accuracy/<site>/logistic', 'truth_negated/<site>/mass_mean']
+        ['truth_accuracy/<site>/mass_mean', 'truth_overall/<site>/mass_mean', 'truth_likelihood/accuracy']
 
     """
 
@@ -135,9 +137,14 @@ class TruthProbe(SentenceProbe):
         """Every measure of a site with its level."""
         levels = {"truth_accuracy": SUMMARY}
         if any(one.negated for one in self.statements):
-            levels |= {"truth_negated": SUMMARY, "truth_overall": SUMMARY, "truth_negated_auroc": FULL}
+            levels |= {"truth_negated": FULL, "truth_overall": SUMMARY, "truth_negated_auroc": FULL}
         levels |= {"truth_auroc": FULL, "truth_accuracy_control": FULL}
-        return {f"{measure}/{probe}": level for measure, level in levels.items() for probe in self.probes}
+        # The first probe is the one to watch.
+        return {
+            f"{measure}/{probe}": level if probe == self.probes[0] else FULL
+            for measure, level in levels.items()
+            for probe in self.probes
+        }
 
     def compared(self) -> Sequence[str]:
         """All but the control."""
@@ -152,7 +159,7 @@ class TruthProbe(SentenceProbe):
             return {}
         levels = {"accuracy": SUMMARY, "auroc": FULL}
         if any(one.negated for one in self.statements):
-            levels |= {"negated": SUMMARY, "overall": SUMMARY, "negated_auroc": FULL}
+            levels |= {"negated": FULL, "overall": SUMMARY, "negated_auroc": FULL}
         return {f"truth_likelihood/{name}": level for name, level in levels.items()}
 
     # ------------------------------------------------- reading
@@ -207,7 +214,7 @@ class TruthProbe(SentenceProbe):
         """Accuracy by site and over time, on affirmative and on negated statements."""
         if not len(self.history):
             return {}
-        wanted = [measure for measure, level in self.probe_measures().items() if level == SUMMARY]
+        wanted = [one for one in self.probe_measures() if one.split("/")[0] in _DRAWN]
         return {f"truth/{measure}": partial(self._heatmap, measure) for measure in wanted}
 
     def _heatmap(self, measure: str) -> Figure:
@@ -215,6 +222,7 @@ class TruthProbe(SentenceProbe):
         return site_heatmap(*grid, title=measure_title(measure), label="accuracy, topic held out")
 
 
+_DRAWN = ("truth_accuracy", "truth_negated", "truth_overall")
 _MEASURES = {
     "accuracy": "truth_accuracy",
     "negated": "truth_negated",

@@ -17,7 +17,7 @@ __all__ = ["Seq2SeqDataModule"]
 class Seq2SeqDataModule(pl.LightningDataModule):
     """Training, in-distribution and out-of-distribution sentence pairs.
 
-    ``val_dataloader`` gives two loaders, in the order of :attr:`loader_names`: what a model logs as ``val_acc`` in
+    ``val_dataloader`` gives two loaders, in the order of :attr:`val_loader_names`: what a model logs as ``val_acc`` in
     ``validation_step`` becomes ``val_acc/dataloader_idx_0`` (in distribution) and ``val_acc/dataloader_idx_1`` (out of
     distribution). The batches are those of :class:`~lightning_interp.datasets.encoding.EncodedPairs`.
 
@@ -46,12 +46,11 @@ class Seq2SeqDataModule(pl.LightningDataModule):
         >>> data = Seq2SeqDataModule(train=[pair] * 3, val=[pair], ood=[pair], batch_size=2)
         >>> [tuple(batch["input_ids"].shape) for batch in data.train_dataloader()]
         [(2, 2), (1, 2)]
-        >>> dict(zip(data.loader_names, [len(loader.dataset) for loader in data.val_dataloader()]))
-        {'in_distribution': 1, 'out_of_distribution': 1}
+        >>> dict(zip(data.val_loader_names, [len(loader.dataset) for loader in data.val_dataloader()]))
+        {'in distribution': 1, 'out of distribution': 1}
 
     """
 
-    loader_names = ("in_distribution", "out_of_distribution")
     val_loader_names = ("in distribution", "out of distribution")
 
     def __init__(

@@ -98,9 +98,9 @@ class ConfidenceMetric(RepresentationMetric):
     @property
     def measures(self) -> dict[str, str]:
         """Every key of ``compute`` with its level."""
-        summary = ["ece", "adaptive_ece", "brier", "auroc_confidence", "overconfidence", "accuracy", "aurc"]
-        keys = dict.fromkeys(summary, SUMMARY)
-        keys |= {f"selective_accuracy/{share:g}": SUMMARY for share in self.coverages}
+        keys = {"ece": SUMMARY, "adaptive_ece": FULL, "brier": FULL, "auroc_confidence": SUMMARY}
+        keys |= {"overconfidence": SUMMARY, "accuracy": FULL, "aurc": FULL}
+        keys |= {f"selective_accuracy/{share:g}": FULL for share in self.coverages}
         return {**keys, "confidence": FULL, "predictions": FULL, "sampled_predictions": FULL, "nonfinite": FULL}
 
     def update(

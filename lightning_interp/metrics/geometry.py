@@ -16,7 +16,9 @@ from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric, b
 
 __all__ = ["SpectralGeometry"]
 
-_SUMMARY = ("rankme", "effective_rank", "participation_ratio", "matrix_entropy", "alpha", "anisotropy", "curvature")
+_MEASURES = ("rankme", "effective_rank", "participation_ratio", "matrix_entropy", "alpha", "anisotropy", "curvature")
+# The other ranks and the entropy tell of the same spectrum.
+_SUMMARY = ("effective_rank", "anisotropy")
 
 
 class SpectralGeometry(RepresentationMetric):
@@ -68,7 +70,8 @@ class SpectralGeometry(RepresentationMetric):
     @property
     def measures(self) -> dict[str, str]:
         """Every key of ``compute`` with its level."""
-        return {**dict.fromkeys(_SUMMARY, SUMMARY), "alpha_r2": FULL, "rows": FULL, "nonfinite": FULL}
+        keys = {measure: SUMMARY if measure in _SUMMARY else FULL for measure in _MEASURES}
+        return {**keys, "alpha_r2": FULL, "rows": FULL, "nonfinite": FULL}
 
     @property
     def conditional(self) -> dict[str, str]:

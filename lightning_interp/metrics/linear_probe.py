@@ -218,7 +218,7 @@ class LinearProbe(RepresentationMetric):
                 keys |= {f"probe_above_chance/{name}": SUMMARY, f"probe_chance/{name}": FULL}
                 keys[f"probe_chance/{name}/sd"] = FULL
             if self.control:
-                keys |= {f"selectivity/{name}": SUMMARY, f"probe_seen/{name}": FULL, f"probe_control/{name}": FULL}
+                keys |= {f"selectivity/{name}": FULL, f"probe_seen/{name}": FULL, f"probe_control/{name}": FULL}
             keys |= {f"probe_majority/{name}": FULL, f"probe_classes/{name}": FULL} if of_labels else {}
             keys[f"probe_coverage/{name}"] = FULL
             if self.codelength and of_labels:

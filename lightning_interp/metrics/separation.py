@@ -138,11 +138,11 @@ class ClassSeparation(RepresentationMetric):
         """Every key of ``compute`` with its level."""
         keys: dict[str, str] = {}
         for name in self.labels:
-            keys[f"silhouette/{name}"] = SUMMARY
-            keys[f"knn_purity/{name}"] = SUMMARY
-            for measure in ("silhouette", "knn_purity"):
+            keys[f"silhouette/{name}"] = FULL
+            keys[f"knn_purity/{name}"] = FULL
+            for measure, level in (("silhouette", FULL), ("knn_purity", SUMMARY)):
                 if self.shuffles or measure == "knn_purity":
-                    keys |= {f"{measure}_above_chance/{name}": SUMMARY, f"{measure}_chance/{name}": FULL}
+                    keys |= {f"{measure}_above_chance/{name}": level, f"{measure}_chance/{name}": FULL}
                 if self.shuffles:
                     keys[f"{measure}_chance/{name}/sd"] = FULL
         return {**keys, "rows": FULL, "sampled_rows": FULL, "nonfinite": FULL}

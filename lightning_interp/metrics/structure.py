@@ -161,7 +161,8 @@ class StructureMetric(RepresentationMetric):
                 keys[f"{p}parent_variation/{name}"] = FULL
             for measure in _CONDITIONAL:
                 keys |= self._with_chance(measure, f"/{name}")
-            # Variation is information minus regularity: its distance from chance shows nothing new.
+            # Variation is information minus regularity, and shows nothing new.
+            keys[f"{p}variation/{name}"] = FULL
             if self.shuffles:
                 keys[f"{p}variation_above_chance/{name}"] = FULL
             keys[f"coverage/{name}"] = FULL
@@ -169,7 +170,7 @@ class StructureMetric(RepresentationMetric):
         if self.plane:
             for measure in _PLANE:
                 keys |= self._with_chance(measure, "")
-            keys[f"{p}optimality"] = SUMMARY
+            keys[f"{p}optimality"] = FULL
             if self.shuffles:
                 keys[f"{p}optimality_above_chance"] = FULL
         if self.jackknife:
@@ -180,11 +181,13 @@ class StructureMetric(RepresentationMetric):
     def conditional(self) -> dict[str, str]:
         """A ratio to a complexity that may be 0."""
         p = self.prefix
-        return {key: f"{p}expressivity" for key in self.measures if key.startswith(f"{p}optimality")}
+        instead = f"{p}expressivity_above_chance" if self.shuffles else f"{p}expressivity"
+        return {key: instead for key in self.measures if key.startswith(f"{p}optimality")}
 
     def _with_chance(self, measure: str, suffix: str) -> dict[str, str]:
         p = self.prefix
-        keys = {f"{p}{measure}{suffix}": SUMMARY}
+        # Few rows a label look structured by accident, so where chance is known the distance from it is what to watch.
+        keys = {f"{p}{measure}{suffix}": FULL if self.shuffles else SUMMARY}
         if self.shuffles:
             keys[f"{p}{measure}_above_chance{suffix}"] = SUMMARY
             keys[f"{p}{measure}_chance{suffix}"] = FULL

@@ -48,6 +48,7 @@ def gate(kind: str, monitor: str) -> tuple[list[pl.Callback], Scripted]:
         ("under_noise/encoder/acc", "nobody logs. Nearest: 'under_noise/enc/acc'"),
         ("regularity/enc/token", "nobody logs.*Available: 'robustness/enc/acc', 'under_noise/enc/acc'"),
         ("drift/enc/out/0.1", r'Robustness logs at another level only: give Robustness `log="full"`'),
+        ("seconds/Robustness", r'Robustness logs at another level only: give Robustness `log="full"`'),
         ("drift/enc/0.1", "nobody logs"),
     ],
 )
@@ -59,7 +60,7 @@ def test_what_cannot_be_watched_is_refused_before_training(tmp_path: Path, kind:
 
 
 @pytest.mark.parametrize("kind", ["EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau"])
-@pytest.mark.parametrize("monitor", ["val_loss", "coverage/tests", "under_noise/enc/acc", "seconds/Robustness"])
+@pytest.mark.parametrize("monitor", ["val_loss", "coverage/tests", "under_noise/enc/acc"])
 def test_other_keys_are_none_of_its_business(tmp_path: Path, kind: str, monitor: str) -> None:
     callbacks, model = gate(kind, monitor)
     with warnings.catch_warnings(record=True) as caught:
@@ -67,6 +68,27 @@ def test_other_keys_are_none_of_its_business(tmp_path: Path, kind: str, monitor:
         run(tmp_path, [Robustness(), *callbacks], model, enable_checkpointing=True, max_steps=30)
     assert model.global_step == 30
     assert not [one for one in caught if "monitors" in str(one.message)]
+
+
+def test_phases_say_too_what_they_log_at_another_level_only(tmp_path: Path) -> None:
+    callbacks, model = gate("EarlyStopping", "phase/boundary_step")
+    with pytest.raises(
+        ValueError, match=r'TrainingPhases logs at another level only: give TrainingPhases `log="full"`'
+    ):
+        run(tmp_path, [Robustness(), phases(improving=None), *callbacks], model)
+    callbacks, model = gate("ModelCheckpoint", "phase/current")
+    run(tmp_path, [Robustness(), phases(improving=None), *callbacks], model, enable_checkpointing=True, max_steps=6)
+
+
+def test_what_is_named_instead_of_a_conditional_key_says_its_level(tmp_path: Path) -> None:
+    class Instead(RepresentationGeometry):
+        def conditional_keys(self, model: object = None) -> dict[str, str]:
+            return {"effective_rank/enc": "anisotropy/enc", "anisotropy/enc": "rankme/enc"}
+
+    for key, text in (("effective_rank", "which is always defined."), ("anisotropy", 'and needs `log="full"`.')):
+        chosen = [Instead({"enc": "encoder"}, draw_figures=False), EarlyStopping(f"{key}/enc")]
+        with pytest.raises(ValueError, match=text):
+            trainer(tmp_path, chosen, max_epochs=1).fit(Tagger(), loader(8), loader(8))
 
 
 def test_a_key_that_is_not_read_every_time_is_told(tmp_path: Path) -> None:
@@ -99,7 +121,7 @@ def geometry() -> list[pl.Callback]:
     ]
 
 
-@pytest.mark.parametrize("key", ["information/enc", "rankme/enc"])
+@pytest.mark.parametrize("key", ["information/enc", "effective_rank/enc"])
 def test_early_stopping_stops_at_the_reading_that_the_values_imply(tmp_path: Path, key: str) -> None:
     # Whichever way the measure goes, one of the two modes stops early.
     stopped = []

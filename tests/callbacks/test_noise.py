@@ -155,6 +155,10 @@ def test_what_is_learned_is_lost_under_growing_noise(tmp_path: Path) -> None:
         assert 0 < reading[f"robustness/{site}/val_acc"] < 1
     drift = [reading[f"drift/emb/enc/{scale:g}"] for scale in callback.scales]
     assert all(left < right for left, right in itertools.pairwise(drift))
+    # The area under the straight lines between no noise and the scales, over the largest of them.
+    at, of = [0.0, *callback.scales], [0.0, *drift]
+    area = sum((at[n + 1] - at[n]) * (of[n + 1] + of[n]) / 2 for n in range(len(drift))) / at[-1]
+    assert reading["drift/emb/enc/mean"] == pytest.approx(area, rel=1e-12)
     # Noise of σ times the root-mean-square turns a vector by about atan(σ).
     for scale in callback.scales:
         assert reading[f"drift/emb/emb/{scale:g}"] == pytest.approx(1 - 1 / math.sqrt(1 + scale**2), rel=0.2)

@@ -75,11 +75,41 @@ def test_names_come_as_list_mapping_or_callable_and_without_labels_from_token_id
     assert set(found) <= {expected(index) for index in range(1, VOCABULARY)}
 
 
+def test_every_label_set_has_a_column_and_its_own_names(tmp_path: Path) -> None:
+    tags = ["noun", "verb", "other"]
+    callback = RepresentationStructure(
+        {"emb": "embedding"},
+        ["token", "bigram", "tags"],
+        min_count=2,
+        projector=20,
+        label_names={"token": WORDS, "tags": tags.__getitem__},
+        draw_figures=False,
+    )
+    data = Sequences(31, seed=1)
+    model = Tagger(lr=0.0)
+    run = trainer(tmp_path, [callback], logger=TensorBoardLogger(tmp_path, name="run", version=0))
+    run.fit(model, loader(16), DataLoader(data, batch_size=8))
+    [(vectors, [header, *lines])] = shown(tmp_path).values()
+    assert header == "token\ttags"
+    assert len(lines) == len(vectors) == 20
+    weight = model.embedding.weight.detach().numpy()
+    pairs = {
+        (WORDS[word], tags[tag])
+        for item in map(data.__getitem__, range(31))
+        for word, tag in zip(item["input_ids"].tolist(), item["tags"].tolist(), strict=True)
+    }
+    for vector, line in zip(vectors, lines, strict=True):
+        word, tag = line.split("\t")
+        np.testing.assert_allclose(vector, weight[WORDS.index(word)], rtol=1e-6)
+        assert (word, tag) in pairs
+
+
 def test_a_label_of_one_s_own_comes_first_and_without_any_the_place_is_told(tmp_path: Path) -> None:
     own = RepresentationMetrics(Norm(), "encoder", labels={"kind": "sentence"}, projector=9)
     none = RepresentationMetrics(Norm(), "encoder", tokens=None, projector=9, prefix="b/", layout="BTD")
-    [(_, kinds)] = fit(tmp_path / "a", [own]).values()
-    assert set(kinds) <= set("0123")
+    [(_, [header, *lines])] = fit(tmp_path / "a", [own]).values()
+    assert header == "kind\ttoken"
+    assert {line.split("\t")[0] for line in lines} <= set("0123")
 
     class Wordless(Sequences):
         def __getitem__(self, index: int) -> dict[str, torch.Tensor]:

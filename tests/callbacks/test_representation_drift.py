@@ -258,7 +258,9 @@ def test_classes_of_the_map_have_names(tmp_path: Path) -> None:
 def test_vectors_are_shown_in_the_projector(tmp_path: Path) -> None:
     callback = RepresentationDrift({"enc": "encoder"}, ["tags"], neighbors=3, projector=15, draw_figures=False)
     fit(tmp_path, [callback], logger=TensorBoardLogger(tmp_path))
-    assert len(next(tmp_path.rglob("metadata.tsv")).read_text().splitlines()) == 15
+    header, *lines = next(tmp_path.rglob("metadata.tsv")).read_text().splitlines()
+    assert header == "tags\ttoken"
+    assert len(lines) == 15
 
 
 # ------------------------------------------------- ranks

@@ -137,7 +137,8 @@ def test_summary_full_history_and_csv(tmp_path: object) -> None:
     callback = structure()
     fit = trainer(tmp_path, [callback], logger=CSVLogger(tmp_path))
     fit.fit(Tagger(), loader(), loader(seed=1))
-    assert "regularity/enc/token" in fit.callback_metrics
+    assert "regularity_above_chance/enc/token" in fit.callback_metrics
+    assert "regularity/enc/token" not in fit.callback_metrics
     assert "coverage/enc/token" not in fit.callback_metrics
     assert "coverage/enc/token" in callback.history.readings[0].values
     with open(f"{fit.logger.log_dir}/readings.csv") as file:

@@ -69,7 +69,7 @@ class Robustness(ValidationAnalysis):
 
 
 def test_a_second_phase_is_found_where_it_was_planted(tmp_path: Path) -> None:
-    callback, record = phases(), Record()
+    callback, record = phases(log="full"), Record()
     logger = pl.loggers.CSVLogger(tmp_path, name=None, version="")
     run(tmp_path, [callback, record], PLANTED, logger=logger)
     (boundary,) = callback.standing.boundaries
@@ -116,7 +116,7 @@ def test_a_confirmed_phase_stays_and_tells_that_its_evidence_is_gone(tmp_path: P
     def loss(step: int) -> float:
         return falling_loss(step) - (2 * math.log10(step / 250) if step > 250 else 0.0)
 
-    callback, record = phases(), Record()
+    callback, record = phases(log="full"), Record()
     run(tmp_path, [callback, record], {"val_loss": loss, "ood": rising}, max_steps=900)
     last = record.phases()[-1][1]
     assert (last["phase/current"], last["phase/fits"]) == (1, 0)
@@ -129,7 +129,7 @@ def test_three_phases_and_no_template(tmp_path: Path) -> None:
         x = math.log10(step)
         return 5 - 2 * min(x, 1.2) + 2 * max(min(x, 2.0) - 1.2, 0) - 2 * max(x - 2.0, 0) + noise(step, 0.02)
 
-    three = phases(template="three_phase", follow="rank", improving=None, names=["a", "b", "c"])
+    three = phases(template="three_phase", follow="rank", improving=None, names=["a", "b", "c"], log="full")
     knees = phases(template="none", improving=None, prefix="knees/", loss="rank")
     run(tmp_path, [three, knees], {**PLANTED, "rank": rank}, max_steps=600)
     for callback in (three, knees):
@@ -138,7 +138,8 @@ def test_three_phases_and_no_template(tmp_path: Path) -> None:
     assert three.conclusion.startswith("c began at step ")
     assert knees.conclusion.startswith("segment 3 began at step ")
     assert "phase/lag/rank" not in three.logged_keys()
-    assert knees.logged_keys() == ["knees/phase/current", "knees/phase/fits", "knees/phase/boundary_step"]
+    assert three.logged_keys() == ["phase/current", "phase/fits", "phase/boundary_step", "phase/lag/val_loss"]
+    assert knees.logged_keys() == ["knees/phase/current", "knees/phase/fits"]
 
 
 # ------------------------------------------------- which values count

@@ -22,7 +22,7 @@ def order(data: Seq2SeqDataModule, epochs: int = 2) -> list[list[int]]:
 def test_two_validation_loaders_in_order() -> None:
     data = build(val_batch_size=2)
     first, second = data.val_dataloader()
-    assert data.loader_names == ("in_distribution", "out_of_distribution")
+    assert data.val_loader_names == ("in distribution", "out of distribution")
     assert [batch["input_ids"].flatten().tolist() for batch in first] == [[4, 5], [6]]
     assert [batch["input_ids"].flatten().tolist() for batch in second] == [[7, 8]]
 

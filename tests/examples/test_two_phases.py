@@ -25,11 +25,17 @@ def test_event_file_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixt
     conditional = {key for reader in readers for key in reader.conditional_keys(model)}
     keys = [key for reader in readers for key in reader.logged_keys(model) if key not in conditional]
     task = [f"{name}/dataloader_idx_{index}" for name in ("val_loss", "val_acc") for index in (0, 1)]
-    assert len(keys) > 20
+    assert len(keys) > 10
     for key in [*keys, *task]:
         logged = [event.value for event in events.Scalars(key)]
         assert logged == pytest.approx([row[key] for row in rows if key in row], rel=1e-6), key
     assert len(events.Scalars("train_loss")) == 4
+    # A page that a person can take in, with all that is undefined as yet.
+    later = {key for one in (*readers, example.make_phases()) for key in one.logged_keys(model)}
+    curves = later | set(events.Tags()["scalars"])
+    assert len(curves) <= 30, sorted(curves)
+    seconds = [float(row["seconds/RepresentationStructure"]) for row in rows]
+    assert min(seconds) > 0  # what is not logged is in the readings
     assert "structure/token" in events.Tags()["images"]
     with open(folder / "readings.csv") as file:
         lines = list(csv.DictReader(file))

@@ -21,9 +21,9 @@ def cloud(number: int = 30, length: int = 5, dim: int = 3) -> tuple[torch.Tensor
 
 def take(size: int, batches: list[torch.Tensor], seed: int = 0) -> Sample:
     z, mask, labels = cloud()
-    sample = FixedSample(size, seed)
+    sample = FixedSample(size, seed, ["kind", "none"])
     for rows in batches:
-        sample.update(z[rows], mask[rows], labels[rows], rows)
+        sample.update(z[rows], mask[rows], {"kind": labels[rows]}, rows)
     return run(sample.steps())
 
 
@@ -42,7 +42,7 @@ def test_vectors_labels_and_places_belong_together_and_masked_ones_are_left_out(
     for vector, label, number, place in zip(*found, strict=True):
         assert torch.equal(vector, z[number, place])
         assert mask[number, place]
-        assert label == labels[number, place]
+        assert label.tolist() == [labels[number, place], -1]
     assert len(set(zip(found.samples.tolist(), found.places.tolist(), strict=True))) == 40
 
 
@@ -61,24 +61,26 @@ def test_every_position_has_the_same_chance() -> None:
 
 def test_what_is_not_finite_is_left_out() -> None:
     z = torch.tensor([[1.0], [float("nan")], [float("inf")], [2.0]])[:, None]
-    sample = FixedSample(10)
-    sample.update(z, torch.ones(4, 1, dtype=torch.bool), None, torch.arange(4))
+    sample = FixedSample(10, labels=["kind"])
+    sample.update(z, torch.ones(4, 1, dtype=torch.bool), {}, torch.arange(4))
     found = run(sample.steps())
     assert found.samples.tolist() == [0, 3]
-    assert found.labels.tolist() == [-1, -1]
+    assert found.labels.tolist() == [[-1], [-1]]
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 3, 2)])
 def test_labels_come_per_sample_per_position_or_several_a_position(shape: tuple[int, ...]) -> None:
     labels = torch.arange(torch.tensor(shape).prod()).view(shape)
-    sample = FixedSample(12)
-    sample.update(torch.zeros(4, 3, 2), torch.ones(4, 3, dtype=torch.bool), labels, torch.arange(4))
+    sample = FixedSample(12, labels=["other", "kind"])
+    given = {"kind": labels, "other": torch.zeros(4)}
+    sample.update(torch.zeros(4, 3, 2), torch.ones(4, 3, dtype=torch.bool), given, torch.arange(4))
     found = run(sample.steps())
     first = labels[:, None].expand(4, 3) if labels.ndim == 1 else labels if labels.ndim == 2 else labels[..., 0]
-    assert found.labels.tolist() == first.flatten().tolist()
+    assert found.labels.tolist() == [[0, label] for label in first.flatten().tolist()]
 
 
 def test_nothing_read_gives_nothing() -> None:
-    found = run(FixedSample(3).steps())
+    found = run(FixedSample(3, labels=["kind"]).steps())
     assert found.vectors.shape == (0, 0)
+    assert found.labels.shape == (0, 1)
     assert found.samples.tolist() == []

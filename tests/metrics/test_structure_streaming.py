@@ -463,14 +463,15 @@ def test_measures_list_every_key_with_a_level():
     assert {key for key, level in levels.items() if level == "summary"} == {
         "information",
         *(
-            f"{measure}{chance}/{name}"
+            f"{measure}_above_chance/{name}"
             for name in ("token", "bigram")
-            for measure in ("variation", "regularity", "disentanglement")
-            for chance in ("", "_above_chance")
-            if not (measure == "variation" and chance)
+            for measure in ("regularity", "disentanglement")
         ),
-        *(f"{measure}{chance}" for measure in ("complexity", "expressivity") for chance in ("", "_above_chance")),
-        "optimality",
+        *(f"{measure}_above_chance" for measure in ("complexity", "expressivity")),
+    }
+    without = SoftStructure(["token"], shuffles=0, information_plane=("token", "next_token")).measures
+    assert {key for key, level in without.items() if level == "summary"} == {
+        *("information", "regularity/token", "disentanglement/token", "complexity", "expressivity")
     }
     assert "variation_above_chance/token" in levels
     assert "information/token/se" in levels

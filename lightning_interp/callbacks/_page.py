@@ -1,0 +1,300 @@
+"""TensorBoard's page "Custom Scalars": an overview first, then a category for each callback, bookkeeping last."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lightning_interp._attempt import attempt
+from lightning_interp._fresh import FreshMetrics
+from lightning_interp._loader_names import loader_names
+from lightning_interp._measure_words import chart_title, parse_key, split_loader
+from lightning_interp.callbacks._analyses import keys_of_ours
+from lightning_interp.compat import pl
+
+if TYPE_CHECKING:
+    from lightning_interp.reporting import Reporter
+
+__all__ = ["Page", "Source", "is_bookkeeping", "is_loss", "is_score", "page"]
+
+Charts = dict[str, list[str]]
+
+LINES = 4
+"""Of a chart: TensorBoard draws them in one colour, with as many different markers."""
+OVERVIEW, OWN, BOOKKEEPING = "Overview", "The model's own", "Bookkeeping"
+_MOST = 4  # charts of the model's own in the overview
+
+# What the overview shows: of each line here the first that is logged, for all sites and label sets. With a slash at its
+# end only what is of no label set, with a part behind the slash only what has that part.
+_HEADLINES = (
+    ("robustness",),
+    ("information/", "binned_information/"),
+    ("regularity_above_chance", "regularity", "binned_regularity_above_chance", "binned_regularity"),
+    (
+        "disentanglement_above_chance",
+        "disentanglement",
+        "binned_disentanglement_above_chance",
+        "binned_disentanglement",
+    ),
+    ("effective_rank",),
+    ("cka/first",),
+    ("probe_above_baseline", "probe_above_chance", "probe_accuracy", "probe_r2"),
+    ("uuas_above_baseline", "uuas_above_chain"),
+    ("coordinate_r2_above_baseline", "coordinate_r2"),
+    ("truth_accuracy_above_baseline", "truth_accuracy"),
+    ("pairs_accuracy/mean",),
+    ("cloze_accuracy/mean",),
+    ("class_accuracy/mean",),
+    ("task_accuracy/mean",),
+    ("alignment_disattenuated",),
+    ("ece",),
+    ("phase/current",),
+    ("phase/provisional",),
+)
+_LOSS = re.compile(
+    r"(?<![a-z])(loss|nll|ce|bce|xent|cross_?entropy|mse|mae|rmse|err|error|perplexity|ppl)(?![a-z])|loss$"
+)
+_VAL_LOSS = re.compile(r"^(?:val|valid|validation)[/_.-]?loss((?: \(.*)?)$")
+_SCORE = re.compile(
+    r"(?<![a-z])(acc|accuracy|f1|precision|recall|auc|auroc|map|iou|dice|score|em|exact_?match|bleu|rouge|r2|mcc|psnr|ssim)"
+    r"(?![a-z])"
+)
+_BOOKS = frozenset(
+    {
+        *("seconds", "failed", "retention", "half_scale", "noisy", "clean", "coverage", "num_labels", "floor", "rows"),
+        *("sampled_rows", "nonfinite", "predictions", "sampled_predictions", "probe_rows", "probe_classes", "alpha_r2"),
+        *("probe_coverage", "probe_majority", "class_count", "class_effective", "class_named", "distance_loss"),
+        *("depth_loss", "cloze_majority", "cloze_frequency", "cloze_chance", "overlap_null", "agreement_p"),
+    }
+)
+_COMPARED = frozenset({"chance level", "random weights", "control", "spread of chance", "standard error"})
+
+
+class Source(NamedTuple):
+    """A callback that logs."""
+
+    name: str
+    prefix: str
+    charts: Mapping[str, Sequence[str]]
+    """What it shows, by the chart's title, under whole keys."""
+    logged: Sequence[str]
+    """Every whole key that it may log."""
+
+
+def is_loss(key: str) -> bool:
+    """Whether a metric is a loss, by its name.
+
+    Example:
+        >>> is_loss("val/loss"), is_loss("valid_nll"), is_loss("val_glossary"), is_loss("val_acc")
+        (True, True, False, False)
+
+    """
+    return _LOSS.search(key.lower()) is not None
+
+
+def is_score(key: str) -> bool:
+    """Whether a metric is a score, by its name.
+
+    Example:
+        >>> is_score("val_acc/top5"), is_score("val/f1"), is_score("vacuum"), is_score("val_loss")
+        (True, True, False, False)
+
+    """
+    return not is_loss(key) and _SCORE.search(key.lower()) is not None
+
+
+def is_bookkeeping(key: str, prefix: str = "") -> bool:
+    """Whether a key says how a reading was taken, or what its values are compared with, and not what was found.
+
+    Example:
+        >>> is_bookkeeping("seconds/TaskSpace"), is_bookkeeping("regularity_chance/encoder/token")
+        (True, True)
+        >>> is_bookkeeping("drift/input/encoder/0.25"), is_bookkeeping("drift/input/encoder/mean")
+        (True, False)
+
+    """
+    found = parse_key(key, prefix)
+    if found is None:
+        return False
+    if found.measure in _BOOKS or any(one.name in _COMPARED for one in found.derived):
+        return True
+    return found.measure == "drift" and found.parts[-1] != "mean"
+
+
+def page(own: Sequence[str], sources: Sequence[Source], loaders: Sequence[str] | None = None) -> dict[str, Charts]:
+    """The whole page.
+
+    Args:
+        own: Metrics of the model that a validation logs.
+        sources: The callbacks, in any order.
+        loaders: Names of the validation loaders.
+
+    Returns:
+        Category → chart → the keys in it. No chart holds two metrics of the model, and none more than four lines but
+        where a callback's own ``charts`` say so.
+
+    Example:
+        >>> source = Source("RankReader", "", {"effective rank": ["effective_rank/enc"]}, ["effective_rank/enc"])
+        >>> for category, charts in page(["val_acc", "val_loss", "lr"], [source]).items():
+        ...     print(category, charts)
+        Overview {'validation loss': ['val_loss'], 'val_acc': ['val_acc'], 'effective rank': ['effective_rank/enc']}
+        The model's own {'lr': ['lr']}
+        Rank reader {'effective rank': ['effective_rank/enc']}
+
+    """
+    mine = _own_charts(own, loaders)
+    kinds = [[title for title, keys in mine.items() if test(keys[0])] for test in (is_loss, is_score)]
+    first = [title for kind in kinds for title in kind[:_MOST]]
+    overview = {_plain(title, kinds[0]): mine[title] for title in first} | _headlines(sources, loaders)
+    layout = {OVERVIEW: overview, OWN: {title: keys for title, keys in mine.items() if title not in first}}
+    known = {*own, *(key for source in sources for key in source.logged)}
+    books: Charts = {}
+    for source in sources:
+        charts = layout.setdefault(words_of_class(source.name), {})
+        for title, keys in source.charts.items():
+            shown = [found for key in keys if (found := _find(key, known))]
+            charts |= dict(_split(title, shown, source.prefix))
+        rest = [key for key in source.logged if key not in {line for lines in charts.values() for line in lines}]
+        for key in rest:
+            books.setdefault(chart_title(key, source.prefix, loaders), []).append(key)
+    layout[BOOKKEEPING] = {part: lines for title, keys in books.items() for part, lines in _split(title, keys)}
+    return {category: charts for category, charts in layout.items() if charts}
+
+
+def words_of_class(name: str) -> str:
+    """A class's name in words.
+
+    Example:
+        >>> words_of_class("RepresentationStructure_2")
+        'Representation structure 2'
+
+    """
+    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
+    return " ".join([*parts[:1], *(part if part.isupper() else part.lower() for part in parts[1:])])
+
+
+def _own_charts(own: Sequence[str], loaders: Sequence[str] | None) -> Charts:
+    """The model's metrics: a chart each, with all loaders."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for key in own:
+        base, loader = split_loader(key)
+        found.setdefault(base, []).append((-1 if loader is None else loader, key))
+    charts: Charts = {}
+    for base, keys in sorted(found.items()):
+        numbered = sorted(keys)
+        # A legend has keys, and only a title can say what their numbers mean.
+        named = [f"{n} {loaders[n]}" for n, _ in numbered if loaders is not None and 0 <= n < len(loaders)]
+        charts[f"{base} ({', '.join(named)})" if named else base] = [key for _, key in numbered]
+    return charts
+
+
+def _plain(title: str, losses: Sequence[str]) -> str:
+    """The title of a chart, in plain words where it is the one validation loss."""
+    plain = {one: f"validation loss{loaders[0]}" for one in losses if (loaders := _VAL_LOSS.findall(one))}
+    return plain[title] if title in plain and len(plain) == 1 else title
+
+
+def _headlines(sources: Sequence[Source], loaders: Sequence[str] | None) -> Charts:
+    charts: Charts = {}
+    for choices in _HEADLINES:
+        for choice in choices:
+            found = [(key, one.prefix) for one in sources for key in one.logged if _is(key, choice, one.prefix)]
+            for key, prefix in found:
+                lines = charts.setdefault(chart_title(key, prefix, loaders), [])
+                lines.extend([key] if key not in lines else [])
+            if found:
+                break
+    return {title: lines for given, keys in charts.items() for title, lines in _few(given, keys)}
+
+
+def _is(key: str, choice: str, prefix: str) -> bool:
+    measure, bare, part = choice.partition("/")
+    first, *parts = split_loader(key.removeprefix(prefix))[0].split("/")
+    if first != measure or parts[-1:] in (["sd"], ["se"]):
+        return False
+    return part in parts if part else not bare or len(parts) == 1
+
+
+def _few(title: str, keys: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Of many lines some that are spread evenly over the sites; label sets have a chart each."""
+    for named, lines in _by_labels(title, keys):
+        if len(lines) > LINES:
+            at = [round(index * (len(lines) - 1) / (LINES - 1)) for index in range(LINES)]
+            yield f"{named} ({LINES} of {len(lines)})", [lines[index] for index in at]
+        else:
+            yield named, lines
+
+
+def _split(title: str, keys: Sequence[str], prefix: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Charts of at most so many lines."""
+    for named, lines in _by_labels(title, keys, prefix):
+        number = -(-len(lines) // LINES)
+        for index in range(number):
+            part = lines[index * LINES : (index + 1) * LINES]
+            yield (named if number == 1 else f"{named} ({index + 1} of {number})"), part
+
+
+def _by_labels(title: str, keys: Sequence[str], prefix: str = "") -> Iterator[tuple[str, list[str]]]:
+    """One chart of all label sets, or one for each where there are too many lines."""
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        found = parse_key(key, prefix)
+        labels = "" if found is None or found.words.form else "/".join(found.parts[1:])
+        groups.setdefault(labels, []).append(key)
+    if len(keys) <= LINES or len(groups) == 1:
+        yield title, list(keys)
+        return
+    for labels, lines in groups.items():
+        yield f"{title}: {labels}" if labels else title, lines
+
+
+def _find(key: str, known: Collection[str]) -> str | None:
+    """The key, or that of the first of several loaders."""
+    return next((one for one in (key, f"{key}/dataloader_idx_0") if one in known), None)
+
+
+class Page:
+    """Writes the page of a Trainer, anew where a validation logs what none before it did.
+
+    Every callback has one, and that of the first of them writes for all: so it is whole whatever their order.
+    """
+
+    def __init__(self) -> None:
+        self._fresh = FreshMetrics()
+        self._own: dict[str, None] = {}
+        self._written = False
+
+    def start(self, trainer: pl.Trainer) -> None:
+        """A validation begins."""
+        self._fresh.start(trainer)
+
+    def show(self, owner: Any, trainer: pl.Trainer, pl_module: pl.LightningModule, reporter: Reporter | None) -> None:
+        """A validation is over: lay out what there is to see."""
+        writers = list(_writers(trainer))
+        if reporter is None or trainer.sanity_checking or not trainer.is_global_zero or writers[0] is not owner:
+            return
+        attempt(
+            type(owner).__name__,
+            owner._said,
+            "lay out its charts",
+            lambda: self._show(writers, trainer, pl_module, reporter),
+        )
+
+    def _show(
+        self, writers: Iterable[Any], trainer: pl.Trainer, pl_module: pl.LightningModule, reporter: Reporter
+    ) -> None:
+        before = len(self._own)
+        ours = keys_of_ours(trainer)
+        self._own |= dict.fromkeys(key for key in self._fresh.names(trainer) if key not in ours)
+        if self._written and len(self._own) == before:
+            return
+        self._written = True
+        names = loader_names(pl_module, getattr(trainer, "datamodule", None))
+        sources = [one.page_source(pl_module, names) for one in writers]
+        reporter.layout(trainer, page(list(self._own), sources, names), first=True)
+
+
+def _writers(trainer: pl.Trainer) -> Iterator[Any]:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return (one for one in callbacks if hasattr(type(one), "page_source"))
