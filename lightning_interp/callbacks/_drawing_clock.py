@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 __all__ = ["SHARE", "Artist", "DrawingClock", "Picture", "join_drawing"]
 
 SHARE = 0.015
-"""Of the time since the fit began, what all pictures of all callbacks together may take while it runs: with those that
-are drawn at its end, some 2 % of a run of ten minutes."""
+"""Of the time since the fit began, what all pictures of all callbacks together may take while it runs. What is
+drawn at its end comes on top, so there is room for it below 2 % of a long run."""
 FIRST = 0.75
 """The part of it for callbacks that draw first."""
 UNKNOWN = 0.3

@@ -114,8 +114,8 @@ class TrainingPhases(pl.Callback):
         write_csv: Have the phases in ``readings.csv``, beside the readings of the other callbacks.
         draw_figures: Draw the figure: at once where a phase is found, at the end of the fit and where a user interrupts
             it, and while it runs soon after a reading, as far as 1.5 % of the run's time go for the figures of all
-            callbacks. While it runs, knees are
-            marked as far as they were needed for the phase; in the last one all are, with their intervals.
+            callbacks. While it runs, knees are marked as far as they were needed for the phase; in the last one all
+            are, with their intervals.
         figure_interval: The fewest seconds between two drawings while training runs.
 
     Raises:

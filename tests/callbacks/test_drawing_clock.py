@@ -277,7 +277,7 @@ def test_with_time_for_it_every_reading_is_drawn_and_none_twice(
 def test_a_fit_that_ends_with_a_reading_draws_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_drawing_clock, "SHARE", 1e9)
     callback = RepresentationGeometry({"enc": "encoder"})
-    stop = pl.callbacks.EarlyStopping("rankme/enc", patience=1, min_delta=1e9)
+    stop = pl.callbacks.EarlyStopping("effective_rank/enc", patience=1, min_delta=1e9)
     fit = trainer(
         tmp_path, [phases(loss="val_loss", improving={"val_acc": "max"}), callback, stop], max_epochs=9,
         logger=logger(tmp_path),
