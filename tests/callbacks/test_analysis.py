@@ -352,7 +352,7 @@ def test_any_torchmetrics_metric(tmp_path: Path) -> None:
     with torch.no_grad():
         norms = model.encoder(model.embedding(data.ids)).norm(dim=-1)[data.mask]
     assert float(run.callback_metrics["norm/enc"]) == pytest.approx(float(norms.mean()), rel=1e-5)
-    assert "rankme/enc" in run.callback_metrics
+    assert "effective_rank/enc" in run.callback_metrics
 
 
 def test_a_site_that_fires_twice(tmp_path: Path) -> None:
