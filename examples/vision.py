@@ -3,7 +3,7 @@
 Bars, crosses, rings and corners of any size and place are drawn with noise. Nothing needs tokens: a class is a label of
 an image, feature maps (B, C, H, W) are read as one vector a pixel and pooled features (B, D) as one vector an image. At
 log-spaced steps the callbacks read information, regularity by class above chance and RankMe at each stage; all of it is
-printed, in TensorBoard and in one picture.
+printed, in `readings.csv` and in one picture.
 
     python examples/vision.py
     python examples/vision.py --steps 100

@@ -107,8 +107,10 @@ def test_two_metrics_with_one_result_are_refused(tmp_path: Path) -> None:
 
 def test_saving_by_training_steps_is_told_to_come_before_the_value(tmp_path: Path) -> None:
     callback = RepresentationGeometry(SITE, draw_figures=False)
-    save = ModelCheckpoint(tmp_path / "saved", monitor="rankme/enc", every_n_train_steps=2)
-    with pytest.warns(UserWarning, match=r"'rankme/enc' and saves by every_n_train_steps, before the validation"):
+    save = ModelCheckpoint(tmp_path / "saved", monitor="effective_rank/enc", every_n_train_steps=2)
+    with pytest.warns(
+        UserWarning, match=r"'effective_rank/enc' and saves by every_n_train_steps, before the validation"
+    ):
         trainer(tmp_path, [callback, save], enable_checkpointing=True).fit(Tagger(), loader(), loader(seed=1))
 
 

@@ -16,7 +16,7 @@ def test_last_readings_and_where_the_curves_are(tmp_path: Path, capsys: pytest.C
         "information/encoder",
         "regularity_above_chance/encoder/token",
         "regularity_above_chance/encoder/class",
-        "rankme/encoder",
+        "effective_rank/encoder",
         "under_noise/encoder/val_acc",
     } <= set(last)
     folder = tmp_path / "own_module" / "version_0"
@@ -28,7 +28,7 @@ def test_last_readings_and_where_the_curves_are(tmp_path: Path, capsys: pytest.C
     printed = capsys.readouterr().out
     assert f"tensorboard --logdir {tmp_path / 'own_module'}" in printed
     assert str(folder / "readings.csv") in printed
-    assert f"{last['rankme/encoder']:.4f}" in printed
+    assert f"{last['effective_rank/encoder']:.4f}" in printed
 
 
 def test_not_turns_the_next_word_round() -> None:
