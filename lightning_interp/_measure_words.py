@@ -14,11 +14,12 @@ __all__ = [
     "ParsedKey",
     "chart_title",
     "describe_key",
-    "split_loader",
     "display_name",
+    "is_bookkeeping",
     "is_measure",
     "measure_words",
     "parse_key",
+    "split_loader",
 ]
 
 _LOADER = re.compile(r"(?P<key>.+)/dataloader_idx_(?P<number>\d+)")
@@ -67,6 +68,36 @@ _PREFIXES: dict[str, Derived] = {
 }
 # Keys of one part.
 _ALONE = ("phenomena_acquired", "relations_acquired")
+
+
+# Measures that say how readings were taken, what they cost, or one of many details that a summary stands for.
+_BOOKS = frozenset(
+    {
+        *("seconds", "failed", "rows", "sampled_rows", "nonfinite", "coverage", "num_labels", "floor", "predictions"),
+        *(
+            "sampled_predictions",
+            "retention",
+            "half_scale",
+            "noisy",
+            "clean",
+            "alpha_r2",
+            "probe_rows",
+            "probe_classes",
+        ),
+        *(
+            "probe_classes",
+            "probe_coverage",
+            "probe_majority",
+            "class_count",
+            "class_effective",
+            "class_named",
+            "distance_loss",
+        ),
+        *("depth_loss", "cloze_majority", "cloze_frequency", "cloze_chance", "overlap_null", "agreement_p"),
+        *("phase/boundary_step", "phase/lag"),
+    }
+)
+_COMPARED = frozenset({"chance level", "random weights", "control", "spread of chance", "standard error"})
 
 
 class ParsedKey(NamedTuple):
@@ -176,6 +207,17 @@ def is_measure(first: str) -> bool:
     if first in COMMON or first in ("seconds", "failed"):
         return False
     return _parse(f"{first}/<site>", "", None) is not None
+
+
+def is_bookkeeping(key: ParsedKey) -> bool:
+    """Whether a key says how a reading was taken, or what its values are compared with, and not what was found.
+
+    Example:
+        >>> [is_bookkeeping(parse_key(key)) for key in ("seconds/TaskSpace", "regularity_chance/encoder/token")]
+        [True, True]
+
+    """
+    return key.measure in _BOOKS or any(one.name in _COMPARED for one in key.derived)
 
 
 def measure_words(key: str, prefix: str = "") -> Words | None:

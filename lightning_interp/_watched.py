@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from lightning_interp._measure_words import ParsedKey, display_name, parse_key
+from lightning_interp._measure_words import ParsedKey, display_name, is_bookkeeping, parse_key
 
 __all__ = ["MOST_PANELS", "Place", "left_out", "places_of", "titles_of", "watched"]
 
@@ -15,16 +15,6 @@ MOST_PANELS = 12
 
 # What a row says of itself.
 _OF_THE_ROW = frozenset({"step", "epoch"})
-# How readings were taken, what they cost, and what their values are compared with.
-_BOOKS = frozenset(
-    {
-        *("seconds", "failed", "rows", "sampled_rows", "nonfinite", "coverage", "num_labels", "floor", "predictions"),
-        *("sampled_predictions", "probe_rows", "probe_classes", "probe_coverage", "probe_majority", "class_count"),
-        *("class_effective", "class_named", "cloze_majority", "cloze_frequency", "cloze_chance", "overlap_null"),
-        *("agreement_p", "alpha_r2", "phase/boundary_step", "phase/lag"),
-    }
-)
-_COMPARED = frozenset({"chance level", "random weights", "control", "spread of chance", "standard error"})
 # What another measure tells shorter, by that measure: where it is there too, these are not watched.
 _DETAILS = {
     "robustness": ("retention", "half_scale"),
@@ -81,7 +71,7 @@ def watched(keys: Iterable[str]) -> list[str]:
     found = [
         key
         for key, one in parsed.items()
-        if key not in _OF_THE_ROW and (one is None or not (_is_bookkeeping(one) or _said_better(one, ours)))
+        if key not in _OF_THE_ROW and (one is None or not (is_bookkeeping(one) or _said_better(one, ours)))
     ]
     return sorted(found, key=lambda key: _place(key, parsed[key]))
 
@@ -104,10 +94,6 @@ def _place(key: str, found: ParsedKey | None) -> int:
     if found.measure in _LAST:
         return len(_FIRST) + 1 + _LAST.index(found.measure)
     return _FIRST.index(found.measure) if found.measure in _FIRST else len(_FIRST)
-
-
-def _is_bookkeeping(key: ParsedKey) -> bool:
-    return key.measure in _BOOKS or any(one.name in _COMPARED for one in key.derived)
 
 
 def _said_better(key: ParsedKey, ours: Mapping[str, Sequence[ParsedKey]]) -> bool:
@@ -142,6 +128,8 @@ def _is_summary(one: ParsedKey, key: ParsedKey) -> bool:
         "information": whole,  # on the rows of a label set
         "pairs_accuracy": whole,  # of a task
         "stability": one.parts == ("previous",),
+        # Of several probes the first.
+        **dict.fromkeys(("truth_accuracy", "truth_overall"), one.parts == (*key.parts[:-1], "mass_mean")),
         "truth_likelihood": one.parts == ("accuracy",) and key.parts != ("overall",),
     }.get(key.measure, False)
 

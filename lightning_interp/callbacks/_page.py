@@ -16,7 +16,7 @@ from lightning_interp.compat import pl
 if TYPE_CHECKING:
     from lightning_interp.reporting import Reporter
 
-__all__ = ["Page", "Source", "is_bookkeeping", "is_loss", "is_score", "page"]
+__all__ = ["Page", "Source", "is_loss", "is_score", "page"]
 
 Charts = dict[str, list[str]]
 
@@ -25,8 +25,8 @@ LINES = 4
 OVERVIEW, OWN, BOOKKEEPING = "Overview", "The model's own", "Bookkeeping"
 _MOST = 4  # charts of the model's own in the overview
 
-# What the overview shows: of each line here the first that is logged, for all sites and label sets. With a slash at its
-# end only what is of no label set, with a part behind the slash only what has that part.
+# What the overview shows: of each line here the first that is logged, for all sites and label sets; two with a plus
+# between them together. With a slash at its end only what is of no label set, with a part behind it only what has that.
 _HEADLINES = (
     ("robustness",),
     ("information/", "binned_information/"),
@@ -49,8 +49,7 @@ _HEADLINES = (
     ("task_accuracy/mean",),
     ("alignment_disattenuated",),
     ("ece",),
-    ("phase/current",),
-    ("phase/provisional",),
+    ("phase/current+phase/provisional",),
 )
 _LOSS = re.compile(
     r"(?<![a-z])(loss|nll|ce|bce|xent|cross_?entropy|mse|mae|rmse|err|error|perplexity|ppl)(?![a-z])|loss$"
@@ -60,15 +59,6 @@ _SCORE = re.compile(
     r"(?<![a-z])(acc|accuracy|f1|precision|recall|auc|auroc|map|iou|dice|score|em|exact_?match|bleu|rouge|r2|mcc|psnr|ssim)"
     r"(?![a-z])"
 )
-_BOOKS = frozenset(
-    {
-        *("seconds", "failed", "retention", "half_scale", "noisy", "clean", "coverage", "num_labels", "floor", "rows"),
-        *("sampled_rows", "nonfinite", "predictions", "sampled_predictions", "probe_rows", "probe_classes", "alpha_r2"),
-        *("probe_coverage", "probe_majority", "class_count", "class_effective", "class_named", "distance_loss"),
-        *("depth_loss", "cloze_majority", "cloze_frequency", "cloze_chance", "overlap_null", "agreement_p"),
-    }
-)
-_COMPARED = frozenset({"chance level", "random weights", "control", "spread of chance", "standard error"})
 
 
 class Source(NamedTuple):
@@ -102,24 +92,6 @@ def is_score(key: str) -> bool:
 
     """
     return not is_loss(key) and _SCORE.search(key.lower()) is not None
-
-
-def is_bookkeeping(key: str, prefix: str = "") -> bool:
-    """Whether a key says how a reading was taken, or what its values are compared with, and not what was found.
-
-    Example:
-        >>> is_bookkeeping("seconds/TaskSpace"), is_bookkeeping("regularity_chance/encoder/token")
-        (True, True)
-        >>> is_bookkeeping("drift/input/encoder/0.25"), is_bookkeeping("drift/input/encoder/mean")
-        (True, False)
-
-    """
-    found = parse_key(key, prefix)
-    if found is None:
-        return False
-    if found.measure in _BOOKS or any(one.name in _COMPARED for one in found.derived):
-        return True
-    return found.measure == "drift" and found.parts[-1] != "mean"
 
 
 def page(own: Sequence[str], sources: Sequence[Source], loaders: Sequence[str] | None = None) -> dict[str, Charts]:
@@ -199,10 +171,12 @@ def _headlines(sources: Sequence[Source], loaders: Sequence[str] | None) -> Char
     charts: Charts = {}
     for choices in _HEADLINES:
         for choice in choices:
-            found = [(key, one.prefix) for one in sources for key in one.logged if _is(key, choice, one.prefix)]
-            for key, prefix in found:
-                lines = charts.setdefault(chart_title(key, prefix, loaders), [])
-                lines.extend([key] if key not in lines else [])
+            first, *others = choice.split("+")
+            found = [(key, one) for one in sources for key in one.logged if _is(key, first, one.prefix)]
+            for key, source in found:
+                beside = [other for more in others for other in source.logged if _is(other, more, source.prefix)]
+                lines = charts.setdefault(chart_title(key, source.prefix, loaders), [])
+                lines.extend(line for line in (key, *beside) if line not in lines)
             if found:
                 break
     return {title: lines for given, keys in charts.items() for title, lines in _few(given, keys)}

@@ -22,7 +22,7 @@ from lightning_interp._batches import BatchSize, batch_size
 from lightning_interp._collate_order import why_order_is_unknown
 from lightning_interp._forward import RunBatch
 from lightning_interp._fresh import FreshMetrics
-from lightning_interp._measure_words import chart_title, describe_key
+from lightning_interp._measure_words import chart_title, describe_key, is_bookkeeping, parse_key
 from lightning_interp._safe_keys import PLACEHOLDERS, safe_keys
 from lightning_interp._same_data import DataChecksum, Samples
 from lightning_interp._same_parameters import with_same_parameters
@@ -40,7 +40,7 @@ from lightning_interp.callbacks._analyses import (
 from lightning_interp.callbacks._argument_names import refuse_unknown_arguments
 from lightning_interp.callbacks._drawing_clock import DrawingClock, Picture, join_drawing
 from lightning_interp.callbacks._held_gates import HeldGates
-from lightning_interp.callbacks._page import Page, Source, is_bookkeeping
+from lightning_interp.callbacks._page import Page, Source
 from lightning_interp.callbacks._readings_csv import write_readings, writes_last
 from lightning_interp.callbacks._replicas import check_replicas, data_group, largest
 from lightning_interp.callbacks._same_arguments import check_same_arguments
@@ -348,7 +348,9 @@ class ValidationAnalysis(pl.Callback):
         """
         found: dict[str, list[str]] = {}
         for key, level in self.measures(model).items():
-            if (level == SUMMARY or self.log_level == FULL) and not is_bookkeeping(key):
+            known = parse_key(key)
+            kept = known is not None and is_bookkeeping(known)
+            if (level == SUMMARY or self.log_level == FULL) and not kept:
                 found.setdefault(chart_title(key), []).append(key)
         return found
 

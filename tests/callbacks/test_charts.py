@@ -102,7 +102,7 @@ def test_the_overview_comes_first_bookkeeping_last_and_a_category_a_callback_bet
     above = [f"regularity_above_chance/{site}/{labels}" for site in ("enc", "emb") for labels in ("token", "tags")]
     assert shown[OVERVIEW]["regularity, above chance"] == above
     assert shown["Representation geometry"]["effective rank"] == ["geo/effective_rank/encoder"]
-    assert shown["Noise robustness"]["drift of enc under noise"] == ["drift/emb/enc/mean"]
+    assert "drift/emb/enc/mean" in shown["Noise robustness"]["drift of enc under noise"]
 
 
 def test_every_line_is_logged_and_everything_that_is_logged_has_a_line(shown: Layout, events: EventAccumulator) -> None:
@@ -175,7 +175,7 @@ def test_without_phases_and_phases_alone(tmp_path: Path) -> None:
         ("validation loss", ["val_loss"]),
         ("val_loss_collected", ["val_loss_collected"]),
         ("val_acc", ["val_acc"]),
-        ("phase, mine", ["mine/phase/current"]),
+        ("phase, mine", ["mine/phase/current", "mine/phase/provisional"]),
     ]
 
 
@@ -189,7 +189,7 @@ def test_several_loaders_share_a_chart_that_says_their_names(tmp_path: Path) -> 
         ("val_loss_collected", ["val_loss_collected"]),
         ("val_acc (0 seen, 1 new)", [f"val_acc{end}" for end in two]),
         ("effective rank, new", ["effective_rank/encoder/dataloader_idx_1"]),
-        ("phase", ["phase/current"]),
+        ("phase", ["phase/current", "phase/provisional"]),
     ]
     assert found[OWN] == {"val_length (0 seen, 1 new)": [f"val_length{end}" for end in two]}
     assert found["Training phases"]["val_loss"] == ["val_loss/dataloader_idx_0"]
