@@ -499,6 +499,8 @@ class TrainingPhases(pl.Callback):
 
     def _rehearse(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A model may have reasons to log nothing in the sanity check, so a missing key is no error yet."""
+        if len(trainer.num_sanity_val_batches) > 1:
+            return  # of several loaders Lightning shows nothing that the model logs in the sanity check
         fresh = self._metrics.read(trainer)
         unknown = self._unknown(fresh, trainer, pl_module) if fresh else []
         if unknown:

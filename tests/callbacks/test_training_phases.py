@@ -420,6 +420,20 @@ def test_keys_that_nobody_logs_are_an_error_after_the_first_validation(tmp_path:
         run(tmp_path, [phases(loss="val_los")], PLANTED, max_steps=10, num_sanity_val_steps=1)
 
 
+def test_of_several_loaders_the_sanity_check_tells_nothing(tmp_path: Path) -> None:
+    class Two(Scripted):
+        def validation_step(self, batch: list[torch.Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.log("val_loss", batch[0].mean() / (self.global_step + 1))
+
+    callback = phases(loss="val_loss", improving={"val_loss/dataloader_idx_1": "min"})
+    fit = trainer(tmp_path, [callback, Robustness()], max_epochs=1, num_sanity_val_steps=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit.fit(Two({}), data(8), [data(4), data(4)])
+    assert not [one for one in caught if "sanity check" in str(one.message)]
+    assert callback.series("val_loss")[0] == callback.series("val_loss/dataloader_idx_1")[0] == [4]
+
+
 def test_keys_of_a_model_that_logs_robustness_itself(tmp_path: Path) -> None:
     callback = TrainingPhases(draw_figures=False)
     run(tmp_path, [callback], {"val_loss": falling_loss, "robustness/own": rising})
