@@ -94,7 +94,8 @@ def _two_phase(name: str, loss: Track, improving: Mapping[str, Track], level: fl
     if index is None:
         return Verdict((), True, f"{name} has no plateau yet")
     start = boundaries(loss.fit)[index]
-    at = f"{name} {'has its plateau' if settled else 'has slowed down'} from {start}"
+    seen = f"{name} {'has its plateau' if settled else 'has slowed down'}"
+    at = f"{seen} from {start}"
     found = {
         key: improvement(track, start.step, loss, level / LOOKS / max(len(improving), 1), share)
         for key, track in improving.items()
@@ -103,7 +104,7 @@ def _two_phase(name: str, loss: Track, improving: Mapping[str, Track], level: fl
     if best:
         key, one = min(best, key=lambda pair: pair[1].p_value)
         others = f" ({len(best) - 1} more do)" if len(best) > 1 else ""
-        text = f"{at}; {key} still improves by {one.gain:.3g} after it, {_p(one)}{others}"
+        text = f"{seen} there; {key} still improves by {one.gain:.3g} after it, {_p(one)}{others}"
         return Verdict((start,) if settled else (), True, text, early=(start,))
     if not settled:
         return Verdict((), True, f"{at}, and has no plateau yet")
