@@ -318,4 +318,4 @@ class PhaseEarlyStopping(pl.Callback):
         """Go on where a checkpoint left off."""
         self._rule.load_state_dict(state_dict["rule"])
         self.stopping_reason, self.stopped_step = state_dict["stopping_reason"], state_dict["stopped_step"]
-        self._none, self._checked = state_dict["none"], state_dict["checked"]
+        self._none, self._checked = bool(state_dict.get("none", False)), state_dict["checked"]

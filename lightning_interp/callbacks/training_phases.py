@@ -462,7 +462,7 @@ class TrainingPhases(pl.Callback):
         self._series = {key: (list(steps), list(values)) for key, (steps, values) in state_dict["series"].items()}
         self._versions = dict.fromkeys(self._series, 0)
         self._fits = {}
-        self._columns = {int(step): dict(cells) for step, cells in state_dict["columns"].items()}
+        self._columns = {int(step): dict(cells) for step, cells in state_dict.get("columns", {}).items()}
         self._tracker.load_state_dict(state_dict["tracker"])
         if self.improving is None:
             self._improving = state_dict["improving"]

@@ -209,16 +209,18 @@ class PhaseTracker:
 
         def read(part: Mapping[str, Any]) -> _State:
             standing = dict(part["standing"])
+            if "current" in standing:  # checkpoints of before there were provisional phases
+                standing["index"] = standing.pop("current")
             standing["boundaries"] = tuple(Boundary(**one) for one in standing["boundaries"])
-            standing["pointed_at"] = tuple(standing["pointed_at"])
-            standing["confirmed_at"] = tuple(standing["confirmed_at"])
-            provisional = standing["provisional"]
+            for name in ("pointed_at", "confirmed_at"):
+                standing[name] = tuple(standing.get(name, ()))
+            provisional = standing.get("provisional")
             standing["provisional"] = None if provisional is None else Boundary(**provisional)
             candidates, early = (
-                [_Candidate(Boundary(**one["boundary"]), list(one["positions"])) for one in part[name]]
+                [_Candidate(Boundary(**one["boundary"]), list(one["positions"])) for one in part.get(name, ())]
                 for name in ("candidates", "early")
             )
-            return _State(Standing(**standing), candidates, early, part["missed"], part["against"])
+            return _State(Standing(**standing), candidates, early, part.get("missed", 0), part.get("against", 0))
 
         self._step, self._now = state["step"], read(state)
         self._before = None if state["before"] is None else read(state["before"])

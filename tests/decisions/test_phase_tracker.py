@@ -132,3 +132,15 @@ def test_no_second_phase_is_a_verdict_of_three_readings() -> None:
     assert [tracker.update(step, at(100)).number for step in (4, 5, 6)] == [1, 1, 2]
     assert [tracker.update(step, against).over for step in (7, 8, 9)] == [False, False, True]
     assert tracker.standing.number == 2
+
+
+def test_a_checkpoint_of_before_there_were_provisional_phases_loads() -> None:
+    plain = {"step": 100.0, "low": 91.0, "high": 110.0}
+    part = {
+        "standing": {"current": 1, "boundaries": [plain], "fits": True, "reason": "found"},
+        "candidates": [{"boundary": plain, "positions": [2.0, 2.0]}],
+    }
+    tracker = PhaseTracker(3)
+    tracker.load_state_dict({"step": 7, **part, "before": None})
+    assert (tracker.standing.number, tracker.standing.boundaries) == (2, (Boundary(**plain),))
+    assert tracker.update(8, at(100)).number == 2
