@@ -226,6 +226,13 @@ class PhaseEarlyStopping(pl.Callback):
             pl.utilities.rank_zero_info(
                 f"PhaseEarlyStopping{' stops' if stop else ''} at step {trainer.global_step}: {said}."
             )
+        self._write_csv(trainer, phases)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what could not be written before."""
+        self._write_csv(trainer, self._find(trainer))
+
+    def _write_csv(self, trainer: pl.Trainer, phases: TrainingPhases) -> None:
         if writes_last(self, trainer):
             attempt(type(self).__name__, self._said, "write readings.csv", lambda: phases.write_readings(trainer))
 

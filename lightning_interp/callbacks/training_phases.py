@@ -67,8 +67,8 @@ class TrainingPhases(pl.Callback):
     A phase is known in two steps. It is *provisional* once two readings in a row point to it: the loss falls at less
     than a quarter of its steepest rate (:func:`lightning_interp.gates.slowed`) while something else improves. It is
     *confirmed*, and gates act on it, once ``confirm`` readings in a row have shown its boundary at the same place, the
-    loss on its plateau. In the main job (``examples/two_phases.py``) the first is some four readings after the phase
-    began and the second some twelve; of simulated runs without a second phase at most 5 % were given a provisional one
+    loss on its plateau. In the main job (``examples/two_phases.py``) the first is some five readings after the phase
+    began and the second some eleven; of simulated runs without a second phase at most 5 % were given a provisional one
     at any of their readings (``benchmarks/knees.py``). Each verdict is said once, on the console, in the logger's text
     and in the column ``phase/reason`` of ``readings.csv``.
 
