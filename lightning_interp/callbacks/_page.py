@@ -49,8 +49,8 @@ _HEADLINES = (
     ("task_accuracy/mean",),
     ("alignment_disattenuated",),
     ("ece",),
-    ("phase/current+phase/provisional",),
 )
+_PHASE = (("phase/current+phase/provisional",),)
 _LOSS = re.compile(
     r"(?<![a-z])(loss|nll|ce|bce|xent|cross_?entropy|mse|mae|rmse|err|error|perplexity|ppl)(?![a-z])|loss$"
 )
@@ -116,9 +116,11 @@ def page(own: Sequence[str], sources: Sequence[Source], loaders: Sequence[str] |
 
     """
     mine = _own_charts(own, loaders)
-    kinds = [[title for title, keys in mine.items() if test(keys[0])] for test in (is_loss, is_score)]
-    first = [title for kind in kinds for title in kind[:_MOST]]
-    overview = {_plain(title, kinds[0]): mine[title] for title in first} | _headlines(sources, loaders)
+    losses, scores = ([title for title, keys in mine.items() if test(keys[0])] for test in (is_loss, is_score))
+    first = [*losses[:_MOST], *scores[:_MOST]]
+    # The phase stands beside the loss, so that it is seen first.
+    overview = {_plain(title, losses): mine[title] for title in losses[:_MOST]} | _headlines(_PHASE, sources, loaders)
+    overview |= {title: mine[title] for title in scores[:_MOST]} | _headlines(_HEADLINES, sources, loaders)
     layout = {OVERVIEW: overview, OWN: {title: keys for title, keys in mine.items() if title not in first}}
     known = {*own, *(key for source in sources for key in source.logged)}
     books: Charts = {}
@@ -167,16 +169,17 @@ def _plain(title: str, losses: Sequence[str]) -> str:
     return plain[title] if title in plain and len(plain) == 1 else title
 
 
-def _headlines(sources: Sequence[Source], loaders: Sequence[str] | None) -> Charts:
+def _headlines(lines: Sequence[Sequence[str]], sources: Sequence[Source], loaders: Sequence[str] | None) -> Charts:
     charts: Charts = {}
-    for choices in _HEADLINES:
+    for choices in lines:
         for choice in choices:
             first, *others = choice.split("+")
             found = [(key, one) for one in sources for key in one.logged if _is(key, first, one.prefix)]
             for key, source in found:
                 beside = [other for more in others for other in source.logged if _is(other, more, source.prefix)]
-                lines = charts.setdefault(chart_title(key, source.prefix, loaders), [])
-                lines.extend(line for line in (key, *beside) if line not in lines)
+                title = chart_title(key, source.prefix, loaders)
+                chart = charts.setdefault(f"{title}, confirmed and provisional" if beside else title, [])
+                chart.extend(line for line in (key, *beside) if line not in chart)
             if found:
                 break
     return {title: lines for given, keys in charts.items() for title, lines in _few(given, keys)}

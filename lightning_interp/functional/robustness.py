@@ -74,7 +74,7 @@ def share_learned(value: float, start: float, loss: bool) -> float:
         change is more than.
 
     Example:
-        >>> share_learned(0.65, 0.3, loss=False), share_learned(1.5, 2.0, loss=True)
+        >>> share_learned(0.75, 0.5, loss=False), share_learned(1.5, 2.0, loss=True)
         (0.5, 0.25)
 
     """

@@ -87,17 +87,18 @@ def test_the_overview_comes_first_bookkeeping_last_and_a_category_a_callback_bet
         *("Overview", "Representation structure", "Representation geometry", "Representation geometry 2"),
         *("Noise robustness", "Training phases", "Bookkeeping"),
     ]
-    assert list(shown[OVERVIEW].items())[:6] == [
+    assert list(shown[OVERVIEW].items())[:7] == [
         ("validation loss", ["val_loss"]),
         ("val_loss_collected", ["val_loss_collected"]),
+        ("phase, confirmed and provisional", ["phase/current", "phase/provisional"]),
         ("val_acc", ["val_acc"]),
         ("robustness of val_loss to noise", ["robustness/emb/val_loss"]),
         ("robustness of val_acc to noise", ["robustness/emb/val_acc"]),
         ("information", ["information/enc", "information/emb"]),
     ]
-    assert list(shown[OVERVIEW])[6:] == [
+    assert list(shown[OVERVIEW])[7:] == [
         *("regularity, above chance", "disentanglement, above chance"),
-        *("effective rank, geo", "effective rank", "phase"),
+        *("effective rank, geo", "effective rank"),
     ]
     above = [f"regularity_above_chance/{site}/{labels}" for site in ("enc", "emb") for labels in ("token", "tags")]
     assert shown[OVERVIEW]["regularity, above chance"] == above
@@ -174,8 +175,8 @@ def test_without_phases_and_phases_alone(tmp_path: Path) -> None:
     assert list(alone[OVERVIEW].items()) == [
         ("validation loss", ["val_loss"]),
         ("val_loss_collected", ["val_loss_collected"]),
+        ("phase, mine, confirmed and provisional", ["mine/phase/current", "mine/phase/provisional"]),
         ("val_acc", ["val_acc"]),
-        ("phase, mine", ["mine/phase/current", "mine/phase/provisional"]),
     ]
 
 
@@ -187,9 +188,9 @@ def test_several_loaders_share_a_chart_that_says_their_names(tmp_path: Path) -> 
     assert list(found[OVERVIEW].items()) == [
         ("validation loss (0 seen, 1 new)", [f"val_loss{end}" for end in two]),
         ("val_loss_collected", ["val_loss_collected"]),
+        ("phase, confirmed and provisional", ["phase/current", "phase/provisional"]),
         ("val_acc (0 seen, 1 new)", [f"val_acc{end}" for end in two]),
         ("effective rank, new", ["effective_rank/encoder/dataloader_idx_1"]),
-        ("phase", ["phase/current", "phase/provisional"]),
     ]
     assert found[OWN] == {"val_length (0 seen, 1 new)": [f"val_length{end}" for end in two]}
     assert found["Training phases"]["val_loss"] == ["val_loss/dataloader_idx_0"]
@@ -265,7 +266,7 @@ def test_a_second_training_has_a_page_too_and_a_metric_that_comes_later_its_char
     chosen = callbacks()
     run(tmp_path / "a", chosen, Tagger())
     again = layout_in(run(tmp_path / "b", chosen, Later()))
-    assert list(again[OVERVIEW])[:4] == ["validation loss", "val_loss_collected", "val_acc", "val_f1"]
+    assert list(again[OVERVIEW])[3:5] == ["val_acc", "val_f1"]
 
 
 def test_a_page_that_fails_ends_no_training(tmp_path: Path) -> None:
