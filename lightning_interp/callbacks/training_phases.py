@@ -68,9 +68,9 @@ class TrainingPhases(pl.Callback):
     than a quarter of its steepest rate (:func:`lightning_interp.gates.slowed`) while something else improves. It is
     *confirmed*, and gates act on it, once ``confirm`` readings in a row have shown its boundary at the same place, the
     loss on its plateau. In the main job (``examples/two_phases.py``) the first is some five readings after the phase
-    began and the second some eleven; of 1,400 simulated runs without a second phase .5 % were given a
-    provisional one at any of their readings, .1 % a confirmed one (``benchmarks/knees.py``). Each verdict is said once, on the console, in the logger's text
-    and in the column ``phase/reason`` of ``readings.csv``.
+    began and the second some eleven; of 1,400 simulated runs without a second phase .5 % were given a provisional one
+    at any of their readings, .1 % a confirmed one (``benchmarks/knees.py``). Each verdict is said once, on the console
+    and in the logger's text, and stands in the column ``phase/reason`` of ``readings.csv``.
 
     Validate at equal distances on a logarithmic axis (:class:`~lightning_interp.callbacks.ValidationSchedule`): at
     equal distances in steps, all but a few readings would lie in the last phase. A phase that was confirmed stays,

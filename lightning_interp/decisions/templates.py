@@ -20,7 +20,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 """The names of the phases that a template knows."""
 LOOKS = 5
 """As how many independent ones the tests at all readings of a run count. Each looks at the curve so far, most of which
-the one before has seen; that so many keep the error of a whole run below its level is measured (``benchmarks/knees.py``).
+the one before has seen; that so many keep the error of a whole run below its level is measured: ``benchmarks/knees.py``
 """
 
 
