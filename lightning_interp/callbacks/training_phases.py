@@ -97,7 +97,8 @@ class TrainingPhases(pl.Callback):
         scale: On which scale the loss has its plateau: ``"linear"``, or ``"log"``, its logarithm, where training goes
             on until the loss no longer falls by factors. Of a score only ``"linear"`` is plain.
         improving: The keys that may improve after the plateau, with ``"max"`` or ``"min"``. By default every
-            ``robustness/…`` key.
+            ``robustness/…`` key. These begin late, and are compared with what the loss does from there: name a score on
+            other data as well where there is one. In the main job robustness alone is enough in two of five runs.
         keys: More keys to follow: their knees, lags and curves.
         template: ``"two_phase"``, ``"three_phase"`` or ``"none"``.
         follow: The key whose shape ``"three_phase"`` describes, such as ``"effective_rank/encoder"``.
