@@ -37,6 +37,9 @@ def test_the_level_is_shared_between_keys() -> None:
     flat = track(Fit((2.0,), (0.1, 0.0)), "max")
     assert 0.001 < improvement(weak, 100, track(LOSS)).p_value < 0.01
     assert judge("two_phase", ("l", track(LOSS)), {"weak": weak}).boundaries
+    weaker = track(Fit((2.0,), (0.1, 0.03), noise=0.023), "max", size=0.001)
+    assert 0.01 < improvement(weaker, 100, track(LOSS)).p_value < 0.05  # enough for one look, not for a run of them
+    assert not judge("two_phase", ("l", track(LOSS)), {"weaker": weaker}).boundaries
     many = {"weak": weak, **{f"flat{index}": flat for index in range(9)}}
     assert not judge("two_phase", ("l", track(LOSS)), many).boundaries
 
