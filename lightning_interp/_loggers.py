@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,11 +14,21 @@ from torch import Tensor
 
 from lightning_interp.compat import pl
 
-__all__ = ["Columns", "Pixels", "file_name", "how_to_embed", "how_to_show", "how_to_tell", "write_layout"]
+__all__ = [
+    "Columns",
+    "Pixels",
+    "file_name",
+    "how_to_embed",
+    "how_to_show",
+    "how_to_tell",
+    "name_prefix",
+    "write_layout",
+]
 
 Pixels: TypeAlias = np.ndarray[Any, Any]
 Columns: TypeAlias = dict[str, list[str]]
 """Names of vectors, by what they are names of."""
+W = TypeVar("W")
 _Charts: TypeAlias = dict[str, dict[str, list[str]]]
 
 # What each TensorBoard writer has been given so far. TensorBoard shows a run's newest layout alone, and the callbacks
@@ -31,35 +41,29 @@ _embedded: WeakKeyDictionary[Any, set[tuple[str, int]]] = WeakKeyDictionary()
 
 def how_to_show(logger: Any) -> Callable[[Any, str, Pixels, int], None] | None:
     """What shows a picture in this logger; ``None`` where nothing does."""
-    loggers = pl.loggers
-    if isinstance(logger, loggers.TensorBoardLogger):
-        return _picture_to_tensorboard
-    if isinstance(logger, loggers.WandbLogger):
-        return _picture_to_wandb
-    if isinstance(logger, loggers.MLFlowLogger):
-        return _picture_to_mlflow
-    return None
+    return _way(logger, _picture_to_tensorboard, _picture_to_wandb, _picture_to_mlflow)
 
 
 def how_to_embed(logger: Any) -> Callable[[Any, str, Tensor, Columns, int], None] | None:
     """What shows vectors in this logger; ``None`` where nothing does."""
-    if isinstance(logger, pl.loggers.TensorBoardLogger):
-        return _vectors_to_tensorboard
-    if isinstance(logger, pl.loggers.WandbLogger):
-        return _vectors_to_wandb
-    return None
+    return _way(logger, _vectors_to_tensorboard, _vectors_to_wandb)
 
 
 def how_to_tell(logger: Any) -> Callable[[Any, str, str, int], None] | None:
     """What shows a text in this logger; ``None`` where nothing does."""
+    return _way(logger, _text_to_tensorboard, _text_to_wandb, _text_to_mlflow)
+
+
+def _way(logger: Any, tensorboard: W, wandb: W, mlflow: W | None = None) -> W | None:
+    """That of a logger's own kind."""
     loggers = pl.loggers
-    if isinstance(logger, loggers.TensorBoardLogger):
-        return _text_to_tensorboard
-    if isinstance(logger, loggers.WandbLogger):
-        return _text_to_wandb
-    if isinstance(logger, loggers.MLFlowLogger):
-        return _text_to_mlflow
-    return None
+    kinds = ((loggers.TensorBoardLogger, tensorboard), (loggers.WandbLogger, wandb), (loggers.MLFlowLogger, mlflow))
+    return next((way for kind, way in kinds if isinstance(logger, kind)), None)
+
+
+def name_prefix(logger: Any) -> str:
+    """What Lightning's logger puts before the name of each metric."""
+    return f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if getattr(logger, "_prefix", "") else ""
 
 
 def write_layout(logger: Any, layout: Mapping[str, Mapping[str, Sequence[str]]], first: bool = False) -> None:
@@ -67,8 +71,7 @@ def write_layout(logger: Any, layout: Mapping[str, Mapping[str, Sequence[str]]],
     writer = logger.experiment
     before = _layouts.get(writer, {})
     new: _Charts = {}
-    # Names are as the logger writes them: Lightning's puts its prefix, if it has one, before each.
-    prefix = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if getattr(logger, "_prefix", "") else ""
+    prefix = name_prefix(logger)
     for category, charts in layout.items():
         for chart, tags in charts.items():
             if tags:

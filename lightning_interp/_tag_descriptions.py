@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from lightning_interp._loggers import name_prefix
+
 __all__ = ["write_descriptions"]
 
 _SCALAR = 1  # DATA_CLASS_SCALAR of TensorBoard's summary.proto
@@ -27,8 +29,7 @@ def write_descriptions(logger: Any, descriptions: Mapping[str, str]) -> None:
         descriptions: Metric → description, in Markdown; an empty one is left out.
 
     """
-    # Lightning's logger puts its prefix, if it has one, before each name.
-    prefix = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if getattr(logger, "_prefix", "") else ""
+    prefix = name_prefix(logger)
     texts = {prefix + tag: text for tag, text in descriptions.items() if text}
     writer = logger.experiment._get_file_writer()
     if writer not in _waiting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,15 +134,9 @@ class Reporter:
             self._warn_once(f"drawing {tag}", f"the figure {tag!r} could not be drawn", error)
             return
         at = trainer.global_step if step is None else step
-        shown = False
-        for logger, show in shows:
-            name = type(logger).__name__
-            try:
-                show(logger, tag, pixels, at)
-                shown = True
-            except Exception as error:
-                self._warn_once(f"logger {name}", f"{name} did not take the figure {tag!r}", error)
-        if not shown and self.folder is not None:
+        what = f"the figure {tag!r}"
+        shown = [self._hand(logger, "logger", what, partial(show, logger, tag, pixels, at)) for logger, show in shows]
+        if not any(shown) and self.folder is not None:
             path = self.folder / "figures" / file_name(tag)
             try:
                 _write_png(path, pixels)
@@ -175,13 +170,8 @@ class Reporter:
             return
         at = trainer.global_step if step is None else step
         for logger in trainer.loggers:
-            tell = how_to_tell(logger)
-            if tell is not None:
-                name = type(logger).__name__
-                try:
-                    tell(logger, tag, markdown, at)
-                except Exception as error:
-                    self._warn_once(f"text {name}", f"{name} did not take the text {tag!r}", error)
+            if (tell := how_to_tell(logger)) is not None:
+                self._hand(logger, "text", f"the text {tag!r}", partial(tell, logger, tag, markdown, at))
 
     def describe(self, trainer: pl.Trainer, descriptions: Mapping[str, str]) -> None:
         """Say what metrics are, on the pages of TensorBoard that show them; other loggers have no place for it.
@@ -211,11 +201,8 @@ class Reporter:
             return
         for logger in trainer.loggers:
             if isinstance(logger, pl.loggers.TensorBoardLogger):
-                name = type(logger).__name__
-                try:
-                    write_descriptions(logger, descriptions)
-                except Exception as error:
-                    self._warn_once(f"descriptions {name}", f"{name} did not take descriptions of metrics", error)
+                write = partial(write_descriptions, logger, descriptions)
+                self._hand(logger, "descriptions", "descriptions of metrics", write)
 
     def layout(
         self, trainer: pl.Trainer, layout: Mapping[str, Mapping[str, Sequence[str]]], first: bool = False
@@ -252,11 +239,8 @@ class Reporter:
             return
         for logger in trainer.loggers:
             if isinstance(logger, pl.loggers.TensorBoardLogger):
-                name = type(logger).__name__
-                try:
-                    write_layout(logger, layout, first)
-                except Exception as error:
-                    self._warn_once(f"layout {name}", f"{name} did not take the layout {layout!r:.100}", error)
+                write = partial(write_layout, logger, layout, first)
+                self._hand(logger, "layout", f"the layout {layout!r:.100}", write)
 
     def embedding(
         self,
@@ -313,11 +297,17 @@ class Reporter:
             return
         at = trainer.global_step if step is None else step
         for logger, embed in ways:
+            self._hand(logger, "embedding", f"the vectors {tag!r}", partial(embed, logger, tag, found, names, at))
+
+    def _hand(self, logger: Any, kind: str, what: str, work: Callable[[], None]) -> bool:
+        """Hand something to a logger; whether it took it. Where it did not, that is said once of each kind of thing."""
+        try:
+            work()
+        except Exception as error:
             name = type(logger).__name__
-            try:
-                embed(logger, tag, found, names, at)
-            except Exception as error:
-                self._warn_once(f"embedding {name}", f"{name} did not take the vectors {tag!r}", error)
+            self._warn_once(f"{kind} {name}", f"{name} did not take {what}", error)
+            return False
+        return True
 
     def _warn_once(self, kind: str, message: str, error: Exception) -> None:
         if kind not in self._warned:
