@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from matplotlib.figure import Figure
 
-from lightning_interp._measure_words import ParsedKey, display_name, parse_key
+from lightning_interp._measure_words import ParsedKey, display_name, parse_key, split_loader
 from lightning_interp.figures import training_phases
 from lightning_interp.functional.knees import KneeFit
-from lightning_interp.gates import Boundary, Standing, boundaries
+from lightning_interp.gates import Standing, boundaries
 
 __all__ = ["overview", "overview_panels"]
 
 Series: TypeAlias = Mapping[str, tuple[Sequence[int], Sequence[float]]]
 
 _MOST = 6  # panels
-_LOADER = re.compile(r"/dataloader_idx_\d+$")
 
 
 class _Panel(NamedTuple):
@@ -36,19 +34,17 @@ def overview(
     loss: str,
     note: str,
     loaders: Sequence[str] | None = None,
-    provisional: Boundary | None = None,
 ) -> Figure:
     """Draw what a run is followed by, the loss first.
 
     Args:
         series: Key → (steps, values).
         fits: Key → its segments, for the marks of knees.
-        standing: The phases so far.
+        standing: The phases so far, and where a next one seems to begin that is not confirmed yet.
         names: Of the phases, from the first.
         loss: The key at the top; its panel is there without a reading, too.
         note: The conclusion, in which keys are put into words.
         loaders: Names of the validation loaders.
-        provisional: Where a next phase seems to begin that is not confirmed yet.
 
     Returns:
         A figure of at most six panels; the note names what has no place in it.
@@ -70,6 +66,7 @@ def overview(
         note = f"{note}. Not drawn: {'; '.join(panel.title for panel in left_out)}"
     steps = [step for at, _ in given.values() for step in at[:1]]
     starts = [float(min(steps, default=0)), *(at.step for at in standing.boundaries)]
+    provisional = standing.provisional
     next_name = names[len(starts)] if len(starts) < len(names) else "next phase"
     return training_phases(
         {panel.title: {label: given[key] for key, label in panel.labels.items()} for panel in shown},
@@ -105,7 +102,7 @@ def overview_panels(series: Series, loss: str, loaders: Sequence[str] | None = N
     groups: dict[tuple[str, ...], list[str]] = {}
     for key in [loss, *(key for key in series if key != loss)]:
         found = parse_key(key)
-        own = _LOADER.sub("", key)
+        own = split_loader(key)[0]
         if found is not None:
             group: tuple[str, ...] = ("measure", found.prefix, found.title)
         elif key == loss or "loss" in own.lower():
@@ -126,7 +123,7 @@ def _panel(keys: Sequence[str], kind: str, loaders: Sequence[str] | None) -> _Pa
     if kind == "measure":
         return _measure_panel(keys, parsed, loaders)
     names = {key: display_name(key, loaders) for key in keys}
-    bases = {_LOADER.sub("", key) for key in keys}
+    bases = {split_loader(key)[0] for key in keys}
     if len(bases) == 1:  # one metric on several loaders
         (base,) = bases
         return _Panel(base, {key: name.removeprefix(f"{base}, ") for key, name in names.items()})

@@ -209,8 +209,8 @@ class PhaseEarlyStopping(pl.Callback):
         standing = phases.process(trainer, pl_module)
         if not self._checked:
             self._check_key(trainer, pl_module, phases)
-        stop, said = self._tell_none(standing, phases)
         begun = standing.index + 1 >= self.phase
+        stop, said = (False, None) if begun else self._tell_none(standing, phases)
         value = find(phases.fresh, self.monitor)
         if not stop and value is not None and (begun or (self._none and self.if_none == "plateau")):
             decide = partial(self._decide, trainer.global_step, value, phases)
@@ -238,7 +238,7 @@ class PhaseEarlyStopping(pl.Callback):
 
     def _tell_none(self, standing: Standing, phases: TrainingPhases) -> tuple[bool, str | None]:
         """Whether to stop since there is no such phase, which is said once."""
-        if self._none or not standing.over or standing.index + 1 >= self.phase:
+        if self._none or not standing.over:
             return False, None
         self._none = True
         wanted = phases.names[self.phase - 1]

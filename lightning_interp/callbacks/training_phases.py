@@ -184,8 +184,6 @@ class TrainingPhases(pl.Callback):
                 f"`follow` is the key that the template 'three_phase' describes, and goes with it; got "
                 f"template={template!r}, follow={follow!r}."
             )
-        if log not in (SUMMARY, FULL):
-            raise ValueError(f"`log` must be 'summary' or 'full', got {log!r}.")
         if confirm < 1:
             raise ValueError(f"`confirm` must be at least 1, got {confirm}.")
         least = 2 if template == "three_phase" else 1
@@ -562,7 +560,8 @@ class TrainingPhases(pl.Callback):
         # Lightning's own `log` is refused in this hook, the first where every value of the validation is there.
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in values.items()})
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        shown = {key: value for key, value in values.items() if key in self.logged_keys()}
+        logged = self.logged_keys()
+        shown = {key: value for key, value in values.items() if key in logged}
         for logger in trainer.loggers:
             try:
                 logger.log_metrics(shown, step)
@@ -632,7 +631,6 @@ class TrainingPhases(pl.Callback):
             self.loss,
             self.conclusion,
             loader_names(trainer.lightning_module, trainer.datamodule),  # type: ignore[attr-defined]
-            self.standing.provisional,
         )
 
 

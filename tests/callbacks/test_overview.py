@@ -113,7 +113,7 @@ def test_phases_are_shaded_and_one_that_is_not_sure_has_a_question_mark() -> Non
     one = overview(MAIN_JOB, {}, Standing(), names, LOSS, "")
     assert [text.get_text() for text in one.axes[0].texts] == ["phase one"]
     begun = Boundary(300.0, 250.0, 350.0)
-    unsure = overview(MAIN_JOB, {}, Standing(), names, LOSS, "", provisional=begun)
+    unsure = overview(MAIN_JOB, {}, Standing(provisional=begun), names, LOSS, "")
     assert [text.get_text() for text in unsure.axes[0].texts] == ["phase one", "phase two?"]
     assert [bool(patch.get_hatch()) for patch in unsure.axes[0].patches] == [False, True]
     sure = overview(MAIN_JOB, {}, Standing(1, (begun,)), names, LOSS, "")
