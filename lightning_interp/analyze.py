@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,13 +9,12 @@ import torch
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from lightning_interp._forward import Forward, RunBatch, default_forward, takes_batches
-from lightning_interp._shared_padding import shared_padding
+from lightning_interp._forward import Forward, default_forward, takes_batches
 from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.distributed import rank_in
 from lightning_interp.isolation import untouched
 from lightning_interp.own_data import on_device
-from lightning_interp.positions import SamplePositions
+from lightning_interp.reading.reading import Reading
 
 __all__ = ["analyze"]
 
@@ -70,31 +67,22 @@ def analyze(
     first = next(model.parameters(), None)
     device = first.device if first is not None else torch.device("cpu")
     run = default_forward(model) if forward is None else takes_batches(forward)
-    readers = [copy.deepcopy(callback) for callback in chosen]
-    for reader in readers:
-        reader._reset()  # what a fit left is of another moment, if not of another model
+    # What a fit left is of another moment, if not of another model.
+    readers = [callback.fresh() for callback in chosen]
+    shared: dict[Any, Any] = {}
+    readings = [Reading(model, run_batch=run, shared=shared) for _ in readers]
     values: dict[str, float] = {}
     with untouched(model), torch.no_grad():
         model.eval()
         try:
-            for reader in readers:
-                reader.resolve(model)
-                reader.take_padding(shared_padding(model))
-                reader.logged_keys(model)  # gives keys their names
-                reader.run_batch = run
-                if reader.reads_batches:
-                    reader.positions = SamplePositions(dataloader, max_examples=reader.max_examples)
-                    reader.try_collate(dataloader, reader.positions)
-                    reader.check_positions()
-                reader.begin()
+            for reader, reading in zip(readers, readings, strict=True):
+                reader.start_reading(reading, dataloader)
             shown = progress and rank_in() == 0
             bar = tqdm(dataloader, "analyze", _length(dataloader), leave=False, delay=1, disable=not shown)
             for index, batch in enumerate(bar):
-                _run_batch(model, on_device(batch, device), index, run, readers)
-            for reader in readers:
-                reader.collect()
-                found = {reader.prefix + reader.safe_key(key): float(value) for key, value in reader.finish().items()}
-                values |= {key: value for key, value in found.items() if not math.isnan(value)}
+                _run_batch(on_device(batch, device), index, readers, readings)
+            for reader, reading in zip(readers, readings, strict=True):
+                values |= reader.end_reading(reading)
         finally:
             for reader in readers:
                 reader.release()
@@ -108,18 +96,12 @@ def _length(dataloader: Iterable[Any]) -> int | None:
         return None
 
 
-def _run_batch(model: nn.Module, batch: Any, index: int, run: RunBatch, readers: Sequence[ValidationAnalysis]) -> None:
-    selected = []
-    readers = [reader for reader in readers if reader.reads_batches]
-    for reader in readers:
-        selection = reader.positions.select(reader.count(batch))
-        reader.check_positions()
-        selected.append(selection)
-        if len(selection):
-            reader.before_batch(batch, selection)
-    output = run(model, batch, index)
-    for reader, selection in zip(readers, selected, strict=True):
-        if len(selection):
-            reader.step_output = output
-            reader.after_batch(batch, selection)
-            reader.step_output = None
+def _run_batch(batch: Any, index: int, readers: Sequence[ValidationAnalysis], readings: Sequence[Reading]) -> None:
+    for reader, reading in zip(readers, readings, strict=True):
+        if reader.reads_batches:
+            reader.before(reading, batch, index)
+    (first, *_) = readings
+    assert first.run_batch is not None
+    output = first.run_batch(first.model, batch, index)
+    for reader, reading in zip(readers, readings, strict=True):
+        reader.after(reading, output)

@@ -25,7 +25,7 @@ from lightning_interp._forward import Forward
 from lightning_interp.analyze import analyze
 from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.compat import pl
-from lightning_interp.history import History, Reading
+from lightning_interp.history import History, ReadingRow
 from lightning_interp.positions import SamplePositions
 from lightning_interp.run_settings import Settings, package_versions
 
@@ -131,7 +131,7 @@ def analyze_checkpoints(
             model = None
             gc.collect()
             history.note(_settings(callbacks))
-            history.append(Reading(step, epoch, index, values))
+            history.append(ReadingRow(step, epoch, index, values))
     return history
 
 

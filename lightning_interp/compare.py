@@ -179,11 +179,11 @@ def compare(
     Cost: milliseconds a thousand values, beside reading the files.
 
     Example:
-        >>> from lightning_interp.history import Reading
+        >>> from lightning_interp.history import ReadingRow
         >>> seeds = []
         >>> for value in (0.8, 0.9, 0.7):
         ...     seeds.append(History())
-        ...     seeds[-1].append(Reading(step=10, epoch=0, index=0, values={"information/encoder": value}))
+        ...     seeds[-1].append(ReadingRow(step=10, epoch=0, index=0, values={"information/encoder": value}))
         >>> comparison = compare({"small": seeds})
         >>> [row] = comparison.table("information/encoder")
         >>> f"{row['label']} at step {row['step']}: {row['mean']:.2f}, {row['low']:.2f} to {row['high']:.2f}"

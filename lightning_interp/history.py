@@ -19,11 +19,21 @@ from lightning_interp.readings_table import SETTING, read_rows, read_settings, w
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SETTING", "CsvLog", "History", "Reading", "merge_rows", "read_rows", "read_settings", "with_settings"]
+__all__ = [
+    "SETTING",
+    "CsvLog",
+    "History",
+    "Reading",
+    "ReadingRow",
+    "merge_rows",
+    "read_rows",
+    "read_settings",
+    "with_settings",
+]
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadingRow:
     """One analysed validation run.
 
     Args:
@@ -49,15 +59,18 @@ class Reading:
         return self.context.get(key)
 
 
+Reading = ReadingRow  # what it was called
+
+
 class History:
     """The readings of one callback, in the order in which they were taken; or of checkpoints, by increasing step.
 
-    It has a length, is iterated over and indexed like a list of :class:`Reading`.
+    It has a length, is iterated over and indexed like a list of :class:`ReadingRow`.
 
     Example:
         >>> history = History()
-        >>> history.append(Reading(step=10, epoch=0, index=0, values={"information/encoder": 0.9}))
-        >>> history.append(Reading(step=20, epoch=0, index=1, values={"information/encoder": 0.8}))
+        >>> history.append(ReadingRow(step=10, epoch=0, index=0, values={"information/encoder": 0.9}))
+        >>> history.append(ReadingRow(step=20, epoch=0, index=1, values={"information/encoder": 0.8}))
         >>> history
         History(2 readings of 1 key, steps 10 to 20)
         >>> history.series("information/encoder")
@@ -68,25 +81,25 @@ class History:
     """
 
     def __init__(self) -> None:
-        self.readings: list[Reading] = []
+        self.readings: list[ReadingRow] = []
         self._settings: list[tuple[int, dict[str, Any]]] = []
 
     def __len__(self) -> int:
         return len(self.readings)
 
-    def __iter__(self) -> Iterator[Reading]:
+    def __iter__(self) -> Iterator[ReadingRow]:
         return iter(self.readings)
 
     @overload
-    def __getitem__(self, place: int) -> Reading: ...
+    def __getitem__(self, place: int) -> ReadingRow: ...
 
     @overload
-    def __getitem__(self, place: slice) -> list[Reading]: ...
+    def __getitem__(self, place: slice) -> list[ReadingRow]: ...
 
-    def __getitem__(self, place: Any) -> Reading | list[Reading]:
+    def __getitem__(self, place: Any) -> ReadingRow | list[ReadingRow]:
         if isinstance(place, str):
             raise TypeError(f"history[{place!r}]: readings are indexed by number; a key has history.series({place!r}).")
-        found: Reading | list[Reading] = self.readings[place]
+        found: ReadingRow | list[ReadingRow] = self.readings[place]
         return found
 
     def __repr__(self) -> str:
@@ -98,7 +111,7 @@ class History:
             f"step{f's {steps[0]} to {steps[-1]}' if len(steps) > 1 else f' {steps[0]}'})"
         )
 
-    def append(self, reading: Reading) -> None:
+    def append(self, reading: ReadingRow) -> None:
         """Add the next reading."""
         self.readings.append(reading)
 
@@ -213,7 +226,7 @@ class History:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the readings of a checkpoint; what was held before is dropped."""
-        self.readings = [Reading(**reading) for reading in state["readings"]]
+        self.readings = [ReadingRow(**reading) for reading in state["readings"]]
         self._settings = [(since, dict(found)) for since, found in state.get("settings", [])]
 
 
@@ -242,7 +255,7 @@ def with_settings(rows: Sequence[Mapping[str, float]], histories: Sequence[Histo
     Example:
         >>> history = History()
         >>> history.note({"seed": 3})
-        >>> history.append(Reading(step=10, epoch=0, index=0, values={"information/encoder": 0.9}))
+        >>> history.append(ReadingRow(step=10, epoch=0, index=0, values={"information/encoder": 0.9}))
         >>> with_settings(merge_rows([history]), [history])
         [{'step': 10, 'epoch': 0, 'information/encoder': 0.9, 'setting/seed': 3}]
 

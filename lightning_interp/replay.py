@@ -17,6 +17,7 @@ from torchmetrics import Metric
 
 from lightning_interp._containers import mapped
 from lightning_interp._logged import Entry, LoggedValues
+from lightning_interp._seen import Seen
 from lightning_interp.compat import is_overridden, pl
 from lightning_interp.distributed import Maximum, Steps, Sum
 from lightning_interp.functional._numerics import wide_dtype
@@ -29,9 +30,8 @@ from lightning_interp.isolation import (
     seeded,
     untouched,
 )
-from lightning_interp.positions import Selection
 
-__all__ = ["KeptBatch", "Life", "NotLoggedError", "Replay", "ScoreReplay", "StepReplay", "independent"]
+__all__ = ["Life", "NotLoggedError", "Replay", "ScoreReplay", "StepReplay", "independent"]
 
 Score = Callable[[nn.Module, Any], Mapping[str, Any]]
 _KINDS = ("", "mean", "sum", "max", "min", "metric")
@@ -45,18 +45,6 @@ def independent(batch: Any) -> Any:
 
 class NotLoggedError(ValueError):
     """A module does not log a monitor; in the sanity check it may have its reasons."""
-
-
-@dataclass(frozen=True)
-class KeptBatch:
-    """A validation batch that is run again."""
-
-    batch: Any
-    index: int
-    dataloader_idx: int
-    selection: Selection
-    counted: bool = True
-    """Whether what it gives counts; else it is run only because another rank has one batch more."""
 
 
 @dataclass
@@ -98,7 +86,7 @@ class Replay(ABC):
             yield
 
     @abstractmethod
-    def run(self, life: Life, kept: KeptBatch) -> None:
+    def run(self, life: Life, kept: Seen) -> None:
         """Run one batch."""
 
     @abstractmethod
@@ -171,13 +159,13 @@ class StepReplay(Replay):
         finally:
             self._start = own
 
-    def run(self, life: Life, kept: KeptBatch) -> None:
+    def run(self, life: Life, kept: Seen) -> None:
         """Run ``validation_step`` and the hooks of the module around it."""
         assert life.state is not None
         state = life.state if kept.counted else life.state.copy()
         logged = life.logged if kept.counted else LoggedValues()
         batch = independent(kept.batch)
-        place = (kept.index, *([kept.dataloader_idx] if self._several else []))
+        place = (kept.index, *([kept.loader] if self._several else []))
         args = (batch, *(place if self._takes_index else ()))
         state.install()
         seeded(self.seed + kept.index)
@@ -288,7 +276,7 @@ class ScoreReplay(Replay):
         """See :class:`Replay`."""
         return untouched(self.model)
 
-    def run(self, life: Life, kept: KeptBatch) -> None:
+    def run(self, life: Life, kept: Seen) -> None:
         """Call the score on one batch, and add up the samples that count."""
         batch = independent(kept.batch)
         seeded(self.seed + kept.index)

@@ -23,15 +23,11 @@ class AcquisitionAnalysis(ValidationAnalysis):
     the reading that is being taken, and tells the order in which things were acquired.
     """
 
-    def _reset(self) -> None:
-        super()._reset()
+    def clear(self) -> None:
+        """Forget everything that belongs to one fit."""
+        super().clear()
         self._since: int | None = None
         """The step of the first reading on the present samples, where those before were of others."""
-
-    @property
-    def _step(self) -> int | None:
-        """The step of the reading of a fit that is being taken; ``None`` while none is."""
-        return self.step if self._active and self._fitting and not self._rehearsing else None
 
     # ------------------------------------------------- what a subclass fills in
 
@@ -89,18 +85,18 @@ class AcquisitionAnalysis(ValidationAnalysis):
 
     def _comparable(self, steps: list[int], values: list[float]) -> tuple[list[int], list[float]]:
         """The part of a curve that is of the present samples."""
-        since = self._since if self.changed is None or self._step is None else self._step
+        since = self._since if self.now is None or self.now.changed is None or self.step is None else self.step
         pairs = [(step, value) for step, value in zip(steps, values, strict=True) if since is None or step >= since]
         return [step for step, _ in pairs], [value for _, value in pairs]
 
     def _curve(self, key: str, now: float | None = None) -> tuple[list[int], list[float]]:
         """Steps and values of a key over the fit, with the value that is being read where there is one."""
         steps, values = self.history.series(self.full_key(key))
-        if now is None or self._step is None:
+        if now is None or self.step is None:
             return steps, values
-        if steps and steps[-1] == self._step:
+        if steps and steps[-1] == self.step:
             return steps, [*values[:-1], now]
-        return [*steps, self._step], [*values, now]
+        return [*steps, self.step], [*values, now]
 
     # ------------------------------------------------- pictures
 

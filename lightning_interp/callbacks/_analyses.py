@@ -5,13 +5,9 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from lightning_interp._fresh import FreshMetrics
-from lightning_interp.callbacks._val_loop import why_no_validation
 from lightning_interp.compat import pl
 
 if TYPE_CHECKING:
@@ -20,12 +16,9 @@ if TYPE_CHECKING:
 __all__ = [
     "analyses",
     "check_twins",
+    "clashes",
     "compared_by_lightning",
-    "keys_of_ours",
-    "reported_earlier",
     "silence_sync_warning",
-    "task_metrics",
-    "tell_nothing_read",
     "unique_name",
 ]
 
@@ -46,21 +39,26 @@ def unique_name(analysis: ValidationAnalysis, trainer: pl.Trainer) -> str:
     return type(analysis).__name__ + (f"_{place + 1}" if place else "")
 
 
-def reported_earlier(analysis: ValidationAnalysis, trainer: pl.Trainer, model: nn.Module) -> frozenset[str]:
-    """Facts that an earlier callback reports; any other key in common is an error."""
-    mine = {analysis.full_key(key): key for key in analysis._named_measures(model)}
-    facts: set[str] = set()
-    for other in analyses(trainer):
-        if other is analysis:
-            break
-        shared = mine.keys() & {other.full_key(key) for key in other.measures(model)}
-        facts |= {key for key in shared if mine[key].split("/")[0] in _FACTS}
-        clash = sorted(shared - facts)
-        if clash:
-            raise ValueError(
-                f"{type(other).__name__} and {type(analysis).__name__} would both log {clash[:3]}"
-                f"{' and more' if len(clash) > 3 else ''}: give one of them another `prefix`."
-            )
+def clashes(analysis: Any, mine: Mapping[str, str], owners: Mapping[str, Any]) -> frozenset[str]:
+    """Facts that an earlier analysis reports; any other key in common is an error.
+
+    Args:
+        analysis: The analysis.
+        mine: Its whole keys, with what each is without prefix and loader.
+        owners: The analysis that has a key, by whole key.
+
+    Raises:
+        ValueError: If they have another key in common.
+
+    """
+    shared = {key for key in mine if key in owners}
+    facts = {key for key in shared if mine[key].split("/")[0] in _FACTS}
+    clash = sorted(shared - facts)
+    if clash:
+        raise ValueError(
+            f"{type(owners[clash[0]]).__name__} and {type(analysis).__name__} would both log {clash[:3]}"
+            f"{' and more' if len(clash) > 3 else ''}: give one of them another `prefix`."
+        )
     return frozenset(facts)
 
 
@@ -86,31 +84,9 @@ def compared_by_lightning() -> bool:
     return sys._getframe(2).f_code.co_name == "_validate_callbacks_list"
 
 
-def task_metrics(trainer: pl.Trainer, fresh: FreshMetrics) -> dict[str, float]:
-    """What the model and others logged since the last validation, without what the callbacks of this package did."""
-    ours = keys_of_ours(trainer)
-    return {key: value for key, value in fresh.read(trainer).items() if key not in ours}
-
-
-def keys_of_ours(trainer: pl.Trainer) -> set[str]:
-    """What the callbacks of this package logged."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    ours = {key for one in analyses(trainer) for key in (*one.reading, *map(one.full_key, one._own_keys()))}
-    # Phases are logged when the reading is over: what stands there now is that of the validation before.
-    others = [one for one in callbacks if hasattr(one, "logged_keys") and not hasattr(one, "is_analysis")]
-    return ours | {key for one in others for key in getattr(one, "known_keys", one.logged_keys)()}
-
-
 def silence_sync_warning(keys: Sequence[str]) -> None:
     """Our values are merged before they are logged; the advice to average them does not apply."""
     for key in keys:
         warnings.filterwarnings(
             "ignore", re.escape(f"It is recommended to use `self.log({key!r}, ..., sync_dist=True)`")
         )
-
-
-def tell_nothing_read(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-    empty = [one for one in analyses(trainer) if not len(one.history)]
-    if empty and not why_no_validation(trainer, pl_module):
-        seen = "; ".join(f"{one._name}: {one._validations} validation runs, {one.failed} dropped" for one in empty)
-        pl.utilities.rank_zero_warn(f"The fit ended without a reading ({seen}).")

@@ -6,10 +6,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
-from weakref import WeakKeyDictionary
+from typing import NamedTuple, Protocol
 
-__all__ = ["SHARE", "Artist", "DrawingClock", "Picture", "join_drawing"]
+__all__ = ["SHARE", "Artist", "DrawingClock", "Picture"]
 
 SHARE = 0.015
 """Of the time since the fit began, what all pictures of all callbacks together may take while it runs. What is
@@ -225,17 +224,3 @@ class DrawingClock:
         # The very first picture need not wait for the part of the others, and no later one waits where another took
         # longer than was to be expected.
         return self._began + ((self._spent_first + cost) / (FIRST * SHARE) if self._spent_first else of_all)
-
-
-_clocks: WeakKeyDictionary[Any, DrawingClock] = WeakKeyDictionary()
-
-
-def join_drawing(trainer: Any, artist: Artist) -> DrawingClock | None:
-    """The clock by which a callback draws in the fit that starts now; ``None`` on all ranks but the first."""
-    if not trainer.is_global_zero:
-        return None
-    clock = _clocks.get(trainer)
-    if clock is None or artist in clock:  # which is that of an earlier fit
-        clock = _clocks[trainer] = DrawingClock()
-    clock.add(artist)
-    return clock

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from lightning_interp._forward import checked_forward
 from lightning_interp.callbacks._acquisition import AcquisitionAnalysis
 from lightning_interp.callbacks.analysis import refuse_batch_arguments
-from lightning_interp.distributed import Steps, Sum, rank_in, run, world_size
-from lightning_interp.positions import Selection
+from lightning_interp.distributed import Steps, Sum, rank_in, world_size
+from lightning_interp.reading.reading import Reading
 from lightning_interp.tasks.batching import Share
 from lightning_interp.tasks.differential import refuse_sharded
 from lightning_interp.tasks.encoding import Tokenizer, padding_id
@@ -79,15 +78,14 @@ class SentenceAnalysis(AcquisitionAnalysis):
         self.add_bos = add_bos
         self.bos_token_id = bos_token_id
 
-    def _reset(self) -> None:
-        super()._reset()
+    def clear(self) -> None:
+        """Forget everything that belongs to one fit."""
+        super().clear()
         self._lm: nn.Module | None = None
         self._encoded: list[Tensor] = []
         self._masked: list[MaskedToken] = []
         self._number = 0
         self._pad = 0
-        # The order of validation samples is of no consequence here, so there is nothing to warn of.
-        self._warned = True
 
     # ------------------------------------------------- what a subclass fills in
 
@@ -124,20 +122,8 @@ class SentenceAnalysis(AcquisitionAnalysis):
         """Let go of the model."""
         self._lm, self._encoded, self._masked = None, [], []
 
-    @property
-    def reads_batches(self) -> bool:
-        """No batch of the validation run is read."""
-        return False
-
-    def after_batch(self, batch: Any, selection: Selection) -> None:
-        """Nothing: no validation batch is read."""
-
-    def finish(self) -> Mapping[str, Tensor | float]:
+    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
         """Score all sentences, and compute."""
-        with torch.inference_mode(False), torch.no_grad():
-            return run(self._steps(), self.group)
-
-    def _steps(self) -> Steps[dict[str, float]]:
         world = world_size(self.group)
         share = rank_in(self.group), world
         # Each rank has the scores of its own batches and zeros elsewhere.

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from lightning_interp._attempt import attempt
-from lightning_interp._fresh import FreshMetrics
-from lightning_interp._loader_names import loader_names
 from lightning_interp._measure_words import chart_title, parse_key, split_loader
-from lightning_interp.callbacks._analyses import keys_of_ours
-from lightning_interp.compat import pl
 
-if TYPE_CHECKING:
-    from lightning_interp.reporting import Reporter
-
-__all__ = ["Page", "Source", "is_loss", "is_score", "page"]
+__all__ = ["Source", "is_loss", "is_score", "page"]
 
 Charts = dict[str, list[str]]
 
@@ -229,49 +221,3 @@ def _by_labels(title: str, keys: Sequence[str], prefix: str = "") -> Iterator[tu
 def _find(key: str, known: Collection[str]) -> str | None:
     """The key, or that of the first of several loaders."""
     return next((one for one in (key, f"{key}/dataloader_idx_0") if one in known), None)
-
-
-class Page:
-    """Writes the page of a Trainer, anew where a validation logs what none before it did.
-
-    Every callback has one, and that of the first of them writes for all: so it is whole whatever their order.
-    """
-
-    def __init__(self) -> None:
-        self._fresh = FreshMetrics()
-        self._own: dict[str, None] = {}
-        self._written = False
-
-    def start(self, trainer: pl.Trainer) -> None:
-        """A validation begins."""
-        self._fresh.start(trainer)
-
-    def show(self, owner: Any, trainer: pl.Trainer, pl_module: pl.LightningModule, reporter: Reporter | None) -> None:
-        """A validation is over: lay out what there is to see."""
-        writers = list(_writers(trainer))
-        if reporter is None or trainer.sanity_checking or not trainer.is_global_zero or writers[0] is not owner:
-            return
-        attempt(
-            type(owner).__name__,
-            owner._said,
-            "lay out its charts",
-            lambda: self._show(writers, trainer, pl_module, reporter),
-        )
-
-    def _show(
-        self, writers: Iterable[Any], trainer: pl.Trainer, pl_module: pl.LightningModule, reporter: Reporter
-    ) -> None:
-        before = len(self._own)
-        ours = keys_of_ours(trainer)
-        self._own |= dict.fromkeys(key for key in self._fresh.names(trainer) if key not in ours)
-        if self._written and len(self._own) == before:
-            return
-        self._written = True
-        names = loader_names(pl_module, getattr(trainer, "datamodule", None))
-        sources = [one.page_source(pl_module, names) for one in writers]
-        reporter.layout(trainer, page(list(self._own), sources, names), first=True)
-
-
-def _writers(trainer: pl.Trainer) -> Iterator[Any]:
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return (one for one in callbacks if hasattr(type(one), "page_source"))

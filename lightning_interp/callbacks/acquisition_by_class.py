@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_interp._seen import Seen
 from lightning_interp.callbacks._acquisition import AcquisitionAnalysis
 from lightning_interp.distributed import Maximum, Steps, Sum, run
 from lightning_interp.functional._numerics import wide_dtype
@@ -18,8 +19,8 @@ from lightning_interp.functional.design_effect import design_effect, sample_sums
 from lightning_interp.functional.frequency_bands import frequency_bands
 from lightning_interp.labels import BatchReader, Key, LabelSource
 from lightning_interp.metrics.base import FULL, SUMMARY
-from lightning_interp.positions import Selection
 from lightning_interp.predictions import PredictedRows, PredictionRecorder, Predictions, Scores
+from lightning_interp.reading.reading import Reading
 from lightning_interp.run_settings import Settings
 from lightning_interp.sites import Call
 
@@ -182,10 +183,11 @@ class AcquisitionByClass(AcquisitionAnalysis):
         self._reader = (
             None if labels is None else BatchReader({"class": labels}, padding_idx=-1, batch_size=self.batch_size)
         )
-        self._reset()
+        self.clear()
 
-    def _reset(self) -> None:
-        super()._reset()
+    def clear(self) -> None:
+        """Forget everything that belongs to one fit."""
+        super().clear()
         self._predictions: dict[str, Predictions] = {}
         self._recorder: PredictionRecorder | None = None
         self._bands: dict[str, Tensor] = {}
@@ -274,7 +276,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
             self._recorder.detach()
         self.abort()
 
-    def begin(self) -> None:
+    def begin(self, reading: Reading) -> None:
         """Start with empty sums."""
         self.abort()
 
@@ -292,29 +294,29 @@ class AcquisitionByClass(AcquisitionAnalysis):
 
     def start_anew(self) -> None:
         """Compare with later readings only."""
-        self._since = self.step
+        self._since = None if self.now is None else self.now.step
 
     def given_by_place(self) -> list[str]:
         """The labels, where they are an array."""
         return ["labels"] if self._reader is not None and self._reader.arrays else []
 
-    def before_batch(self, batch: Any, selection: Selection) -> None:
+    def before_batch(self, seen: Seen) -> None:
         """Read targets and labels, and capture logits."""
         assert self._recorder is not None
         if self._reader is not None:
-            places = selection.batch if self.positions.exact else None
-            found = self._reader.read(batch, places, None, self.positions.num_samples).custom["class"]
+            places = seen.selection.batch if self.positions.exact else None
+            found = self._reader.read(seen.batch, places, None, self.positions.num_samples).custom["class"]
             if found.is_floating_point() or found.is_complex():
                 raise ValueError(f"`labels` must be integers, got {found.dtype}.")
             self._batch_labels = found
-        self._recorder.start(batch)
+        self._recorder.start(seen.batch)
 
-    def after_batch(self, batch: Any, selection: Selection) -> None:
+    def after_batch(self, seen: Seen) -> None:
         """Add the batch to the sums."""
         assert self._recorder is not None
         labels, self._batch_labels = self._batch_labels, None
-        for name, rows in self._recorder.take(selection, self.step_output).items():
-            own = rows.targets if labels is None else rows.spread(selection.of(labels)).long()
+        for name, rows in self._recorder.take(seen.selection, seen.output).items():
+            own = rows.targets if labels is None else rows.spread(seen.selection.of(labels)).long()
             self._add(name, rows, own)
 
     def _add(self, name: str, rows: PredictedRows, labels: Tensor) -> None:
@@ -340,7 +342,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
             column = torch.stack([*[torch.zeros_like(ones)] * 3, named.to(dtype)]).T
             added = added.index_add(0, guess.masked_fill(~named, 0), column)
         self._sums[name] = added
-        if self._step is not None:
+        if self.step is not None:
             self._add_by_sample(name, rows, labels, counted, guess)
         omitted = torch.stack([rows.nonfinite, rows.unknown, unknown.sum(), *rows.scored])
         self._omitted[name] = self._omitted.get(name, torch.zeros_like(omitted)) + omitted
@@ -373,7 +375,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
         found = torch.stack(sums)
         self._by_sample[name] = self._by_sample.get(name, torch.zeros_like(found)) + found
 
-    def finish(self) -> Mapping[str, Tensor | float]:
+    def finish(self, reading: Reading) -> Mapping[str, Tensor | float]:
         """Merge ranks, and compare with earlier readings."""
         try:
             return run(self._steps(), self.group)
@@ -421,7 +423,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
                 values[f"class_named/{site}/{name}"] = named
             values[f"class_accuracy/{site}/{name}"] = right / count if count else math.nan
             values[f"class_loss/{site}/{name}"] = -log_p / count if count else math.nan
-            if self._step is not None:
+            if self.step is not None:
                 own = _Rows(right, count, *by_sample[0, place].tolist())
                 values[f"class_effective/{site}/{name}"] = count / own.design() if count else math.nan
                 if self._names_classes:
@@ -434,7 +436,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
         known = [values[f"class_accuracy/{site}/{name}"] for name in self.class_names.values()]
         known = [value for value in known if not math.isnan(value)]
         values[f"class_accuracy/{site}/mean"] = math.fsum(known) / len(known) if known else math.nan
-        if self._step is not None:
+        if self.step is not None:
             values[f"classes_forgotten/{site}"] = math.fsum(lost for lost in forgotten if lost == 1)
         return values
 
@@ -480,7 +482,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
             return torch.zeros(len(counted), dtype=torch.long)
         found = frequency_bands(counts, self.bands)
         # Neither the sanity check, which sees a part of the data, nor a validation before the fit settles them.
-        if self._step is not None:
+        if self.step is not None:
             self._bands[site] = found
         return found
 

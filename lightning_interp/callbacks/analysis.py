@@ -10,8 +10,9 @@ import warnings
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from matplotlib.figure import Figure
@@ -19,64 +20,46 @@ from torch import Tensor, nn
 
 from lightning_interp._attempt import attempt, cause
 from lightning_interp._batches import BatchSize, batch_size
-from lightning_interp._collate_order import why_order_is_unknown
-from lightning_interp._forward import RunBatch
-from lightning_interp._fresh import FreshMetrics
 from lightning_interp._measure_words import chart_title, describe_key, is_bookkeeping, parse_key
 from lightning_interp._safe_keys import PLACEHOLDERS, safe_keys
-from lightning_interp._same_data import DataChecksum, Samples
 from lightning_interp._same_parameters import with_same_parameters
+from lightning_interp._seen import Seen
 from lightning_interp._shared_padding import shared_padding
-from lightning_interp.callbacks._analyses import (
-    analyses,
-    check_twins,
-    compared_by_lightning,
-    reported_earlier,
-    silence_sync_warning,
-    task_metrics,
-    tell_nothing_read,
-    unique_name,
-)
+from lightning_interp.callbacks._analyses import compared_by_lightning
 from lightning_interp.callbacks._argument_names import refuse_unknown_arguments
-from lightning_interp.callbacks._drawing_clock import DrawingClock, Picture, join_drawing
+from lightning_interp.callbacks._drawing_clock import Picture
 from lightning_interp.callbacks._held_gates import HeldGates
-from lightning_interp.callbacks._page import Page, Source
-from lightning_interp.callbacks._readings_csv import write_readings, writes_last
+from lightning_interp.callbacks._page import Source
 from lightning_interp.callbacks._replicas import check_replicas, data_group, largest
-from lightning_interp.callbacks._same_arguments import check_same_arguments
 from lightning_interp.callbacks._unattached import unattached
-from lightning_interp.callbacks._val_loop import (
-    is_last_batch,
-    tell_no_validation,
-    validation_due,
-    validation_loaders,
-)
-from lightning_interp.callbacks.gate_checks import check_gates
+from lightning_interp.callbacks._val_loop import is_last_batch, validation_due
 from lightning_interp.compat import check_trainer, pl
-from lightning_interp.distributed import PeerError, agree, run, settled, world_size
-from lightning_interp.history import History, Reading
+from lightning_interp.distributed import PeerError, Steps, agree, run, settled, world_size
+from lightning_interp.history import History, ReadingRow
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.positions import SamplePositions, Selection
+from lightning_interp.reading.part import Part, parts_of
+from lightning_interp.reading.reading import Reading
+from lightning_interp.reading.run_log import RunLog
+from lightning_interp.reading.samples import ReadSamples, loader_positions
 from lightning_interp.replay import NotLoggedError
-from lightning_interp.reporting import Reporter, log_folder
 from lightning_interp.run_settings import Settings, arguments, run_settings
 
 __all__ = ["Draw", "ValidationAnalysis", "refuse_batch_arguments"]
 
 Draw = Callable[[], Figure]
 
-# May differ between ranks: files and pictures are made on one of them.
-_OF_RANK = ("draw_figures", "figure_interval", "write_csv")
-
 
 class ValidationAnalysis(pl.Callback):
     """Reads a validation run and logs what it found beside the task loss.
 
     A subclass says what to do with a batch and what to make of a reading; this class decides when to read, merges
-    ranks' success and failure, logs, keeps the history and draws. To write one's own, fill in :meth:`measures`,
-    :meth:`resolve`, :meth:`after_batch` and :meth:`finish`, and where needed :meth:`begin`, :meth:`before_batch`,
-    :meth:`release`, :meth:`keep`, :meth:`identity` and :meth:`figures`. None of these needs a Trainer, so that
-    :func:`lightning_interp.analyze` can call them too.
+    ranks' success and failure, logs, keeps the history and draws. To write one's own, say what is measured
+    (:meth:`measures`), hold :class:`~lightning_interp.reading.part.Part` objects that attach to the model, and fill in
+    :meth:`merge`; where needed also :meth:`resolve`, :meth:`release`, :meth:`begin`, :meth:`before_batch`,
+    :meth:`after_batch`, :meth:`commit`, :meth:`abort` and :meth:`figures`. None of these needs a Trainer, so that
+    :func:`lightning_interp.analyze` can call them too. What is known of the moment is in the
+    :class:`~lightning_interp.reading.reading.Reading`, ``self.now`` while it lasts.
 
     What every reading has beside its measures: ``seconds/<callback>``, time spent in it, at level full, and, once a
     reading was dropped, ``failed/<callback>``, how many were, which is always logged.
@@ -127,11 +110,10 @@ class ValidationAnalysis(pl.Callback):
 
     is_analysis = True
     draws_first = False
-    attached: tuple[str, ...] = (
-        *("_trainer", "_reporter", "_clock", "group", "run_batch", "step_output"),
-        *("_selection", "_error", "_values", "_pending", "_collate"),
-    )
+    attached: tuple[str, ...] = ("_trainer", "now")
     """Attributes of a class that belong to a model or a Trainer: a copy has None there, until it is attached itself."""
+    told_apart: tuple[str, ...] = ("prefix",)
+    """Arguments that tell several instances of a class apart in a checkpoint."""
     # Arguments that change no value of a reading.
     _outward: tuple[str, ...] = (
         "prefix",
@@ -192,52 +174,27 @@ class ValidationAnalysis(pl.Callback):
         self.on_error = on_error
 
         self._name = type(self).__name__
+        self.now: Reading | None = None
+        """The reading that is being taken."""
         self._warned_of_omissions = False
         self._warned_of_undefined = False
-        self._warned_of_claim = False
         self._elsewhere: frozenset[str] = frozenset()
-        self.changed: str | None = None
-        """How the samples of this reading differ from those of the one before: ``"others"``, ``"order"`` where they are
-        the same under other numbers, ``None`` where they do not or that is not watched."""
-        self._collate: tuple[int, str | None] | None = None
-        self._checksum = DataChecksum()
-        self._read_samples: Samples | None = None
-        self.positions = SamplePositions([])
-        """Counts through the batches of the reading."""
-        self.group: Any = None
-        """The process group over which data are split; ``None`` for all ranks."""
-        self.run_batch: RunBatch | None = None
-        """How :func:`lightning_interp.analyze` runs a batch, for what runs batches again."""
-        self.step_output: Any = None
-        """What ``validation_step`` returned for the batch, while :meth:`after_batch` runs."""
-        self.step = 0
-        """The optimizer step of the reading."""
-        self._fitting = False
-        self._active = False
-        self._rehearsing = False
-        self._complete = False
-        self._error: Exception | None = None
-        self._selection: Selection | None = None
-        self._values: dict[str, float] | None = None
-        self._pending: dict[str, float] | None = None
-        self._seconds = 0.0
-        self._clock: DrawingClock | None = None
-        self._reporter: Reporter | None = None
+        self._read_samples = ReadSamples(max_examples)
         self._trainer: weakref.ref[Any] | None = None
         self._modules: dict[str, nn.Module] = {}
         self._held = HeldGates()
-        self._page = Page()
         self._key: str | None = None
         self._safe: dict[str, str] = {}
-        ValidationAnalysis._reset(self)  # a subclass resets its own part once it has its arguments
+        self._forget_fit()
 
-    def _reset(self) -> None:
-        """Forget everything that belongs to one fit."""
+    def _forget_fit(self) -> None:
         self.history = History()
         self.reading: dict[str, float] = {}
-        self._fresh = FreshMetrics()
+        """The values of the last reading by whole key."""
         self.failed = 0
-        self._validations = 0
+        """How many readings were dropped."""
+        self.validations = 0
+        """How many validation runs there were, read or not."""
         self._spent = self._last_seconds = self._elapsed = 0.0
         self._resumed = time.monotonic()
         self._rehearsed = False
@@ -245,9 +202,42 @@ class ValidationAnalysis(pl.Callback):
         self._open: int | None = None
         self._validated: int | None = None
         self._said: set[str] = set()
-        self._warned = False
-        self._samples: Samples | None = None
-        self._warned_of_change = False
+        self._read_samples.clear()
+
+    def clear(self) -> None:
+        """Forget everything that belongs to one fit; the parts do too."""
+        self._forget_fit()
+        for _, part in self.all_parts():
+            part.clear()
+
+    def all_parts(self) -> list[tuple[str, Part]]:
+        """The parts that it holds, by the name of the attribute."""
+        return list(parts_of(self))
+
+    def fresh(self) -> Self:
+        """An analysis with the same arguments that has read nothing yet and is attached to no model."""
+        found = object.__new__(type(self))
+        vars(found).update(self.__getstate__())
+        for name, part in self.all_parts():
+            setattr(found, name, part.fresh())
+        found._read_samples = ReadSamples(self.max_examples)
+        found.clear()
+        return found
+
+    @property
+    def positions(self) -> SamplePositions:
+        """Counts through the batches of the reading."""
+        return SamplePositions([]) if self.now is None else self.now.positions
+
+    @property
+    def group(self) -> Any:
+        """The process group over which data are split; ``None`` for all ranks."""
+        return None if self.now is None else self.now.group
+
+    @property
+    def step(self) -> int | None:
+        """The optimizer step of the reading of a fit that is being taken; ``None`` while none is, or in a rehearsal."""
+        return self.now.step if self.now is not None and self.now.counts else None
 
     # ------------------------------------------------- what a subclass fills in
 
@@ -260,44 +250,62 @@ class ValidationAnalysis(pl.Callback):
 
         """
 
-    @abstractmethod
     def resolve(self, model: nn.Module) -> None:
         """Find in the model what is to be read, and attach to it. An error here stops the run before it starts."""
+        for _, part in self.all_parts():
+            part.attach(model)
 
     def take_padding(self, padding_idx: int | None) -> None:
         """What the ``LightningModule`` or the data module says of padding in an attribute of this name, if it does."""
 
     def release(self) -> None:
         """Detach from the model and free what was kept for readings."""
+        self.abort()
+        for _, part in self.all_parts():
+            part.detach()
 
     def count(self, batch: Any) -> int:
         """The number of samples in a batch."""
         return batch_size(batch, self.batch_size)
 
-    def begin(self) -> None:
-        """A reading starts; :attr:`positions` and :attr:`group` are set."""
+    def begin(self, reading: Reading) -> None:
+        """A reading starts."""
+        for _, part in self.all_parts():
+            part.begin(reading)
 
-    def before_batch(self, batch: Any, selection: Selection) -> None:
+    def before_batch(self, seen: Seen) -> None:
         """A batch that has selected samples is about to go through the model."""
+        for _, part in self.all_parts():
+            part.before_batch(seen)
 
-    @abstractmethod
-    def after_batch(self, batch: Any, selection: Selection) -> None:
+    def after_batch(self, seen: Seen) -> None:
         """The batch went through the model."""
+        for _, part in self.all_parts():
+            part.after_batch(seen)
 
     def abort(self) -> None:
-        """The reading is given up: forget it."""
+        """The reading is over, or given up: forget it."""
+        for _, part in self.all_parts():
+            part.forget()
 
     @property
     def reads_batches(self) -> bool:
         """Whether batches of the validation run are read; else they may be of any kind."""
-        return True
+        own = type(self).after_batch is not ValidationAnalysis.after_batch
+        return own or any(part.reads_batches for _, part in self.all_parts())
 
-    def collect(self) -> None:
+    def collect(self, reading: Reading) -> None:
         """The validation run is over: read on this rank what is not part of it. Called on all ranks, or on none."""
 
-    @abstractmethod
-    def finish(self) -> Mapping[str, Tensor | float]:
+    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
+        """Merge ranks and give all measures by key, as a generator; see :mod:`lightning_interp.distributed`."""
+        raise NotImplementedError(f"{type(self).__name__} has neither `merge` nor `finish`.")
+
+    def finish(self, reading: Reading) -> Mapping[str, Tensor | float]:
         """Merge ranks and return all measures by key. Called on all ranks, or on none."""
+        # What is kept must also be usable outside inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            return run(self.merge(reading), reading.group)
 
     def kept_for_samples(self) -> str:
         """What is kept from one reading to the next that belongs to the samples read, and what becomes of it.
@@ -316,6 +324,8 @@ class ValidationAnalysis(pl.Callback):
 
     def start_anew(self) -> None:
         """A reading of a fit succeeded that was of other samples: forget what belongs to those before."""
+        for _, part in self.all_parts():
+            part.start_anew()
 
     def read_from(self) -> str:
         """What batches come from, for messages."""
@@ -325,12 +335,18 @@ class ValidationAnalysis(pl.Callback):
         """Arguments that hold an entry for each sample of the data set, so that they need to know which is which."""
         return []
 
-    def keep(self) -> None:
-        """The reading is logged: take over what it found; :attr:`step` is its step. Called on all ranks, or on none."""
+    def commit(self, reading: Reading) -> None:
+        """The reading is logged, and counts: take over what it found. Called on all ranks, or on none."""
+        for _, part in self.all_parts():
+            part.commit(reading)
 
     def identity(self) -> Mapping[str, Any]:
-        """What tells several instances of a class apart in a checkpoint, by name; none by default."""
-        return {}
+        """What tells several instances of a class apart in a checkpoint, by name: see :attr:`told_apart`."""
+        given = {name: getattr(self, name) for name in self.told_apart}
+        return {
+            name: list(one) if isinstance(one, Mapping | Sequence) and not isinstance(one, str) else one
+            for name, one in given.items()
+        }
 
     def shared(self) -> Mapping[str, Tensor | float]:
         """Numbers of the last reading, beside its measures, that all ranks with the same data must have alike."""
@@ -357,7 +373,7 @@ class ValidationAnalysis(pl.Callback):
     def page_source(self, model: nn.Module, loaders: Sequence[str] | None = None) -> Source:
         """What it has on TensorBoard's page "Custom Scalars"."""
         charts = {title: [self.full_key(key) for key in keys] for title, keys in self.charts(model).items()}
-        return Source(self._name, self.prefix, charts, [*self.logged_keys(model), self.full_key(self._own_keys()[1])])
+        return Source(self._name, self.prefix, charts, [*self.logged_keys(model), self.full_key(self.own_keys()[1])])
 
     def settings(self) -> Settings:
         """How readings are taken, for the columns ``setting/<callback>/…`` of ``readings.csv``.
@@ -365,7 +381,10 @@ class ValidationAnalysis(pl.Callback):
         By default the arguments that this callback keeps under their own names and that are numbers, text, or lists
         and mappings of these.
         """
-        return arguments(self, leave_out=self._outward)
+        found = arguments(self, leave_out=self._outward)
+        for _, part in self.all_parts():
+            found |= part.settings()
+        return found
 
     # ------------------------------------------------- keys
 
@@ -411,42 +430,36 @@ class ValidationAnalysis(pl.Callback):
         check_trainer(self, trainer)
         if stage == "fit":
             if self._trainer is None or self._trainer() is not trainer:
-                self._reset()
+                self.clear()
             self._trainer = weakref.ref(trainer)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Attach to the model and check arguments and keys against those of other ranks and callbacks."""
-        if self is analyses(trainer)[0]:
-            check_same_arguments(
-                {unique_name(one, trainer): arguments(one, leave_out=_OF_RANK) for one in analyses(trainer)}
-            )
+        log = RunLog.of(trainer)
+        log.joins(self)
         self._attach(trainer, pl_module)
-        self._page = Page()
-        if self._reporter is not None:
-            keys = [self.full_key(key) for key in [*self.measures(pl_module), *self._own_keys()]]
-            self._reporter.describe(trainer, {key: describe_key(key, self.prefix) for key in keys})
+        if log.reporter is not None:
+            keys = [self.full_key(key) for key in [*self.measures(pl_module), *self.own_keys()]]
+            log.reporter.describe(trainer, {key: describe_key(key, self.prefix) for key in keys})
         self._resumed = time.monotonic()
-        self._clock = join_drawing(trainer, self)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check what gates watch, and that there will be something to read; only now does Lightning know of both."""
-        if self is analyses(trainer)[0]:
-            check_gates(trainer, pl_module)
-            tell_no_validation(trainer, pl_module, [one._name for one in analyses(trainer)])
+        RunLog.of(trainer).training_starts(self, pl_module)
         if self.reads_batches and self.given_by_place() and trainer.val_dataloaders is not None:
-            self.positions = self._find_loader(trainer)
-            self.check_positions()
+            self._find_loader(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Draw what is due: training goes on, so it is not drawn again at once."""
-        self._draw(DrawingClock.tick)
+        RunLog.of(trainer).draw("tick")
 
     def _attach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.release()
-        self._collate = None
-        self._name = unique_name(self, trainer)
+        self._read_samples.release()
+        log = RunLog.of(trainer)
+        self._name = log.name_of(self)
         if "dataloader_iter" in inspect.signature(pl_module.validation_step).parameters:
             raise ValueError(
                 f"{type(pl_module).__name__}.validation_step takes `dataloader_iter`, and Lightning hands no batch to "
@@ -462,11 +475,7 @@ class ValidationAnalysis(pl.Callback):
         self.take_padding(shared_padding(pl_module, getattr(trainer, "datamodule", None)))
         self._modules = dict(pl_module.named_modules())
         self._tell_names(pl_module)
-        self._elsewhere = reported_earlier(self, trainer, pl_module)
-        check_twins(self, trainer)
-        if world_size() > 1:
-            silence_sync_warning([self.full_key(key) for key in [*self.measures(pl_module), *self._own_keys()]])
-        self._reporter = Reporter(log_folder(trainer))
+        self._elsewhere = log.claim(self, pl_module)
 
     def _tell_names(self, model: nn.Module) -> None:
         """Say once which names are logged as others."""
@@ -479,51 +488,48 @@ class ValidationAnalysis(pl.Callback):
                 f"{self._name} logs {', '.join(others[:3])}{more}, since loggers cannot hold all characters."
             )
 
-    def _own_keys(self) -> tuple[str, str]:
+    def own_keys(self) -> tuple[str, str]:
+        """The keys of the time that a reading takes, and of how many were dropped."""
         return f"seconds/{self._name}", f"failed/{self._name}"
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Decide whether this validation run is read."""
         started = time.perf_counter()
-        self._page.start(trainer)
-        self._active, self._complete, self._seconds = False, False, 0.0
-        self._error = self._selection = self._values = self._pending = None
-        self._fitting = trainer.state.fn == "fit"
-        self._rehearsing = bool(trainer.sanity_checking)
-        self.step = trainer.global_step
-        if not self._fitting:
+        log = RunLog.of(trainer)
+        log.validation_starts(self)
+        self.now = None
+        fitting, rehearsal = trainer.state.fn == "fit", bool(trainer.sanity_checking)
+        if not fitting:
             self._attach(trainer, pl_module)
-        elif not self._rehearsing:
+        elif not rehearsal:
             self._count_validation(trainer.fit_loop.epoch_loop.total_batch_idx)
-            if (self._validations - 1) % self.every_n_validations or not self._affordable():
+            if (self.validations - 1) % self.every_n_validations or not self._affordable():
                 return
-        self._active, self.group = True, data_group(trainer)
-        self._guarded(lambda: self._prepare(trainer, pl_module))
-        self._seconds += time.perf_counter() - started
+        step = trainer.global_step if fitting else None
+        reading = self.now = Reading(pl_module, step, rehearsal, data_group(trainer), trainer, shared=log.shared)
+        self._guarded(lambda: self._prepare(reading))
+        reading.seconds += time.perf_counter() - started
 
     def _count_validation(self, batch: int) -> None:
         """Number this validation run as it would be without a restart: after one that a checkpoint came before."""
         if self._due is not None and self._due != batch:
-            self._validations += 1
+            self.validations += 1
         self._due, self._open = None, batch
-        self._validations += 1
+        self.validations += 1
 
-    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._follow(pl_module)
-        self.positions = SamplePositions([])
+    def _prepare(self, reading: Reading) -> None:
+        self._follow(reading)
         if self.reads_batches:
-            self.positions = self._find_loader(trainer)
-            self.check_positions()
-        self._checksum, self.changed = DataChecksum(), None
-        self.begin()
+            reading.positions = self._find_loader(reading.trainer)
+        self.begin(reading)
 
-    def _follow(self, model: nn.Module) -> None:
+    def _follow(self, reading: Reading) -> None:
         """Where modules were replaced, wrapped, added or taken away since, find by name what is to be read."""
-        before, now = self._modules, dict(model.named_modules())
+        before, now = self._modules, dict(reading.model.named_modules())
         if before.keys() == now.keys() and all(before[name] is module for name, module in now.items()):
             return
         self.release()
-        self.resolve(model)
+        self.resolve(reading.model)
         self._modules = now
         others = [name for name, module in before.items() if name in now and now[name] is not module]
         gone = [name for name in before if name not in now]
@@ -532,7 +538,7 @@ class ValidationAnalysis(pl.Callback):
             changes += [f"none any longer at {gone[:3]}"] if gone else []
             pl.utilities.rank_zero_warn(
                 f"{self._name}: since the last reading the model has {' and '.join(changes)}. Sites are found by name, "
-                f"and from step {self.step} on they are read there."
+                f"and from step {reading.step} on they are read there."
             )
 
     def _affordable(self) -> bool:
@@ -551,10 +557,65 @@ class ValidationAnalysis(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Get ready for the model's forward pass."""
-        if self._active and dataloader_idx == self.dataloader_idx and self._error is None:
-            started = time.perf_counter()
-            self._guarded(lambda: self._before(batch))
-            self._seconds += time.perf_counter() - started
+        reading = self.now
+        if reading is None or reading.closed or reading.error is not None:
+            return
+        started = time.perf_counter()
+        self._guarded(lambda: self.before_any_batch(reading, dataloader_idx))
+        if dataloader_idx == self.dataloader_idx and self.reads_batches and reading.error is None:
+            self._guarded(lambda: self.before(reading, batch, batch_idx, dataloader_idx))
+        reading.seconds += time.perf_counter() - started
+
+    def before_any_batch(self, reading: Reading, loader: int) -> None:
+        """A batch of any validation loader is about to go through the model, whether it is read or not."""
+        for _, part in self.all_parts():
+            part.before_any_batch(reading, loader)
+
+    def before(self, reading: Reading, batch: Any, index: int, loader: int = 0) -> None:
+        """Choose the samples that are read of a batch, and get ready for it."""
+        selection = reading.positions.select(self.count(batch))
+        self._check_positions(reading.positions)
+        if not len(selection):
+            return
+        if self.kept_for_samples():
+            reading.checksum.add(batch, self.watched(selection))
+        seen = Seen(batch, index, loader, selection)
+        self.before_batch(seen)
+        reading.seen = seen
+
+    def after(self, reading: Reading, output: Any) -> None:
+        """Take in what the model's forward pass on that batch showed, where samples of it are read."""
+        seen, reading.seen = reading.seen, None
+        if seen is not None:
+            self.after_batch(replace(seen, output=output))
+
+    # ------------------------------------------------- outside a Trainer
+
+    def start_reading(self, reading: Reading, loader: Any) -> None:
+        """Attach to a finished model and begin to read it.
+
+        Args:
+            reading: The reading, which is taken until :meth:`end_reading`.
+            loader: What gives the batches.
+
+        """
+        self.now = reading
+        self.resolve(reading.model)
+        self.take_padding(shared_padding(reading.model))
+        self._named_measures(reading.model)
+        if self.reads_batches:
+            reading.positions = SamplePositions(loader, max_examples=self.max_examples)
+            self._read_samples.try_collate(loader, reading.positions, self.given_by_place())
+            self._check_positions(reading.positions)
+        self.begin(reading)
+
+    def end_reading(self, reading: Reading) -> dict[str, float]:
+        """What was read of a finished model: every measure by its key, undefined ones left out."""
+        self.collect(reading)
+        found = _numbers(self.finish(reading))
+        return {self.prefix + self.safe_key(key): value for key, value in found.items() if not math.isnan(value)}
+
+    # ------------------------------------------------- batches
 
     def on_validation_batch_end(
         self,
@@ -566,57 +627,56 @@ class ValidationAnalysis(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Take in what the forward pass showed; after the last batch, read whatever else there is to read."""
-        selection = self._selection
-        if self._active and dataloader_idx == self.dataloader_idx and selection is not None:
+        reading = self.now
+        if reading is not None and reading.seen is not None and dataloader_idx == self.dataloader_idx:
             started = time.perf_counter()
-            self.step_output = outputs
-            self._guarded(lambda: self.after_batch(batch, selection))
-            self._selection = self.step_output = None
-            self._seconds += time.perf_counter() - started
+            self._guarded(lambda: self.after(reading, outputs))
+            reading.seconds += time.perf_counter() - started
         # Now, since in later hooks the model may have other weights than those that were validated, as under weight
         # averaging; and by the last of the analyses, when all of them have taken in the batch.
-        if is_last_batch(trainer) and self is analyses(trainer)[-1]:
-            for analysis in analyses(trainer):
-                analysis._finish(trainer, pl_module)
+        if is_last_batch(trainer):
+            analyses = RunLog.of(trainer).analyses
+            for analysis in analyses if self is analyses[-1] else ():
+                analysis._finish(pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log what was read."""
-        if not self._active:
+        reading = self.now
+        if reading is None or reading.closed:
             return
-        self._finish(trainer, pl_module)  # where no batch was known to be the last
-        self._active = False
-        reading, self._values = self._values, None
-        if reading is None:
-            self._give_up(trainer, pl_module)
-            return
-        if self._rehearsing:
-            # Lightning forgets what is logged in the sanity check.
-            self._log(pl_module, self._chosen(self.logged_keys(pl_module), reading))
-            self.abort()
-            self._rehearsed = True
+        self._finish(pl_module)  # where no batch was known to be the last
+        reading.closed = True
+        values = reading.values
+        if values is None:
+            self._give_up(reading)
             return
         self._rehearsed = True
-        if self._fitting:
-            if self.changed is not None:
+        if reading.rehearsal:
+            # Lightning forgets what is logged in the sanity check.
+            self._log(pl_module, self._chosen(self.logged_keys(pl_module), values, silent=True))
+            return
+        if reading.counts:
+            if reading.changed is not None:
                 self._afterwards("start anew", self.start_anew)
-            self._samples = self._read_samples
-        self._last_seconds = run(largest(self._seconds))
+            self._read_samples.before = reading.samples
+        self._last_seconds = run(largest(reading.seconds))
         self._spent += self._last_seconds
-        self._pending = self.reading = reading
-        self._afterwards("log its values", lambda: self._publish(trainer, pl_module))
+        self.reading = values
+        self._afterwards("log its values", lambda: self._publish(reading, values))
 
-    def _publish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _publish(self, reading: Reading, values: dict[str, float]) -> None:
         """Log the reading, and keep gates from old values of what it does not have."""
-        if self._fitting:
-            self._held.hold(trainer, self.reading)  # until they are logged
-        self.reading[self.full_key(self._own_keys()[0])] = self._last_seconds
+        trainer, pl_module = reading.trainer, reading.model
+        if reading.counts:
+            self._held.hold(trainer, values)  # until they are logged
+        values[self.full_key(self.own_keys()[0])] = self._last_seconds
         expected = self.logged_keys(pl_module)
-        missing = [key for key in expected if key not in self.reading]
-        self._log(pl_module, self._chosen(expected, self.reading))
-        if self._fitting:
+        missing = [key for key in expected if key not in values]
+        self._log(pl_module, self._chosen(expected, values))
+        if reading.counts:
             self._held.hold(trainer, missing)
         conditional = self.conditional_keys(pl_module)
-        if self.changed is None:  # else it is told what is undefined
+        if reading.changed is None:  # else it is told what is undefined
             self._tell_undefined([key for key in missing if key not in conditional])
         if self.failed:
             self._log_failed(pl_module)
@@ -626,72 +686,69 @@ class ValidationAnalysis(pl.Callback):
         full = {self.full_key(key): value for key, value in values.items() if not math.isnan(value)}
         return {key: value for key, value in full.items() if key not in self._elsewhere}
 
-    def _chosen(self, expected: Sequence[str], reading: Mapping[str, float]) -> dict[str, float]:
+    def _chosen(self, expected: Sequence[str], values: Mapping[str, float], silent: bool = False) -> dict[str, float]:
         """What is logged of a reading."""
-        wanted = {*expected, *self._omissions(reading)}
-        return {key: value for key, value in reading.items() if key in wanted}
+        wanted = {*expected, *self._omissions(values, silent)}
+        return {key: value for key, value in values.items() if key in wanted}
 
-    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _finish(self, pl_module: pl.LightningModule) -> None:
         """Merge ranks and compute, once a reading."""
-        if self._active and not self._complete:
+        reading = self.now
+        if reading is not None and not reading.finished:
             started = time.perf_counter()
-            self._complete = True
-            self._values = self._finished(trainer, pl_module)
-            self._seconds += time.perf_counter() - started
+            reading.finished = True
+            reading.values = self._finished(reading)
+            reading.seconds += time.perf_counter() - started
 
-    def _finished(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float] | None:
+    def _finished(self, reading: Reading) -> dict[str, float] | None:
         """Every measure as a number by its whole key, or ``None`` where any rank failed.
 
         Ranks agree before and after each step, and all of them do, also where only some share the data: a rank that
         failed enters no exchange that its partners wait in.
         """
         values: dict[str, float] = {}
-        reading: dict[str, float] = {}
+        keyed: dict[str, float] = {}
+        model, samples, of = reading.model, self._read_samples, (self._name, self.read_from())
         works: list[Callable[[], None]] = [
-            lambda: with_same_parameters(pl_module, self.collect),
-            self._check_number,
-            self._check_samples,
-            lambda: values.update(_numbers(with_same_parameters(pl_module, self.finish))),
-            lambda: check_replicas({**values, **self.shared()}, trainer),
-            lambda: reading.update(self._keyed(values)),
+            lambda: with_same_parameters(model, lambda: self.collect(reading)),
+            lambda: samples.check_number(reading.positions, *of),
+            lambda: samples.compare(reading, *of, self.kept_for_samples(), self.by_place),
+            lambda: values.update(_numbers(with_same_parameters(model, lambda: self.finish(reading)))),
+            lambda: check_replicas({**values, **self.shared()}, reading.trainer),
+            lambda: keyed.update(self._keyed(values)),
         ]
-        if not settled(self._error, self.group):
+        if not settled(reading.error, reading.group):
             return None
         for work in works:
             try:
                 with torch.no_grad():
                     work()
             except Exception as error:
-                self._error = error
-            if not settled(self._error, self.group):
+                reading.error = error
+            if not settled(reading.error, reading.group):
                 return None
-        return reading
+        return keyed
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the reading down beside what the model logged, and draw."""
-        values, self._pending = self._pending, None
-        if values is not None:
-            self._afterwards("keep what it found", self.keep)
-        if self._fitting and not self._rehearsing:
-            if values is not None:
-                self._afterwards("write its reading down", lambda: self._write_down(trainer, values))
+        reading, self.now = self.now, None
+        log = RunLog.of(trainer)
+        if reading is not None and reading.counts and reading.values is not None:
+            values = reading.values
+            self._afterwards("keep what it found", lambda: self.commit(reading))
+            self._afterwards("write its reading down", lambda: self._write_down(trainer, values))
+            log.draw("reading", self)
+        self._afterwards("forget the reading", self.abort)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._validated, self._open = self._open, None
-            # The last of them writes for all, once all have their reading.
-            if writes_last(self, trainer):
-                self._afterwards("write readings.csv", lambda: self._write_csv(trainer))
-            if values is not None and self._clock is not None:
-                self._clock.reading(self)
-        if self._fitting:
-            self._page.show(self, trainer, pl_module, self._reporter)
-        # What is logged from here on is fresh at the next reading; what is not by then is old.
-        self._fresh.start(trainer)
+        log.validation_ends(self, pl_module)
 
     def _write_down(self, trainer: pl.Trainer, values: Mapping[str, float]) -> None:
-        context = task_metrics(trainer, self._fresh)
+        context = RunLog.of(trainer).context()
         # A reading that was dropped, or lost with the process that made it, leaves a gap in the numbers.
-        index = (self._validations - 1) // self.every_n_validations
+        index = (self.validations - 1) // self.every_n_validations
         self._afterwards("describe how it reads", lambda: self._note(trainer))
-        self.history.append(Reading(trainer.global_step, trainer.current_epoch, index, values, context))
+        self.history.append(ReadingRow(trainer.global_step, trainer.current_epoch, index, values, context))
 
     def _note(self, trainer: pl.Trainer) -> None:
         mine = {f"{self._name}/{name}": value for name, value in self.settings().items()}
@@ -699,11 +756,7 @@ class ValidationAnalysis(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the whole history, write what could not be written before, and say where there is none."""
-        self._draw(lambda clock: clock.end(self))
-        if writes_last(self, trainer):
-            self._afterwards("write readings.csv", lambda: self._write_csv(trainer))
-        if self is analyses(trainer)[0]:
-            tell_nothing_read(trainer, pl_module)
+        RunLog.of(trainer).fit_ends(self, pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave nothing attached to the model, and nothing held."""
@@ -712,11 +765,11 @@ class ValidationAnalysis(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave nothing attached to the model, and nothing held; where a user stops the fit, draw what there is."""
         if isinstance(exception, KeyboardInterrupt):
-            self._draw(DrawingClock.interrupted)
+            RunLog.of(trainer).draw("interrupted")
         self._let_go()
 
     def _let_go(self) -> None:
-        self._active = self._fitting = False
+        self.now = None
         self._modules = {}
         for what, work in (("let gates go on", self._held.release), ("let go of the model", self.release)):
             attempt(self._name, self._said, what, work)
@@ -725,8 +778,7 @@ class ValidationAnalysis(pl.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy starts with: arguments and readings, attached to no model and no Trainer."""
-        apart = {"positions": SamplePositions([]), "_held": HeldGates(), "_page": Page(), "_modules": {}}
-        return {**unattached(self), **apart, "_active": False, "_fitting": False}
+        return {**unattached(self), "_held": HeldGates(), "_modules": {}, "_read_samples": self._read_samples.copy()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`__getstate__` gave."""
@@ -747,11 +799,12 @@ class ValidationAnalysis(pl.Callback):
         due = attempt(self._name, self._said, "tell whether a validation is due", self._due_here)
         return {
             "history": self.history.state_dict(),
-            "validations": self._validations - (self._open is not None),
+            **{name: state for name, part in self.all_parts() if (state := part.state_dict())},
+            "validations": self.validations - (self._open is not None),
             "due": self._open if self._open is not None else due,
             "rehearsed": self._rehearsed,
             "failed": self.failed,
-            "samples": None if self._samples is None else self._samples._asdict(),
+            "samples": self._read_samples.state_dict(),
             "spent": self._spent,
             "last_seconds": self._last_seconds,
             "elapsed": self._elapsed + time.monotonic() - self._resumed,
@@ -760,14 +813,16 @@ class ValidationAnalysis(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""
         self.history.load_state_dict(state_dict["history"])
-        self._validations = state_dict["validations"]
+        self.validations = state_dict["validations"]
         self._due, self._open = state_dict.get("due"), None  # checkpoints of before have none
         self._rehearsed = bool(state_dict.get("rehearsed", False))
         self.failed = state_dict["failed"]
-        samples = state_dict.get("samples")
-        self._samples = None if samples is None else Samples(**samples)
+        self._read_samples.load_state_dict(state_dict.get("samples"))
         self._spent, self._last_seconds = state_dict["spent"], state_dict["last_seconds"]
         self._elapsed, self._resumed = state_dict["elapsed"], time.monotonic()
+        for name, part in self.all_parts():
+            if name in state_dict:
+                part.load_state_dict(state_dict[name])
 
     def _due_here(self) -> int | None:
         """The batch after which a validation run is due that has not begun, where one is: a restart passes over it."""
@@ -780,117 +835,14 @@ class ValidationAnalysis(pl.Callback):
     # ------------------------------------------------- inside
 
     def _find_loader(self, trainer: pl.Trainer) -> SamplePositions:
-        loaders = validation_loaders(trainer)
-        if self.dataloader_idx >= len(loaders):
-            raise ValueError(
-                f"`dataloader_idx={self.dataloader_idx}` of {self._name}, but there are {len(loaders)} validation "
-                f"loaders (0 to {len(loaders) - 1})."
-            )
-        batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
-        split = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {"rank": 0, "num_replicas": 1}
-        positions = SamplePositions(
-            loaders[self.dataloader_idx],
-            rank=split["rank"],
-            world=split["num_replicas"],
-            max_examples=self.max_examples,
-            num_batches=batches[self.dataloader_idx] if self.dataloader_idx < len(batches) else None,
-        )
-        self.try_collate(loaders[self.dataloader_idx], positions)
+        """Counts through the batches that are read; where their places are not known, that is told."""
+        loader, positions = loader_positions(trainer, self._name, self.dataloader_idx, self.max_examples)
+        self._read_samples.try_collate(loader, positions, self.given_by_place())
+        self._check_positions(positions)
         return positions
 
-    def try_collate(self, loader: Any, positions: SamplePositions) -> None:
-        """Where labels go by place, see once whether a collate function of one's own keeps the order of samples."""
-        if not positions.exact or not self.given_by_place():
-            return
-        collate = getattr(loader, "collate_fn", None)
-        which = id(getattr(collate, "__func__", collate))
-        if self._collate is None or self._collate[0] != which:
-            self._collate = which, why_order_is_unknown(loader)
-        positions.why = self._collate[1]
-
-    def check_positions(self) -> None:
-        """Say once, where the place of samples in the data set is not known, what follows from it.
-
-        Raises:
-            ValueError: If labels are given as an array, which needs these places.
-
-        """
-        positions = self.positions
-        if positions.exact:
-            return
-        loader = f"{self.read_from()} does not tell which samples of the data set it gives ({positions.why})"
-        arrays = self.given_by_place()
-        if arrays:
-            raise ValueError(
-                f"`{arrays[0]}` is an array with an entry for each sample of the data set, and {loader}. Put the label "
-                "into the batch, and name its key; or give a plain DataLoader, without a sampler of your own, whose "
-                "items are the samples."
-            )
-        if self._warned:
-            return
-        self._warned = True
-        follows = ["They are numbered as they come."]
-        if positions.shuffled:
-            follows.append("It shuffles, so each reading is of other samples, or of the same ones in another order.")
-        if positions.world > 1:
-            follows.append("A reading is not exactly the one that a single process would give.")
-        if self.max_examples is not None and not positions.spread:
-            follows.append(f"`max_examples={self.max_examples}` takes the first ones.")
-        pl.utilities.rank_zero_warn(f"{self._name}: {loader}. {' '.join(follows)}")
-
-    def _check_number(self) -> None:
-        """Say once where a sampler claimed more samples than it gave, so that too few of them were read.
-
-        Raises:
-            ValueError: If none was.
-
-        """
-        if not self.positions.short:
-            return
-        claim = (
-            f"{self._name}: `max_examples={self.max_examples}` are spread over the samples that {self.read_from()} "
-            f"claims ({self.positions.why}), but it gave {self.positions.seen}, {self.positions.kept} read. Let "
-            "`__len__` of the sampler tell how many it gives, or use `max_examples=None`."
-        )
-        if not self.positions.kept:
-            raise ValueError(claim)
-        if not self._warned_of_claim:
-            self._warned_of_claim = True
-            pl.utilities.rank_zero_warn(claim)
-
-    def _check_samples(self) -> None:
-        """Compare the samples of this reading with those of the one before, and say once where they are others."""
-        kept = self.kept_for_samples()
-        # The sanity check sees a part of the data.
-        if not kept or self._rehearsing:
-            return
-        found, before = run(self._checksum.steps(), self.group), self._samples
-        self._read_samples = found
-        if before is None or found == before:
-            return
-        same = (found.number, found.contents) == (before.number, before.contents)
-        if same and not self.by_place:
-            return
-        self.changed = "order" if same else "others"
-        if not self._warned_of_change:
-            self._warned_of_change = True
-            what = "the same samples in another order than" if same else "other samples than"
-            pl.utilities.rank_zero_warn(
-                f"{self._name}: {self.read_from()} gave {what} at the reading before ({found.number} now, "
-                f"{before.number} then), and {kept}. Let validation data be the same each time: no shuffling, no "
-                "random crops or masks, no stream that goes on. This is said once."
-            )
-
-    def _before(self, batch: Any) -> None:
-        if not self.reads_batches:
-            return
-        selection = self.positions.select(self.count(batch))
-        self.check_positions()
-        if len(selection):
-            if self.kept_for_samples():
-                self._checksum.add(batch, self.watched(selection))
-            self.before_batch(batch, selection)
-            self._selection = selection
+    def _check_positions(self, positions: SamplePositions) -> None:
+        self._read_samples.check_positions(positions, self._name, self.read_from(), self.given_by_place())
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """Keep an error for the end of the reading, where ranks agree; alone, raise at once what is to be raised."""
@@ -898,19 +850,22 @@ class ValidationAnalysis(pl.Callback):
             with torch.no_grad():
                 work()
         except Exception as error:
-            self._error = error
-            self._selection = None
+            if self.now is not None:
+                self.now.error, self.now.seen = error, None
             self.abort()
             if world_size() == 1 and self._raises():
                 raise
 
-    def _raises(self) -> bool:
-        return self._rehearsing or not self._rehearsed or self.on_error == "raise"
+    def _rehearses(self) -> bool:
+        return self.now is not None and self.now.rehearsal
 
-    def _give_up(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        error = self._error or PeerError("Another rank failed in this reading; its own log says why.")
+    def _raises(self) -> bool:
+        return self._rehearses() or not self._rehearsed or self.on_error == "raise"
+
+    def _give_up(self, reading: Reading) -> None:
+        error = reading.error or PeerError("Another rank failed in this reading; its own log says why.")
         self.abort()
-        if self._rehearsing and isinstance(error, NotLoggedError):
+        if reading.rehearsal and isinstance(error, NotLoggedError):
             pl.utilities.rank_zero_warn(
                 f"{self._name}: {error} The sanity check may have its own reasons; if the first validation does not "
                 "log them either, that will be an error."
@@ -925,17 +880,18 @@ class ValidationAnalysis(pl.Callback):
                 f"'failed/{self._name}' without a warning, and gates on its keys wait for the next one.",
                 stacklevel=2,
             )
+        model = reading.model
         self._afterwards(
-            "tell gates of a dropped reading", lambda: self._held.hold(trainer, self.logged_keys(pl_module))
+            "tell gates of a dropped reading", lambda: self._held.hold(reading.trainer, self.logged_keys(model))
         )
-        self._afterwards("log what it dropped", lambda: self._log_failed(pl_module))
+        self._afterwards("log what it dropped", lambda: self._log_failed(model))
 
-    def _log_failed(self, pl_module: pl.LightningModule) -> None:
-        self._log(pl_module, {self.full_key(self._own_keys()[1]): float(self.failed)})
+    def _log_failed(self, pl_module: nn.Module) -> None:
+        self._log(pl_module, {self.full_key(self.own_keys()[1]): float(self.failed)})
 
     def _afterwards(self, what: str, work: Callable[[], None]) -> None:
         """Do what follows from a reading, on this rank alone; an error costs that, and a warning."""
-        if self._rehearsing or self.on_error == "raise":
+        if self._rehearses() or self.on_error == "raise":
             work()
         else:
             attempt(self._name, self._said, what, work)
@@ -949,22 +905,20 @@ class ValidationAnalysis(pl.Callback):
                 "them wait. This is said once."
             )
 
-    def _omissions(self, reading: Mapping[str, float]) -> list[str]:
+    def _omissions(self, values: Mapping[str, float], silent: bool) -> list[str]:
         """Counts of what was left out, which are logged at every level once there is something to count."""
-        found = [key for key, value in reading.items() if value and key.startswith(f"{self.prefix}nonfinite/")]
-        if found and not self._rehearsing and not self._warned_of_omissions:
+        found = [key for key, value in values.items() if value and key.startswith(f"{self.prefix}nonfinite/")]
+        if found and not silent and not self._warned_of_omissions:
             self._warned_of_omissions = True
             pl.utilities.rank_zero_warn(f"{self._name} left out vectors that are not finite: see {found}.")
         return found
 
-    def _log(self, pl_module: pl.LightningModule, values: Mapping[str, float]) -> None:
+    def _log(self, pl_module: nn.Module, values: Mapping[str, float]) -> None:
+        assert isinstance(pl_module, pl.LightningModule)
         # Merged already: every rank logs the same value, and Lightning must not average it.
         pl_module.log_dict(
             dict(values), on_step=False, on_epoch=True, sync_dist=False, batch_size=1, add_dataloader_idx=False
         )
-
-    def _write_csv(self, trainer: pl.Trainer) -> None:
-        write_readings(trainer, None if self._reporter is None else self._reporter.folder)
 
     def drawable(self, final: bool) -> Sequence[Picture]:
         """What there is to draw of the newest reading, for the clock by which all callbacks draw."""
@@ -986,15 +940,11 @@ class ValidationAnalysis(pl.Callback):
 
     def _show(self, tag: str, draw: Draw, step: int) -> None:
         trainer = None if self._trainer is None else self._trainer()
-        if self._reporter is not None and trainer is not None:
+        reporter = None if trainer is None else RunLog.of(trainer).reporter
+        if reporter is not None and trainer is not None:
             started = time.monotonic()
-            self._reporter.figure(trainer, self.full_key(tag), draw, step)
+            reporter.figure(trainer, self.full_key(tag), draw, step)
             self._spent += time.monotonic() - started
-
-    def _draw(self, work: Callable[[DrawingClock], None]) -> None:
-        clock = self._clock
-        if clock is not None:
-            attempt(self._name, self._said, "draw", lambda: work(clock))
 
 
 def refuse_batch_arguments(given: Mapping[str, Any], advice: str = "") -> None:

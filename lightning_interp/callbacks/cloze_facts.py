@@ -156,7 +156,7 @@ class ClozeFacts(SentenceAnalysis):
             }
             for name, of in self._of.items()
         }
-        self._reset()
+        self.clear()
 
     def identity(self) -> dict[str, Any]:
         """Tells instances apart by what they read."""
@@ -231,7 +231,7 @@ class ClozeFacts(SentenceAnalysis):
             if known:
                 _, shares, numbers_read = zip(*known, strict=True)
                 values["cloze_accuracy/mean/se"] = binomial_se(shares, numbers_read)
-        if self._step is not None:
+        if self.step is not None:
             acquired = 0
             for name, chance in self.chance_levels().items():
                 curve = self._curve(f"cloze_accuracy/{name}", values[f"cloze_accuracy/{name}"])

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lightning_interp._kept_readings import KeptReadings
+from lightning_interp._seen import Seen
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.callbacks.representation import site_key
 from lightning_interp.distributed import Steps, Sum, run
@@ -24,6 +25,7 @@ from lightning_interp.labels import Key
 from lightning_interp.metrics.calibration import ConfidenceMetric
 from lightning_interp.positions import Selection
 from lightning_interp.predictions import PredictedRows, PredictionRecorder, Predictions, Scores
+from lightning_interp.reading.reading import Reading
 from lightning_interp.sites import Call, SiteRecorder, resolve_sites, short_names
 
 __all__ = ["ConfidenceCalibration", "SpokenConfidence"]
@@ -178,13 +180,14 @@ class ConfidenceCalibration(ValidationAnalysis):
         self._metrics: dict[str, ConfidenceMetric] = {}
         self._unknown: dict[str, Tensor] = {}
         self._scored: dict[str, Tensor] = {}
-        self._reset()
+        self.clear()
 
     def _predictions(self, site: str | None) -> Predictions:
         return Predictions(site=site, output=self.output if site is None else None, **self._reading)
 
-    def _reset(self) -> None:
-        super()._reset()
+    def clear(self) -> None:
+        """Forget everything that belongs to one fit."""
+        super().clear()
         self._kept = KeptReadings(_KEPT)
         self._found: dict[str, dict[str, Tensor]] = {}
 
@@ -238,7 +241,7 @@ class ConfidenceCalibration(ValidationAnalysis):
         self._recorder = self._output_recorder = None
         self.abort()
 
-    def begin(self) -> None:
+    def begin(self, reading: Reading) -> None:
         """Start with empty metrics."""
         self.abort()
         for name in self._names or [self._name_elsewhere]:
@@ -253,26 +256,26 @@ class ConfidenceCalibration(ValidationAnalysis):
                 recorder.stop()
         self._metrics, self._unknown, self._scored, self._found = {}, {}, {}, {}
 
-    def before_batch(self, batch: Any, selection: Selection) -> None:
+    def before_batch(self, seen: Seen) -> None:
         """Read targets, and capture what the sites put out."""
         if self._recorder is not None:
-            self._recorder.start(batch)
+            self._recorder.start(seen.batch)
         if self._output_recorder is not None:
             self._output_recorder.start()
 
-    def after_batch(self, batch: Any, selection: Selection) -> None:
+    def after_batch(self, seen: Seen) -> None:
         """Hand confidences to the metrics."""
         if self.confidence is None:
             assert self._recorder is not None
-            for name, rows in self._recorder.take(selection, self.step_output).items():
-                self._take_logits(name, rows, selection)
+            for name, rows in self._recorder.take(seen.selection, seen.output).items():
+                self._take_logits(name, rows, seen.selection)
             return
-        output, name = self.step_output, self._name_elsewhere
+        output, name = seen.output, self._name_elsewhere
         if self._output_recorder is not None:
             self._output_recorder.stop()
             ((name, outputs),) = self._output_recorder.take().items()
             output = outputs[-1]
-        self._take_spoken(name, self.confidence(batch, output), self.count(batch), selection)
+        self._take_spoken(name, self.confidence(seen.batch, output), self.count(seen.batch), seen.selection)
 
     def _take_logits(self, name: str, rows: PredictedRows, selection: Selection) -> None:
         shape = len(selection), -1
@@ -310,7 +313,7 @@ class ConfidenceCalibration(ValidationAnalysis):
             metric.to(device)
         return metric
 
-    def finish(self) -> Mapping[str, Tensor | float]:
+    def finish(self, reading: Reading) -> Mapping[str, Tensor | float]:
         """Merge ranks and compute."""
         with torch.inference_mode(False), torch.no_grad():
             if self.confidence is None:
@@ -344,10 +347,10 @@ class ConfidenceCalibration(ValidationAnalysis):
 
     # ------------------------------------------------- life in a Trainer
 
-    def keep(self) -> None:
+    def commit(self, reading: Reading) -> None:
         """Keep what the diagrams show."""
-        if self._fitting:
-            self._kept.add(self.step, self._found)
+        assert reading.step is not None
+        self._kept.add(reading.step, self._found)
         self._found = {}
 
     def state_dict(self) -> dict[str, Any]:

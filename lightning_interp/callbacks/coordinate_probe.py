@@ -27,6 +27,7 @@ from lightning_interp.functional.rank_correlation import spearman
 from lightning_interp.functional.ridge import held_out_ridge
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.probing.entities import Entities, read_entities
+from lightning_interp.reading.reading import Reading
 
 __all__ = ["CoordinateProbe"]
 
@@ -127,10 +128,11 @@ class CoordinateProbe(SentenceProbe):
         }
         shuffled = torch.randperm(len(entities), generator=torch.Generator().manual_seed(operator.index(self.seed + 1)))
         self._permuted = entities.targets[shuffled]
-        self._reset()
+        self.clear()
 
-    def _reset(self) -> None:
-        super()._reset()
+    def clear(self) -> None:
+        """Forget everything that belongs to one fit."""
+        super().clear()
         self._maps = KeptReadings(_KEPT)
 
     @property
@@ -168,18 +170,17 @@ class CoordinateProbe(SentenceProbe):
 
     # ------------------------------------------------- from one reading to the next
 
-    def keep(self) -> None:
+    def commit(self, reading: Reading) -> None:
         """Keep the maps of a reading that counts."""
-        if self._fitting:
-            shape = self.entities.targets.shape
-            # Where a vector is not finite, there is no map.
-            read = {site for site in self._names if self.full_key(site_key("coordinate_r2", site)) in self.reading}
-            found = {
-                site: self._found[site].view(shape) if site in read else torch.full(shape, math.nan)
-                for site in self._names
-            }
-            self._maps.add(self.step, found)
-        super().keep()
+        shape = self.entities.targets.shape
+        # Where a vector is not finite, there is no map.
+        read = {site for site in self._names if self.full_key(site_key("coordinate_r2", site)) in self.reading}
+        found = {
+            site: self._found[site].view(shape) if site in read else torch.full(shape, math.nan) for site in self._names
+        }
+        assert reading.step is not None
+        self._maps.add(reading.step, found)
+        super().commit(reading)
 
     def state_dict(self) -> dict[str, Any]:
         """Readings and maps, as plain numbers and tensors."""

@@ -140,7 +140,7 @@ def _all_keys(callback: Any, pl_module: pl.LightningModule) -> set[str]:
     measures: Mapping[str, str] = callback.measures(pl_module)
     if not hasattr(type(callback), "is_analysis"):
         return set(measures)
-    return {callback.full_key(key) for key in (*measures, callback._own_keys()[0])}
+    return {callback.full_key(key) for key in (*measures, callback.own_keys()[0])}
 
 
 def _first(key: str, prefix: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lightning_interp._forward import default_forward
+from lightning_interp._seen import Seen
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import RepresentationMetrics, site_key
 from lightning_interp.compat import pl
@@ -22,9 +24,9 @@ from lightning_interp.labels import LabelSource
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.metrics.linear_probe import STRENGTHS, LinearProbe
 from lightning_interp.own_data import apart
-from lightning_interp.positions import Selection
 from lightning_interp.probing.random_weights import Fresh, RandomBaseline
-from lightning_interp.replay import KeptBatch, StepReplay, independent
+from lightning_interp.reading.reading import Reading
+from lightning_interp.replay import StepReplay, independent
 from lightning_interp.run_settings import Settings
 
 __all__ = ["LayerProbe"]
@@ -164,12 +166,12 @@ class LayerProbe(RepresentationMetrics):
         self.baseline = baseline
         self._random = RandomBaseline(baseline)
         self.seed = seed
-        self._kept: list[KeptBatch] = []
-        self._batch_idx: int | None = None
-        self._reset()
+        self._kept: list[Seen] = []
+        self.clear()
 
-    def _reset(self) -> None:
-        super()._reset()
+    def clear(self) -> None:
+        """Forget everything that belongs to one fit."""
+        super().clear()
         self._baseline: dict[str, float] = {}
         self._unsteady = False
         self._random.forget()
@@ -224,16 +226,15 @@ class LayerProbe(RepresentationMetrics):
         """Keep batches at the next reading too, since its samples may be others again."""
         self._unsteady = True
 
-    def before_batch(self, batch: Any, selection: Selection) -> None:
+    def before_batch(self, seen: Seen) -> None:
         """Get ready for a validation batch, unless there is a probe set."""
         if self._baseline_due() or self._unsteady:
-            index = len(self._kept) if self._batch_idx is None else self._batch_idx
-            self._kept.append(KeptBatch(independent(batch), index, self.dataloader_idx, selection))
-        super().before_batch(batch, selection)
+            self._kept.append(replace(seen, batch=independent(seen.batch)))
+        super().before_batch(seen)
 
-    def _before_rows(self, batch: Any, selection: Selection) -> None:
+    def _before_rows(self, seen: Seen) -> None:
         try:
-            super()._before_rows(batch, selection)
+            super()._before_rows(seen)
         except ValueError as error:
             if self.probe.types != "token" or "token ids" not in str(error):
                 raise
@@ -242,18 +243,18 @@ class LayerProbe(RepresentationMetrics):
                 "words, as in images, give `types=None`."
             ) from error
 
-    def finish(self) -> Mapping[str, Tensor | float]:
+    def finish(self, reading: Reading) -> Mapping[str, Tensor | float]:
         """Fit the probes, those of the baseline too where it is not known yet, and compare."""
         kept, due = self._kept, self._baseline_due()
-        values: dict[str, Tensor | float] = dict(super().finish())
+        values: dict[str, Tensor | float] = dict(super().finish(reading))
         found: dict[str, float] = {}
         if self._random.wanted:
-            if self.changed is not None and not due:
+            if reading.changed is not None and not due:
                 # On other samples random weights have other values; without batches these are read at the next reading.
                 self._baseline, due = {}, self._unsteady
-            self._unsteady = self._unsteady and self._rehearsing
-            found = self._tried_baseline(kept) if due else self._baseline
-            if self._fitting and not self._rehearsing:
+            self._unsteady = self._unsteady and reading.rehearsal
+            found = self._tried_baseline(kept, reading) if due else self._baseline
+            if reading.counts:
                 self._baseline = found
             for key, value in found.items():
                 site, name = key.split("/")
@@ -292,18 +293,19 @@ class LayerProbe(RepresentationMetrics):
     # ------------------------------------------------- the baseline
 
     def _baseline_due(self) -> bool:
-        return self._random.wanted and not (self._fitting and self._baseline)
+        fitting = self.now is not None and self.now.step is not None
+        return self._random.wanted and not (fitting and self._baseline)
 
-    def _tried_baseline(self, kept: Sequence[KeptBatch]) -> dict[str, float]:
+    def _tried_baseline(self, kept: Sequence[Seen], reading: Reading) -> dict[str, float]:
         """The baseline; nothing where it failed on any rank and was not asked for."""
         try:
-            return self._read_baseline(kept)
+            return self._read_baseline(kept, reading)
         except Exception as error:
             super().abort()
             self._random.give_up(error, type(self).__name__)
             return {}
 
-    def _read_baseline(self, kept: Sequence[KeptBatch]) -> dict[str, float]:
+    def _read_baseline(self, kept: Sequence[Seen], reading: Reading) -> dict[str, float]:
         """Accuracy and R² with random weights, by site and name."""
         for site in self._names:
             copy = self.probe.clone()
@@ -312,50 +314,36 @@ class LayerProbe(RepresentationMetrics):
             copy.shuffles = 0
             copy.process_group = self.group
             self._metrics[site, "probe"] = copy
-        run(_together(partial(self._read_random, kept)), self.group)
-        found = super().finish()
+        run(_together(partial(self._read_random, kept, reading)), reading.group)
+        found = super().finish(reading)
         return {f"{site}/{name}": float(found[self._score(site, name)]) for site in self._names for name in self.names}
 
-    def _read_random(self, kept: Sequence[KeptBatch]) -> None:
+    def _read_random(self, kept: Sequence[Seen], reading: Reading) -> None:
         """Run the batches of this reading through the model with random weights."""
-        model = self._model
+        model, trainer = self._model, reading.trainer
         assert model is not None
-        trainer = None if self._live is None else self._live()
         # Buffers are drawn anew too: on a copy.
         with apart(model, trainer), self._random.installed(model, self.seed, type(self).__name__):
             if self._own is not None:
-                self._read_own(self._own)
+                self._read_own(self._own, reading)
             elif trainer is not None and self.forward is None:
                 assert isinstance(model, pl.LightningModule)
                 replay = StepReplay(trainer, model, [], ModuleState(model).copy(), self.seed)
                 life = replay.life()
                 for one in kept:
-                    self._before_rows(one.batch, one.selection)
+                    self._before_rows(one)
                     replay.run(life, one)
-                    self._after_rows(one.batch, one.selection)
+                    self._after_rows(one)
             else:
-                step = self.run_batch or default_forward(model)
+                step = reading.run_batch or default_forward(model)
                 model.eval()
                 for one in kept:
-                    self._before_rows(one.batch, one.selection)
+                    self._before_rows(one)
                     seeded(self.seed + one.index)
                     step(model, one.batch, one.index) if self.forward is None else self.forward(model, one.batch)
-                    self._after_rows(one.batch, one.selection)
+                    self._after_rows(one)
 
     # ------------------------------------------------- life in a Trainer
-
-    def on_validation_batch_start(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Get ready for the model's forward pass."""
-        self._batch_idx = batch_idx
-        super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
-        self._batch_idx = None
 
     def state_dict(self) -> dict[str, Any]:
         """Readings, and the values with random weights."""

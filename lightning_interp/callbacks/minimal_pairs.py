@@ -127,7 +127,7 @@ class MinimalPairs(SentenceAnalysis):
         self.tasks = [draw_pairs(task, pairs_per_task, seed) for task in _checked(load_tasks(tasks))]
         """The tasks with the pairs that are read."""
         self._phenomena = list(dict.fromkeys(task.phenomenon for task in self.tasks))
-        self._reset()
+        self.clear()
 
     def identity(self) -> dict[str, Any]:
         """Tells instances apart by what they read."""
@@ -201,7 +201,7 @@ class MinimalPairs(SentenceAnalysis):
         if self.standard_errors:
             for name in ("mean", *self._phenomena):
                 values[f"pairs_accuracy/{name}/se"] = self._standard_error(accuracy, margins, self._places(name))
-        if self._step is not None:
+        if self.step is not None:
             acquired = 0
             for name in self._phenomena:
                 curve = self._curve(f"pairs_accuracy/{name}", values[f"pairs_accuracy/{name}"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from lightning_interp._forward import RunBatch, default_forward
 from lightning_interp._overheard import Overheard
 from lightning_interp._said_once import say_once
+from lightning_interp._seen import Seen
 from lightning_interp.callbacks._noise_pictures import CLEAR, Learned, curve_panels, drift_panels, note_on_shares
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.compat import pl
@@ -36,7 +36,8 @@ from lightning_interp.labels import BatchReader, Key, ReadBatch
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.noise import BatchNoise, Kind, Relative, SiteNoise
 from lightning_interp.positions import Selection
-from lightning_interp.replay import KeptBatch, Life, Replay, Score, ScoreReplay, StepReplay, independent
+from lightning_interp.reading.reading import Reading
+from lightning_interp.replay import Life, Replay, Score, ScoreReplay, StepReplay, independent
 from lightning_interp.run_settings import Settings
 from lightning_interp.site_rows import Pooling, ReadSite, SiteReader
 from lightning_interp.sites import (
@@ -167,7 +168,7 @@ class NoiseRobustness(ValidationAnalysis):
 
     """
 
-    attached = ("_model", "_live", "_noise", "_recorder", "_initial", "_overheard", "_epoch_start")
+    attached = ("_model", "_noise", "_recorder", "_initial", "_overheard", "_epoch_start")
 
     def __init__(
         self,
@@ -254,21 +255,20 @@ class NoiseRobustness(ValidationAnalysis):
         SiteNoise(nn.Module(), {}, kind, relative)
         self._names: dict[str, str] = {}
         self._downstream: dict[str, str] = {}
-        self._reset()
+        self.clear()
 
-    def _reset(self) -> None:
-        super()._reset()
+    def clear(self) -> None:
+        """Forget everything that belongs to one fit."""
+        super().clear()
         self._noise: SiteNoise | None = None
         self._recorder: SiteRecorder | None = None
         self._model: nn.Module | None = None
-        self._live: weakref.ref[Any] | None = None
         self._layouts = LayoutResolver(self.layout)
         self._drift_reader = SiteReader()
         self._how: dict[str, dict[str, str]] = {}
-        self._kept: list[KeptBatch] = []
+        self._kept: list[Seen] = []
         self._epoch_start: ModuleState | None = None
         self._overheard: Overheard | None = None
-        self._batch_idx: int | None = None
         self._initial: WeightsCopy | None = None
         self._started: dict[str, list[float]] = {}
         """For each monitor its value before training, then its values in the groups of batches."""
@@ -361,11 +361,10 @@ class NoiseRobustness(ValidationAnalysis):
         """Forget the values before training."""
         self._started, self._widths, self._gaps, self._in_a_row, self._lost = {}, {}, {}, {}, True
 
-    def keep(self) -> None:
+    def commit(self, reading: Reading) -> None:
         """Count readings of a fit that find that something was learned."""
         found, self._now_in_a_row = self._now_in_a_row, {}
-        if self._fitting:
-            self._in_a_row |= found
+        self._in_a_row |= found
 
     def resolve(self, model: nn.Module) -> None:
         """Attach hooks at the sites."""
@@ -393,7 +392,7 @@ class NoiseRobustness(ValidationAnalysis):
             self._drift_reader.resolve(model, self._downstream, output)
             self._recorder = SiteRecorder(model, self._downstream, self.call, output, self._drift_reader.own)
             self._recorder.attach()
-        self._model, self._live = model, None
+        self._model = model
 
     def take_padding(self, padding_idx: int | None) -> None:
         """Padding where neither arguments nor batches say anything of it."""
@@ -404,10 +403,10 @@ class NoiseRobustness(ValidationAnalysis):
         for hooks in (self._noise, self._recorder):
             if hooks is not None:
                 hooks.detach()
-        self._noise = self._recorder = self._model = self._live = None
+        self._noise = self._recorder = self._model = None
         self.abort()
 
-    def begin(self) -> None:
+    def begin(self, reading: Reading) -> None:
         """Start without batches."""
         self.abort()
 
@@ -417,18 +416,18 @@ class NoiseRobustness(ValidationAnalysis):
             self._recorder.stop()
         if self._overheard is not None:
             self._overheard.stop()
-        self._kept, self._epoch_start, self._overheard, self._batch_idx = [], None, None, None
+        self._kept, self._epoch_start, self._overheard = [], None, None
 
-    def before_batch(self, batch: Any, selection: Selection) -> None:
+    def before_batch(self, seen: Seen) -> None:
         """Keep the batch as it was handed to the model."""
         if self._full():
             return
-        index = len(self._kept) if self._batch_idx is None else self._batch_idx
         if self._overheard is not None:
-            self._overheard.start(batch)
-        self._kept.append(KeptBatch(independent(batch), index, self.dataloader_idx, self._counted(selection)))
+            self._overheard.start(seen.batch)
+        counted = self._counted(seen.selection)
+        self._kept.append(replace(seen, batch=independent(seen.batch), selection=counted))
 
-    def after_batch(self, batch: Any, selection: Selection) -> None:
+    def after_batch(self, seen: Seen) -> None:
         """The batch is run again when the validation run is over; what it logged without noise is known by now."""
         if self._overheard is not None:
             self._overheard.stop()
@@ -448,7 +447,7 @@ class NoiseRobustness(ValidationAnalysis):
         rows = torch.arange(len(selection.batch)) if selection.rows is None else selection.rows
         return Selection(selection.positions[below], rows[below], selection.batch)
 
-    def finish(self) -> Mapping[str, Tensor | float]:
+    def finish(self, reading: Reading) -> Mapping[str, Tensor | float]:
         """Run the kept batches under every setting, and compare."""
         try:
             found = run(self._steps(), self.group)
@@ -493,7 +492,7 @@ class NoiseRobustness(ValidationAnalysis):
         self._noise.sizes.clear()
         heard = self._overheard
         # All ranks run the batches without noise again, or none.
-        exact = heard is not None and heard.exact and heard.batches == len(self._kept) and not self._rehearsing
+        exact = heard is not None and heard.exact and heard.batches == len(self._kept) and not self._rehearses()
         known: Tensor = yield Minimum(torch.tensor(float(exact)))
         if heard is not None:
             heard.end()
@@ -517,7 +516,7 @@ class NoiseRobustness(ValidationAnalysis):
     def _passes(
         self,
         replay: Replay,
-        batches: Sequence[KeptBatch],
+        batches: Sequence[Seen],
         clean: Life | None,
         noisy: Mapping[tuple[str, float], Life],
         groups: Sequence[Life],
@@ -552,7 +551,7 @@ class NoiseRobustness(ValidationAnalysis):
     def _without_effect(
         self,
         replay: Replay,
-        batches: Sequence[KeptBatch],
+        batches: Sequence[Seen],
         settings: Sequence[tuple[str, float]],
         found: Sequence[Mapping[str, float]],
     ) -> Steps[set[str]]:
@@ -592,7 +591,7 @@ class NoiseRobustness(ValidationAnalysis):
         with nullcontext() if self._recorder is None else self._recorder.capturing():
             yield
 
-    def _read(self, kept: KeptBatch) -> dict[str, ReadBatch]:
+    def _read(self, kept: Seen) -> dict[str, ReadBatch]:
         """Which positions of the batch are words, by site, where anything asks for it."""
         if not self._reads:
             return {}
@@ -602,7 +601,7 @@ class NoiseRobustness(ValidationAnalysis):
         found = {where: self._reader.read(kept.batch, places, where, None, samples) for where in set(wheres.values())}
         return {site: found[where] for site, where in wheres.items()}
 
-    def _taken(self, kept: KeptBatch, reads: Mapping[str, ReadBatch]) -> dict[str, tuple[Tensor, Tensor]]:
+    def _taken(self, kept: Seen, reads: Mapping[str, ReadBatch]) -> dict[str, tuple[Tensor, Tensor]]:
         """Representations and mask of the samples that count, by downstream site."""
         if self._recorder is None:
             return {}
@@ -613,7 +612,7 @@ class NoiseRobustness(ValidationAnalysis):
             taken[site] = rows.representations, rows.mask
         return taken
 
-    def _read_start(self, replay: Replay, batches: Sequence[KeptBatch]) -> Steps[None]:
+    def _read_start(self, replay: Replay, batches: Sequence[Seen]) -> Steps[None]:
         """The monitors with the weights from before the first step."""
         assert self._initial is not None
         with replay.with_weights(self._initial):
@@ -627,7 +626,7 @@ class NoiseRobustness(ValidationAnalysis):
         self._initial = None
 
     def _replay(self) -> Replay:
-        trainer = self._live() if self._live is not None else None
+        trainer = None if self.now is None else self.now.trainer
         assert self._model is not None
         if self.score is not None:
             return ScoreReplay(self._model, list(self.monitors), self.score, partial(_around, trainer), self.seed)
@@ -637,7 +636,10 @@ class NoiseRobustness(ValidationAnalysis):
             return StepReplay(trainer, self._model, list(self.monitors), self._epoch_start, self.seed)
         if self.monitors:
             raise ValueError("Outside a Trainer, NoiseRobustness reads no validation_step: give it `score=`.")
-        return ScoreReplay(self._model, [], partial(_forward_alone, self.run_batch), seed=self.seed)
+        return ScoreReplay(self._model, [], partial(_forward_alone, self._run_batch()), seed=self.seed)
+
+    def _run_batch(self) -> RunBatch | None:
+        return None if self.now is None else self.now.run_batch
 
     def _group_lives(self, replay: Replay, batches: int) -> list[Life]:
         number = min(_GROUPS, batches) if self._learnable() else 0
@@ -679,7 +681,7 @@ class NoiseRobustness(ValidationAnalysis):
     def _start_of(self, monitor: str, clean: float, groups: Sequence[float], mode: str) -> float | None:
         """The value before training, if the monitor is clearly better than that."""
         started = self._started.get(monitor)
-        if not started or self.changed is not None:
+        if not started or (self.now is not None and self.now.changed is not None):
             return None
         if groups:
             self._widths[monitor] = differs(groups, started[1:] or started)
@@ -699,7 +701,7 @@ class NoiseRobustness(ValidationAnalysis):
         before = self._in_a_row.get(monitor, 0)
         now = 0 if not learned else _IN_A_ROW if gap > CLEAR * width else before + 1
         self._now_in_a_row[monitor] = max(now, before if before >= _IN_A_ROW else 0)
-        wanted = _IN_A_ROW if self._fitting and not self._rehearsing else 1
+        wanted = _IN_A_ROW if self.step is not None else 1
         return started[0] if learned and self._now_in_a_row[monitor] >= wanted else None
 
     def _add_drift(self, settings: Sequence[tuple[str, float]], sums: Tensor, values: dict[str, float]) -> None:
@@ -728,33 +730,24 @@ class NoiseRobustness(ValidationAnalysis):
                 "values before training: robustness is not logged. Give `start={monitor: level of chance}`."
             )
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Decide whether this validation run is read."""
-        super().on_validation_start(trainer, pl_module)
-        self._live = weakref.ref(trainer)
-
-    def on_validation_batch_start(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the module's state from the beginning of the run, and the batch."""
-        if self._active and self._error is None and self._epoch_start is None and self.score is None:
+    def before_any_batch(self, reading: Reading, loader: int) -> None:
+        """Keep the module's state from the beginning of the run."""
+        if self._epoch_start is None and self.score is None and reading.trainer is not None:
             # Before the first step of any loader: what the module collects is still empty.
-            self._guarded(lambda: self._keep_state(pl_module, dataloader_idx))
-        if self._overheard is not None and (self._full() or dataloader_idx != self.dataloader_idx):
-            self._guarded(self._overheard.end)
-        self._batch_idx = batch_idx
+            self._keep_state(reading.model, loader)
+        if self._overheard is not None and (self._full() or loader != self.dataloader_idx):
+            self._overheard.end()
+
+    def before(self, reading: Reading, batch: Any, index: int, loader: int = 0) -> None:
+        """Choose the samples that are read of a batch, and keep it."""
         kept = len(self._kept)
-        super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+        super().before(reading, batch, index, loader)
         if self._overheard is not None and self._overheard.state is None and len(self._kept) == kept:
             # The module takes in a batch that is not among those read (nothing but padding).
             self._overheard.exact = False
 
-    def _keep_state(self, pl_module: pl.LightningModule, dataloader_idx: int) -> None:
+    def _keep_state(self, pl_module: nn.Module, dataloader_idx: int) -> None:
+        assert isinstance(pl_module, pl.LightningModule)
         self._epoch_start = ModuleState(pl_module).copy()
         # Another loader's batches would come in between, representations must be seen again, and a compiled step would
         # be compiled anew.

@@ -11,13 +11,12 @@ from torch import nn
 
 from lightning_interp._attempt import attempt
 from lightning_interp._fresh import find
-from lightning_interp.callbacks._readings_csv import Columns, writes_last
 from lightning_interp.callbacks._unattached import unattached
-from lightning_interp.callbacks._val_loop import tell_no_validation
 from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
 from lightning_interp.callbacks.training_phases import TrainingPhases
 from lightning_interp.compat import check_trainer, pl
 from lightning_interp.gates import PatienceRule, Standing
+from lightning_interp.reading.run_log import Columns, RunLog
 
 __all__ = ["PhaseEarlyStopping"]
 
@@ -193,18 +192,22 @@ class PhaseEarlyStopping(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say where there will be nothing to stop on; only now does Lightning know of it."""
-        tell_no_validation(trainer, pl_module, [type(self).__name__])
+        RunLog.of(trainer).training_starts(self, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count each validation once."""
+        RunLog.of(trainer).validation_starts(self)
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         self._pending = fitting and not trainer.fast_dev_run and not trainer.barebones  # type: ignore[attr-defined]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Decide whether to stop."""
-        if not self._pending:
-            return
-        self._pending = False
+        if self._pending:
+            self._pending = False
+            self._check(trainer, pl_module)
+        RunLog.of(trainer).validation_ends(self, pl_module)
+
+    def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         phases = self._find(trainer)
         standing = phases.process(trainer, pl_module)
         if not self._checked:
@@ -226,15 +229,14 @@ class PhaseEarlyStopping(pl.Callback):
             pl.utilities.rank_zero_info(
                 f"PhaseEarlyStopping{' stops' if stop else ''} at step {trainer.global_step}: {said}."
             )
-        self._write_csv(trainer, phases)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take part in the log of the run."""
+        RunLog.of(trainer).joins(self)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what could not be written before."""
-        self._write_csv(trainer, self._find(trainer))
-
-    def _write_csv(self, trainer: pl.Trainer, phases: TrainingPhases) -> None:
-        if writes_last(self, trainer):
-            attempt(type(self).__name__, self._said, "write readings.csv", lambda: phases.write_readings(trainer))
+        RunLog.of(trainer).fit_ends(self, pl_module)
 
     def _tell_none(self, standing: Standing, phases: TrainingPhases) -> tuple[bool, str | None]:
         """Whether to stop since there is no such phase, which is said once."""

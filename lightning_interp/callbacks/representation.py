@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias, cast
@@ -17,6 +16,7 @@ from torchmetrics import Metric
 from lightning_interp._forward import Forward, checked_forward
 from lightning_interp._loggers import how_to_embed
 from lightning_interp._said_once import say_once
+from lightning_interp._seen import Seen
 from lightning_interp.callbacks._grids import site_grid
 from lightning_interp.callbacks._titles import measure_title
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
@@ -32,6 +32,8 @@ from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric
 from lightning_interp.metrics.sample import FixedSample, Sample
 from lightning_interp.own_data import OwnData, apart
 from lightning_interp.positions import Selection
+from lightning_interp.reading.reading import Reading
+from lightning_interp.reading.run_log import RunLog
 from lightning_interp.run_settings import Settings, arguments
 from lightning_interp.site_rows import HowRead, Pooling, ReadSite, SiteReader
 from lightning_interp.sites import Call, Layout, OutputKey, SiteRecorder, resolve_sites, short_names
@@ -134,7 +136,7 @@ class RepresentationMetrics(ValidationAnalysis):
     seed = 0
     """Of what a forward pass of ``data`` draws at random; a callback that has an argument of this name sets it."""
 
-    attached = ("_model", "_live", "_recorder")
+    attached = ("_model", "_recorder")
 
     def __init__(
         self,
@@ -195,7 +197,6 @@ class RepresentationMetrics(ValidationAnalysis):
         self.forward = checked_forward(forward)
         self._own = None if data is None else OwnData(data, forward)
         self._model: nn.Module | None = None
-        self._live: weakref.ref[Any] | None = None
         self._wants = {name: _parameters(metric) for name, metric in self.metrics.items()}
         # A metric of this package says which it takes; one of others may take any.
         takes_any = any(
@@ -218,9 +219,9 @@ class RepresentationMetrics(ValidationAnalysis):
         self.label_names = label_names
         if self._own is not None and self.given_by_place():
             # At once, not when the data are read: their order does not depend on the Trainer.
-            self.positions = self._own.positions()
-            self.try_collate(self._own.value, self.positions)
-            self.check_positions()
+            positions = self._own.positions()
+            self._read_samples.try_collate(self._own.value, positions, self.given_by_place())
+            self._check_positions(positions)
         self._collecting: dict[str, FixedSample] = {}
         self._collected: dict[str, Sample] = {}
         self._dims: dict[str, int] = {}
@@ -228,8 +229,9 @@ class RepresentationMetrics(ValidationAnalysis):
         self._told: Mapping[str, HowRead] | None = None
         self._units: dict[str, dict[str, str]] = {}
 
-    def _reset(self) -> None:
-        super()._reset()
+    def clear(self) -> None:
+        """Forget everything that belongs to one fit."""
+        super().clear()
         self._collected = {}
 
     def identity(self) -> dict[str, Any]:
@@ -273,7 +275,7 @@ class RepresentationMetrics(ValidationAnalysis):
 
     def resolve(self, model: nn.Module) -> None:
         """Attach hooks at the sites."""
-        self._model, self._live = model, None
+        self._model = model
         self._names = resolve_sites(model, self.sites)
         unknown = sorted(set(self._tokens_by_site) - set(self._names))
         if unknown:
@@ -303,10 +305,11 @@ class RepresentationMetrics(ValidationAnalysis):
         self._afterwards("show the projector", lambda: self._show_vectors(trainer))
 
     def _show_vectors(self, trainer: pl.Trainer) -> None:
-        if self._reporter is not None and len(self.history):
+        reporter = RunLog.of(trainer).reporter
+        if reporter is not None and len(self.history):
             for site, sample in self._collected.items():
                 tag = self.full_key(site_key("representations", site))
-                self._reporter.embedding(trainer, tag, partial(self._named, sample), self.history.readings[-1].step)
+                reporter.embedding(trainer, tag, partial(self._named, sample), self.history.readings[-1].step)
 
     def _projected(self) -> list[str]:
         """Label sets that the projector shows: of n-grams a position has several, which have no names."""
@@ -333,12 +336,12 @@ class RepresentationMetrics(ValidationAnalysis):
 
     def release(self) -> None:
         """Take the hooks off, drop the metrics and let go of the model."""
-        self._model = self._live = None
+        self._model = None
         if self._recorder is not None:
             self._recorder.detach()
         self.abort()
 
-    def begin(self) -> None:
+    def begin(self, reading: Reading) -> None:
         """Start with empty metrics."""
         self.abort()
         for site in self._names:
@@ -368,46 +371,44 @@ class RepresentationMetrics(ValidationAnalysis):
         """Those of the validation run, unless there are data of one's own."""
         return self._own is None
 
-    def before_batch(self, batch: Any, selection: Selection) -> None:
+    def before_batch(self, seen: Seen) -> None:
         """Read tokens and labels of a validation batch, and capture what the sites put out."""
-        self._before_rows(batch, selection)
+        self._before_rows(seen)
 
-    def after_batch(self, batch: Any, selection: Selection) -> None:
+    def after_batch(self, seen: Seen) -> None:
         """Hand the representations of a validation batch to the metrics."""
-        self._after_rows(batch, selection)
+        self._after_rows(seen)
 
-    def collect(self) -> None:
+    def collect(self, reading: Reading) -> None:
         """Read data of one's own."""
         if self._own is not None:
-            self._read_own(self._own)
+            self._read_own(self._own, reading)
 
-    def _read_own(self, own: OwnData) -> None:
+    def _read_own(self, own: OwnData, reading: Reading) -> None:
         """Run this rank's batches of data of one's own."""
         model = self._model
         assert model is not None
-        trainer = None if self._live is None else self._live()
-        self.positions = own.positions(self.max_examples)
-        with apart(model, trainer):
+        reading.positions = own.positions(self.max_examples)
+        with apart(model, reading.trainer):
             model.eval()
             seeded(self.seed)
-            for batch, selection, counted in own.batches(model, self.positions, self.count, self.group, trainer):
-                self.check_positions()
+            for index, (batch, selection, counted) in enumerate(
+                own.batches(model, reading.positions, self.count, reading.group, reading.trainer)
+            ):
+                self._check_positions(reading.positions)
+                seen = Seen(batch, index, 0, selection)
                 if counted:
                     if self.kept_for_samples():
-                        self._checksum.add(batch, self.watched(selection))
-                    self._before_rows(batch, selection)
+                        reading.checksum.add(batch, self.watched(selection))
+                    self._before_rows(seen)
                 own.run(model, batch)
                 if counted:
-                    self._after_rows(batch, selection)
+                    self._after_rows(seen)
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Decide whether this validation run is read."""
-        super().on_validation_start(trainer, pl_module)
-        self._live = weakref.ref(trainer)
-
-    def _before_rows(self, batch: Any, selection: Selection) -> None:
+    def _before_rows(self, seen: Seen) -> None:
         """Read tokens and labels, and capture what the sites put out."""
         assert self._recorder is not None
+        batch, selection = seen.batch, seen.selection
         places = selection.batch if self.positions.exact else None
         for site in self._names:
             where = self._tokens_by_site.get(site)
@@ -418,13 +419,13 @@ class RepresentationMetrics(ValidationAnalysis):
                 )
         self._recorder.start()
 
-    def _after_rows(self, batch: Any, selection: Selection) -> None:
+    def _after_rows(self, seen: Seen) -> None:
         """Hand the representations to the metrics."""
         assert self._recorder is not None
         self._recorder.stop()
         outputs = self._recorder.take()
         for site, calls in outputs.items():
-            self._update(site, calls, batch, self._read[self._tokens_by_site.get(site)], selection)
+            self._update(site, calls, seen.batch, self._read[self._tokens_by_site.get(site)], seen.selection)
         self._read = {}
         self._tell_how()
 
@@ -473,7 +474,7 @@ class RepresentationMetrics(ValidationAnalysis):
             with torch.autocast(z.device.type, enabled=False):
                 metric.update(vectors, **{key: value for key, value in given.items() if key in wants})
 
-    def finish(self) -> Mapping[str, Tensor | float]:
+    def finish(self, reading: Reading) -> Mapping[str, Tensor | float]:
         """Compute every metric at every site."""
         values: dict[str, Tensor | float] = {}
         for (site, name), metric in self._metrics.items():

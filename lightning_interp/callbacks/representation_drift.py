@@ -24,6 +24,7 @@ from lightning_interp.functional.principal import principal_axes
 from lightning_interp.labels import LabelSource
 from lightning_interp.metrics.base import SUMMARY
 from lightning_interp.metrics.separation import ClassSeparation, SampledRows
+from lightning_interp.reading.reading import Reading
 
 __all__ = ["RepresentationDrift"]
 
@@ -155,10 +156,11 @@ class RepresentationDrift(RepresentationMetrics):
         self.keep_readings = keep_readings
         self.keep_dtype = keep_dtype
         self.seed = seed
-        self._reset()
+        self.clear()
 
-    def _reset(self) -> None:
-        super()._reset()
+    def clear(self) -> None:
+        """Forget everything that belongs to one fit."""
+        super().clear()
         self._kept = KeptReadings(self.keep_readings)
         self._maps = KeptReadings(_MAPS)
         self._shown: dict[str, Map] = {}
@@ -205,12 +207,12 @@ class RepresentationDrift(RepresentationMetrics):
         super().abort()
         self._found = {}
 
-    def finish(self) -> Mapping[str, Tensor | float]:
+    def finish(self, reading: Reading) -> Mapping[str, Tensor | float]:
         """Merge the sample over ranks, measure it, and compare it with earlier ones."""
         # What is kept must also be usable outside inference mode.
         with torch.inference_mode(False), torch.no_grad():
             metrics = {site: metric for (site, _), metric in self._metrics.items()}
-            values = dict(super().finish())
+            values = dict(super().finish(reading))
             found: dict[str, SampledRows] = {}
             for site, metric in metrics.items():
                 assert isinstance(metric, ClassSeparation)
@@ -221,11 +223,13 @@ class RepresentationDrift(RepresentationMetrics):
             return values
 
     def _likeness(self, site: str, rows: SampledRows) -> dict[str, float]:
-        earlier = [one.get(site) for one in self._kept.values] if self.changed is None else []
+        earlier = [one.get(site) for one in self._kept.values] if self.now is None or self.now.changed is None else []
         compare = _Comparison(rows.key, rows.z)
         likeness = {"first": compare(earlier[0]) if earlier else math.nan}
         # Outside of a fit the last reading is the model's own, not one before.
-        likeness["previous"] = compare(earlier[-1]) if earlier and self._fitting else math.nan
+        likeness["previous"] = (
+            compare(earlier[-1]) if earlier and self.now is not None and self.now.step is not None else math.nan
+        )
         return {f"cka/{site}/{which}": value for which, value in likeness.items()}
 
     def to_last(self) -> dict[str, tuple[list[int], list[float]]]:
@@ -249,17 +253,16 @@ class RepresentationDrift(RepresentationMetrics):
 
     # ------------------------------------------------- life in a Trainer
 
-    def keep(self) -> None:
+    def commit(self, reading: Reading) -> None:
         """Keep the sample."""
         found, self._found = self._found, {}
-        if not self._fitting:
-            return
+        assert reading.step is not None
         started = time.perf_counter()
         dtype = _DTYPES[self.keep_dtype]
         with torch.inference_mode(False), torch.no_grad():
-            self._kept.add(self.step, {site: _kept(rows, dtype) for site, rows in found.items()})
+            self._kept.add(reading.step, {site: _kept(rows, dtype) for site, rows in found.items()})
             if self.draw_figures:
-                self._maps.add(self.step, {site: self._mapped(site, rows) for site, rows in found.items()})
+                self._maps.add(reading.step, {site: self._mapped(site, rows) for site, rows in found.items()})
         self._spent += time.perf_counter() - started
 
     def state_dict(self) -> dict[str, Any]:

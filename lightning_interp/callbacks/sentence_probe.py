@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from lightning_interp._forward import checked_forward
 from lightning_interp.callbacks.analysis import ValidationAnalysis, refuse_batch_arguments
 from lightning_interp.callbacks.representation import site_key
-from lightning_interp.distributed import Gather, Maximum, PeerError, Steps, rank_in, run, world_size
+from lightning_interp.distributed import Gather, Maximum, PeerError, Steps, rank_in, world_size
 from lightning_interp.isolation import kept_random_state, seeded
 from lightning_interp.metrics.base import FULL
-from lightning_interp.positions import Selection
 from lightning_interp.probing.random_weights import Fresh, RandomBaseline
 from lightning_interp.probing.words import Pooling, Text, Units, encode_units, pooled
+from lightning_interp.reading.reading import Reading
 from lightning_interp.run_settings import Settings
 from lightning_interp.sites import Call, Layout, LayoutResolver, OutputKey, SiteRecorder, resolve_sites, short_names
 from lightning_interp.tasks.batching import length_batches, pad_right
@@ -158,10 +158,11 @@ class SentenceProbe(ValidationAnalysis):
         self._module: nn.Module | None = None
         self._recorder: SiteRecorder | None = None
         self._layouts = LayoutResolver(layout)
-        SentenceProbe._reset(self)
+        self.clear()
 
-    def _reset(self) -> None:
-        super()._reset()
+    def clear(self) -> None:
+        """Forget everything that belongs to one fit."""
+        super().clear()
         self.kept: dict[str, Tensor] = {}
         """What :meth:`evaluate` kept at the last reading of the fit, by site."""
         self._extra = torch.zeros(0)
@@ -170,8 +171,6 @@ class SentenceProbe(ValidationAnalysis):
         self._baseline_values: dict[str, float] = {}
         self._baseline_of: weakref.ref[nn.Module] | None = None
         self._random.forget()
-        # The order of validation samples is of no consequence here, so there is nothing to warn of.
-        self._warned = True
 
     def identity(self) -> dict[str, Any]:
         """Tells instances of one class in a checkpoint apart by what they read."""
@@ -266,21 +265,8 @@ class SentenceProbe(ValidationAnalysis):
         if self._recorder is not None:
             self._recorder.stop()
 
-    @property
-    def reads_batches(self) -> bool:
-        """No batch of the validation run is read."""
-        return False
-
-    def after_batch(self, batch: Any, selection: Selection) -> None:
-        """Nothing: no validation batch is read."""
-
-    def finish(self) -> Mapping[str, Tensor | float]:
+    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
         """Run the sentences through the model, and probe the sites."""
-        # What is kept must also be usable outside inference mode.
-        with torch.inference_mode(False), torch.no_grad():
-            return run(self._steps(), self.group)
-
-    def _steps(self) -> Steps[dict[str, float]]:
         assert self._module is not None
         if self._random.wanted and not self._baseline_values:
             yield from self._take_baseline(self._module)
@@ -291,7 +277,7 @@ class SentenceProbe(ValidationAnalysis):
                     level = self._baseline_values.get(site_key(measure, site), math.nan)
                     values[site_key(_beside(measure, "baseline"), site)] = level
                     values[site_key(_beside(measure, "above_baseline"), site)] = values[site_key(measure, site)] - level
-        return values
+        return dict(values)
 
     def _take_baseline(self, module: nn.Module) -> Steps[None]:
         """Read the model with random weights; where that fails on any rank and was not asked for, all go without."""
@@ -401,11 +387,9 @@ class SentenceProbe(ValidationAnalysis):
 
     # ------------------------------------------------- from one reading to the next
 
-    def keep(self) -> None:
+    def commit(self, reading: Reading) -> None:
         """What the reading keeps is kept once it is known to count."""
-        if self._fitting:
-            self.kept = self._found
-        self._found = {}
+        self.kept, self._found = self._found, {}
 
     def state_dict(self) -> dict[str, Any]:
         """Readings, the baseline and what is kept, as plain numbers and tensors."""

@@ -15,7 +15,7 @@ from lightning_interp._forward import checked_forward
 from lightning_interp._kept_readings import KeptReadings, evenly_spread
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis, refuse_batch_arguments
 from lightning_interp.compat import pl
-from lightning_interp.distributed import Gather, Steps, rank_in, run, world_size
+from lightning_interp.distributed import Gather, Steps, rank_in, world_size
 from lightning_interp.figures import measure_curves
 from lightning_interp.figures.task_heatmap import task_heatmap
 from lightning_interp.figures.task_map import task_map
@@ -25,7 +25,7 @@ from lightning_interp.functional.mds import classical_mds, cosine_distance, proc
 from lightning_interp.functional.overlap import overlap_above_null
 from lightning_interp.functional.rank_correlation import matrix_correlation, off_diagonal
 from lightning_interp.metrics.base import FULL, SUMMARY
-from lightning_interp.positions import Selection
+from lightning_interp.reading.reading import Reading
 from lightning_interp.tasks.encoding import EncodedPair, Tokenizer, encode_sentences, padding_id
 from lightning_interp.tasks.gradients import GradientReader, Groups, group_names
 from lightning_interp.tasks.hypotheses import lexical_overlap, phenomenon_hypothesis
@@ -199,10 +199,11 @@ class TaskSpace(ValidationAnalysis):
         self._phenomena = [task.phenomenon for task in self.tasks]
         self._hypothesis = phenomenon_hypothesis(self.tasks)
         self._lexical = lexical_overlap(self.tasks)
-        self._reset()
+        self.clear()
 
-    def _reset(self) -> None:
-        super()._reset()
+    def clear(self) -> None:
+        """Forget everything that belongs to one fit."""
+        super().clear()
         self.matrices: dict[str, Tensor] = {}
         """Matrices and vectors over the tasks, from the last reading."""
         self._maps = KeptReadings(_KEPT)
@@ -210,8 +211,6 @@ class TaskSpace(ValidationAnalysis):
         self._reader: GradientReader | None = None
         self._pairs: list[list[EncodedPair]] = []
         self._text: list[Tensor] = []
-        # The order of validation samples is of no consequence here, so there is nothing to warn of.
-        self._warned = True
 
     def identity(self) -> dict[str, Any]:
         """Tells instances apart by what they read."""
@@ -313,21 +312,8 @@ class TaskSpace(ValidationAnalysis):
         """Forget the reading."""
         self._found = {}
 
-    @property
-    def reads_batches(self) -> bool:
-        """No batch of the validation run is read."""
-        return False
-
-    def after_batch(self, batch: Any, selection: Selection) -> None:
-        """Nothing: no validation batch is read."""
-
-    def finish(self) -> Mapping[str, Tensor | float]:
+    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
         """Read the gradients of all tasks, and compare."""
-        # What is kept must also be usable outside inference mode.
-        with torch.inference_mode(False), torch.no_grad():
-            return run(self._steps(), self.group)
-
-    def _steps(self) -> Steps[dict[str, float]]:
         reader = self._reader
         assert reader is not None
         halves, groups, sample = 2 * self.buckets, (len(reader.names) - 1) * self.buckets, reader.sample_size
@@ -349,7 +335,8 @@ class TaskSpace(ValidationAnalysis):
         self._align(sketches[0], sketches[1], reader.names[1:], known, values)
         self._overlap(parts[2], parts[3], text, known, values)
         self._compare(known, values)
-        return values
+        self.matrices, self._found = self._found, {}
+        return dict(values)
 
     def _dealt(self, number: int, width: int, read: Callable[[int], Tensor]) -> Steps[Tensor]:
         """Rows (number, width) of which each rank reads every so-manieth: the very numbers of a single process."""
@@ -447,18 +434,17 @@ class TaskSpace(ValidationAnalysis):
             else:
                 continue
             values[f"agreement/{name}"], values[f"agreement_p/{name}"] = result
-        if self._fitting:
+        if self.now is not None and self.now.step is not None:
             for name, place in (("previous", -1), ("first", 0)):
                 earlier = self._maps.values[place]["alignment"] if len(self._maps) else None
                 values[f"stability/{name}"] = _stability(self._found["alignment"].float(), earlier)
 
     # ------------------------------------------------- life in a Trainer
 
-    def keep(self) -> None:
+    def commit(self, reading: Reading) -> None:
         """Keep the matrices."""
-        self.matrices, self._found = self._found, {}
-        if self._fitting:
-            self._maps.add(self.step, {"alignment": self.matrices["alignment"].float()})
+        assert reading.step is not None
+        self._maps.add(reading.step, {"alignment": self.matrices["alignment"].float()})
 
     def state_dict(self) -> dict[str, Any]:
         """Readings, and the alignments that are kept."""

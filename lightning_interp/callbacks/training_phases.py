@@ -15,15 +15,14 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from lightning_interp._attempt import attempt
-from lightning_interp._fresh import FreshMetrics, find
+from lightning_interp._fresh import find
 from lightning_interp._loader_names import loader_names
 from lightning_interp._measure_words import chart_title, describe_key, display_name
-from lightning_interp.callbacks._drawing_clock import DrawingClock, Picture, join_drawing
+from lightning_interp.callbacks._drawing_clock import Picture
 from lightning_interp.callbacks._overview import overview
-from lightning_interp.callbacks._page import Page, Source
-from lightning_interp.callbacks._readings_csv import Columns, write_readings, writes_last
+from lightning_interp.callbacks._page import Source
 from lightning_interp.callbacks._unattached import unattached
-from lightning_interp.callbacks._val_loop import tell_no_validation, why_no_validation
+from lightning_interp.callbacks._val_loop import why_no_validation
 from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
 from lightning_interp.compat import check_trainer, pl
@@ -41,7 +40,7 @@ from lightning_interp.gates import (
     slowed,
 )
 from lightning_interp.metrics.base import FULL, SUMMARY
-from lightning_interp.reporting import Reporter, log_folder
+from lightning_interp.reading.run_log import Columns, RunLog
 
 __all__ = ["TrainingPhases"]
 
@@ -139,7 +138,7 @@ class TrainingPhases(pl.Callback):
     """
 
     is_decision = True
-    attached = ("_trainer", "_reporter", "_clock")
+    attached = ("_trainer",)
     draws_first = True
 
     def __init__(
@@ -217,14 +216,10 @@ class TrainingPhases(pl.Callback):
 
         self.fresh: dict[str, float] = {}
         """What the newest validation logged, as rank 0 has it."""
-        self._metrics = FreshMetrics()
-        self._page = Page()
         self._trainer: weakref.ref[Any] | None = None
-        self._reporter: Reporter | None = None
         self._warned: set[str] = set()
         self._off = False
         self._news = False
-        self._clock: DrawingClock | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -346,67 +341,56 @@ class TrainingPhases(pl.Callback):
         twins = [one for one in callbacks if isinstance(one, TrainingPhases) and one.prefix == self.prefix]
         if len(twins) > 1:
             raise ValueError("Two TrainingPhases would log the same keys: give one of them another `prefix`.")
+        log = RunLog.of(trainer)
+        log.joins(self)
         self._off = bool(trainer.barebones)
         if self._off:
             pl.utilities.rank_zero_warn("TrainingPhases does nothing: Trainer(barebones=True) drops logged values.")
             return
         if self.template == "two_phase" and not self._improving:
             self._improving = _robustness_keys(trainer, pl_module) or None
-        self._page = Page()
-        self._reporter = Reporter(log_folder(trainer))
-        self._reporter.describe(trainer, {key: describe_key(key, self.prefix) for key in self.logged_keys()})
-        self._clock = join_drawing(trainer, self)
+        if log.reporter is not None:
+            log.reporter.describe(trainer, {key: describe_key(key, self.prefix) for key in self.logged_keys()})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say where there will be nothing to tell phases from; only now does Lightning know of it."""
-        tell_no_validation(trainer, pl_module, [type(self).__name__])
+        RunLog.of(trainer).training_starts(self, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember what is there before this validation logs anything."""
-        self._pending = False
-        if trainer.state.fn == "fit" and not self._off:
-            self._metrics.start(trainer)
-            self._page.start(trainer)
-            self._pending = not trainer.sanity_checking
+        RunLog.of(trainer).validation_starts(self)
+        self._pending = trainer.state.fn == "fit" and not self._off and not trainer.sanity_checking
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take in the validation, and draw."""
-        if trainer.state.fn != "fit" or self._off:
-            return
-        if trainer.sanity_checking:
-            self._rehearse(trainer, pl_module)
-            return
-        self.process(trainer, pl_module)
-        self._page.show(self, trainer, pl_module, self._reporter)
-        if writes_last(self, trainer):
-            self._attempt("write readings.csv", lambda: self.write_readings(trainer))
-        self._draw(self._has_reading)
+        log = RunLog.of(trainer)
+        if trainer.state.fn == "fit" and not self._off:
+            if trainer.sanity_checking:
+                self._rehearse(trainer, pl_module)
+            else:
+                self.process(trainer, pl_module)
+                log.draw("at_once" if self._news else "reading", self)
+                self._news = False
+        log.validation_ends(self, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the whole run and say where it stands."""
-        if self._off:
-            return
-        if not self._series:
-            if not why_no_validation(trainer, pl_module):
-                pl.utilities.rank_zero_warn(
-                    f"TrainingPhases: the fit ended without a validation that logs {self.loss!r}."
-                )
-            return
-        self._draw(lambda clock: clock.end(self))
-        if writes_last(self, trainer):
-            self._attempt("write readings.csv", lambda: self.write_readings(trainer))
-        pl.utilities.rank_zero_info(f"TrainingPhases: {self.conclusion}.")
+        RunLog.of(trainer).fit_ends(self, pl_module)
+        if self._series:
+            pl.utilities.rank_zero_info(f"TrainingPhases: {self.conclusion}.")
+        elif not self._off and not why_no_validation(trainer, pl_module):
+            pl.utilities.rank_zero_warn(f"TrainingPhases: the fit ended without a validation that logs {self.loss!r}.")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Draw what is due: training goes on, so it is not drawn again at once."""
-        self._draw(DrawingClock.tick)
+        RunLog.of(trainer).draw("tick")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Where a user stops the fit, draw what there is."""
         if isinstance(exception, KeyboardInterrupt):
-            self._draw(DrawingClock.interrupted)
+            RunLog.of(trainer).draw("interrupted")
 
     def process(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Standing:
         """Take in what this validation logged, unless that was done already. All ranks must call it.
@@ -418,7 +402,7 @@ class TrainingPhases(pl.Callback):
             return self.standing
         self._pending = False
         # What a user logged without sync_dist differs between ranks; all of them decide from the values of one.
-        self.fresh = trainer.strategy.broadcast(self._metrics.read(trainer))
+        self.fresh = trainer.strategy.broadcast(RunLog.of(trainer).fresh.read(trainer))
         if not self._checked:
             self._check_keys(trainer, pl_module)
         step = trainer.global_step
@@ -433,10 +417,6 @@ class TrainingPhases(pl.Callback):
         self._attempt("say what phase it is", lambda: self._announce(trainer, before))
         return self.standing
 
-    def write_readings(self, trainer: pl.Trainer) -> None:
-        """Bring ``readings.csv`` up to date."""
-        write_readings(trainer, None if self._reporter is None else self._reporter.folder)
-
     def _attempt(self, what: str, work: Callable[[], object]) -> None:
         attempt(type(self).__name__, self._said, what, work)
 
@@ -444,7 +424,7 @@ class TrainingPhases(pl.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy starts with: attached to no Trainer."""
-        return {**unattached(self), "_page": Page()}
+        return unattached(self)
 
     def state_dict(self) -> dict[str, Any]:
         """The curves and the phase, as plain numbers and words."""
@@ -500,7 +480,7 @@ class TrainingPhases(pl.Callback):
         """A model may have reasons to log nothing in the sanity check, so a missing key is no error yet."""
         if len(trainer.num_sanity_val_batches) > 1:
             return  # of several loaders Lightning shows nothing that the model logs in the sanity check
-        fresh = self._metrics.read(trainer)
+        fresh = RunLog.of(trainer).fresh.read(trainer)
         unknown = self._unknown(fresh, trainer, pl_module) if fresh else []
         if unknown:
             pl.utilities.rank_zero_warn(
@@ -584,37 +564,29 @@ class TrainingPhases(pl.Callback):
 
     def tell(self, trainer: pl.Trainer, what: str, text: str | None) -> None:
         """Show loggers a sentence about phases, under ``phases/<what>``."""
-        if self._reporter is not None and text is not None:
-            self._reporter.text(trainer, f"{self.prefix}phases/{what}", text)
+        reporter = RunLog.of(trainer).reporter
+        if reporter is not None and text is not None:
+            reporter.text(trainer, f"{self.prefix}phases/{what}", text)
 
     def _warn_once(self, name: str, text: str) -> None:
         if name not in self._warned:
             self._warned.add(name)
             warnings.warn(f"TrainingPhases: {name} {text}. This is said once.", RuntimeWarning, stacklevel=2)
 
-    def _draw(self, work: Callable[[DrawingClock], None]) -> None:
-        clock = self._clock
-        if clock is not None:
-            self._attempt("draw", lambda: work(clock))
-
-    def _has_reading(self, clock: DrawingClock) -> None:
-        tell = clock.at_once if self._news else clock.reading
-        self._news = False
-        tell(self)
-
     def drawable(self, final: bool) -> Sequence[Picture]:
         """What there is to draw of the newest validation, for the clock by which all callbacks draw."""
         trainer = None if self._trainer is None else self._trainer()
-        if not self.draw_figures or self._reporter is None or trainer is None or not self._series:
+        if not self.draw_figures or trainer is None or not self._series:
             return []
         step = trainer.global_step if final else max(steps[-1] for steps, _ in self._series.values())
         return [Picture("overview", step, partial(self._show, step, final))]
 
     def _show(self, step: int, final: bool) -> None:
         trainer = None if self._trainer is None else self._trainer()
-        if self._reporter is not None and trainer is not None:
+        reporter = None if trainer is None else RunLog.of(trainer).reporter
+        if reporter is not None and trainer is not None:
             tag = f"{self.prefix}phases/overview"
-            self._reporter.figure(trainer, tag, lambda: self._overview(trainer, final), step)
+            reporter.figure(trainer, tag, lambda: self._overview(trainer, final), step)
 
     def _newest_fit(self, key: str) -> KneeFit | None:
         """The segments that were fitted last, since new ones take longer than the picture."""

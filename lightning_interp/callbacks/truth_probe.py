@@ -29,6 +29,7 @@ from lightning_interp.functional.truth import (
 )
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.probing.statements import Statement, read_statements
+from lightning_interp.reading.reading import Reading
 from lightning_interp.run_settings import Settings
 from lightning_interp.tasks.likelihood import sentence_log_probs
 from lightning_interp.tasks.loading import imported_function
@@ -125,7 +126,7 @@ class TruthProbe(SentenceProbe):
         self._topics = torch.tensor([names.index(one.topic) for one in self.statements])
         self._negated = torch.tensor([one.negated for one in self.statements])
         self._control = _dealt_anew(self._labels, self._topics, self._negated, self.seed)
-        self._reset()
+        self.clear()
 
     def settings(self) -> Settings:
         """How readings are taken: arguments, without the statements themselves."""
@@ -204,8 +205,9 @@ class TruthProbe(SentenceProbe):
         found = self._scored(likelihood_rule(extra[:, 0], self._labels, self._topics, ~self._negated))
         return {key: found[key.partition("/")[2]] for key in self._likelihood_measures()}
 
-    def _steps(self) -> Steps[dict[str, float]]:
-        values = yield from super()._steps()
+    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
+        """Probe the sites, and read what the likelihood alone tells."""
+        values = yield from super().merge(reading)
         return {**values, **self._by_likelihood(self._extra)}
 
     # ------------------------------------------------- figures
