@@ -812,6 +812,7 @@ class ValidationAnalysis(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""
+        state_dict = self.upgraded(state_dict)
         self.history.load_state_dict(state_dict["history"])
         self.validations = state_dict["validations"]
         self._due, self._open = state_dict.get("due"), None  # checkpoints of before have none
@@ -823,6 +824,10 @@ class ValidationAnalysis(pl.Callback):
         for name, part in self.all_parts():
             if name in state_dict:
                 part.load_state_dict(state_dict[name])
+
+    def upgraded(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state of an earlier version, as this one would have written it."""
+        return state
 
     def _due_here(self) -> int | None:
         """The batch after which a validation run is due that has not begun, where one is: a restart passes over it."""

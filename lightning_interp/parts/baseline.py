@@ -1,0 +1,102 @@
+"""A part: what the same model gives with random weights, read once."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from lightning_interp.probing.random_weights import Fresh, RandomBaseline
+from lightning_interp.reading.part import Part
+from lightning_interp.run_settings import Settings
+
+__all__ = ["Baseline"]
+
+
+class Baseline(Part):
+    """The values of a model with random weights, read once for each model and kept in checkpoints.
+
+    Args:
+        asked: ``None`` for random weights where they can be had: where not, a warning says why, and there is no
+            baseline. ``True``, or a function that makes the model anew, for random weights or an error; ``False`` for
+            none.
+        seed: Of the weights.
+
+    Example:
+        >>> baseline = Baseline(None)
+        >>> baseline.attach(nn.Linear(2, 2))
+        >>> baseline.wanted, baseline.due
+        (True, True)
+
+    """
+
+    attached = ("_model",)
+
+    def __init__(self, asked: bool | Fresh | None, seed: int = 0) -> None:
+        self.asked, self.seed = asked, seed
+        self._random = RandomBaseline(asked)
+        self._model: weakref.ref[nn.Module] | None = None
+        self.clear()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is one, as far as is known."""
+        return self._random.wanted
+
+    @property
+    def due(self) -> bool:
+        """Whether it has to be read still."""
+        return self.wanted and not self.values
+
+    def clear(self) -> None:
+        """A new fit."""
+        self.values: dict[str, float] = {}
+        """Measure → its value with random weights, undefined ones too."""
+        self._random = RandomBaseline(self.asked)
+
+    def attach(self, model: nn.Module) -> None:
+        """Values of another model are forgotten."""
+        if self._model is not None and self._model() is not model:
+            self.clear()
+        self._model = weakref.ref(model)
+
+    @contextmanager
+    def installed(self, model: nn.Module, name: str) -> Iterator[None]:
+        """Within, the model has random weights; what nothing draws is told once, in the name of the callback."""
+        with self._random.installed(model, self.seed, name):
+            yield
+
+    def give_up(self, error: Exception, name: str) -> None:
+        """Go on without one; where it was asked for, that is an error."""
+        self._random.give_up(error, name)
+
+    def beside(self, values: Mapping[str, float], keys: Iterable[tuple[str, str, str]]) -> dict[str, float]:
+        """The level with random weights and what training adds.
+
+        Args:
+            values: What was read.
+            keys: Of each measure its key, and the keys of the level and of what is above it.
+
+        """
+        found: dict[str, float] = {}
+        for key, level_key, above_key in keys if self.wanted else ():
+            level = found[level_key] = self.values.get(key, math.nan)
+            found[above_key] = values[key] - level
+        return found
+
+    def settings(self) -> Settings:
+        """What readings were compared with."""
+        return self._random.settings()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The values, and what came of the weights."""
+        return {**self._random.state_dict(), "values": dict(self.values)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a checkpoint left off."""
+        self._random.load_state_dict(state)
+        self.values, self._model = dict(state["values"]), None
