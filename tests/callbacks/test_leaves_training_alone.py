@@ -520,13 +520,13 @@ class ValidationOnly(ValidationAnalysis):
     def resolve(self, model: Any) -> None:
         self.seen = 0
 
-    def begin(self) -> None:
+    def begin(self, reading: Any) -> None:
         self.seen = 0
 
-    def after_batch(self, batch: Any, selection: Any) -> None:
+    def after_batch(self, seen: Any) -> None:
         self.seen += 1
 
-    def finish(self) -> dict[str, float]:
+    def finish(self, reading: Any) -> dict[str, float]:
         return {"batches": float(self.seen)}
 
 
