@@ -4,118 +4,62 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
-from lightning_interp._measure_table import COMMON, MEASURES, PHASE, Words
+from lightning_interp.metrics.derived import DERIVED, Derived
+from lightning_interp.metrics.measure import KeyOf, Measure
+from lightning_interp.metrics.measures import MEASURES
+from lightning_interp.metrics.measures.costs import COSTS
 
 __all__ = [
-    "Derived",
     "ParsedKey",
     "chart_title",
+    "describe",
     "describe_key",
     "display_name",
     "is_bookkeeping",
     "is_measure",
     "measure_words",
     "parse_key",
+    "parsed",
     "split_loader",
+    "title_of_chart",
+    "told_of_key",
 ]
 
 _LOADER = re.compile(r"(?P<key>.+)/dataloader_idx_(?P<number>\d+)")
 
 
-class Derived(NamedTuple):
-    """What is made of a measure and has a key of its own."""
-
-    name: str
-    """Behind the name of the measure in a title."""
-    what: str
-    none: str
-    better: bool
-    """Whether better is what is better of the measure."""
-
-
-_SUFFIXES: dict[str, Derived] = {
-    "_above_chance": Derived(
-        "above chance", "Its value less that of labels dealt out at random.", "0 where labels tell nothing.", True
-    ),
-    "_above_baseline": Derived(
-        "above random weights", "Its value less that of the same model with random weights.", "0 for no gain.", True
-    ),
-    "_above_chain": Derived(
-        "above the chain", "Its value less that of linking each word to the next.", "0 for no gain.", True
-    ),
-    "_chance": Derived(
-        "chance level", "Its value for labels dealt out at random.", "What the measure is compared with.", False
-    ),
-    "_baseline": Derived(
-        "random weights", "Its value with random weights.", "What the measure is compared with.", False
-    ),
-    "_control": Derived(
-        "control", "Its value for labels dealt to others at random.", "What the measure is compared with.", False
-    ),
-}
-_ENDS: dict[str, Derived] = {
-    "sd": Derived(
-        "spread of chance", "Standard deviation of its value above chance, where labels tell nothing.", "", False
-    ),
-    "se": Derived("standard error", "Its standard error.", "", False),
-}
-_PREFIXES: dict[str, Derived] = {
-    "binned_": Derived("binned", "Told from bins of each dimension, not from points on the sphere.", "", True),
-    "projected_": Derived("projected", "Read in a random subspace, to compare models of different widths.", "", True),
-}
-# Keys of one part.
-_ALONE = ("phenomena_acquired", "relations_acquired")
-
-
-# Measures that say how readings were taken, what they cost, or one of many details that a summary stands for.
-_BOOKS = frozenset(
-    {
-        *("seconds", "failed", "rows", "sampled_rows", "nonfinite", "coverage", "num_labels", "floor", "predictions"),
-        *(
-            "sampled_predictions",
-            "retention",
-            "half_scale",
-            "noisy",
-            "clean",
-            "alpha_r2",
-            "probe_rows",
-            "probe_classes",
-        ),
-        *(
-            "probe_classes",
-            "probe_coverage",
-            "probe_majority",
-            "class_count",
-            "class_effective",
-            "class_named",
-            "distance_loss",
-        ),
-        *("depth_loss", "cloze_majority", "cloze_frequency", "cloze_chance", "overlap_null", "agreement_p"),
-        *("phase/boundary_step", "phase/lag"),
-    }
-)
-_COMPARED = frozenset({"chance level", "random weights", "control", "spread of chance", "standard error"})
+_PREFIXES = [one for one in DERIVED if one.prefix]
+_SUFFIXES = [one for one in DERIVED if one.suffix]
+_ENDS = {one.end: one for one in DERIVED if one.end}
 
 
 class ParsedKey(NamedTuple):
     """A key taken apart."""
 
     prefix: str
-    measure: str
-    """The first part without what is derived of it; with its second for ``phase/…``."""
-    words: Words
+    words: Measure
+    """The measure, without what is derived of it."""
     derived: tuple[Derived, ...]
     parts: tuple[str, ...]
     """What follows the measure, without ``sd``, ``se`` and the loader."""
     loader: int | None
 
     @property
+    def measure(self) -> str:
+        """The first part without what is derived of it; with its second for ``phase/…``."""
+        return self.words.name
+
+    @property
     def title(self) -> str:
         """The measure with what is derived of it: ``"regularity, above chance"``."""
         return ", ".join([self.words.title, *(one.name for one in self.derived)])
+
+
+def parsed(key: KeyOf, prefix: str = "", loader: int | None = None) -> ParsedKey:
+    """A key that an analysis declares, taken apart."""
+    return ParsedKey(prefix, key.measure.original, key.measure.derived, key.parts, loader)
 
 
 def parse_key(key: str, prefix: str = "", sites: Collection[str] | None = None) -> ParsedKey | None:
@@ -146,7 +90,7 @@ def parse_key(key: str, prefix: str = "", sites: Collection[str] | None = None) 
     if found is None and not prefix and "/" in key:
         first, rest = key.split("/", 1)
         found = _parse(rest, f"{first}/", loader)
-        if found is not None and (rest.split("/")[0] in COMMON or not found.parts):
+        if found is not None and (_is_common(rest.split("/")[0]) or not found.parts):
             found = None
     if found is None or sites is None or not _read_at_site(found):
         return found
@@ -160,28 +104,28 @@ def _read_at_site(key: ParsedKey) -> bool:
 def _parse(key: str, prefix: str, loader: int | None) -> ParsedKey | None:
     first, *parts = key.split("/")
     if first == "phase":
-        if not parts or parts[0] not in PHASE:
-            return None
-        return ParsedKey(prefix, f"phase/{parts[0]}", PHASE[parts[0]], (), tuple(parts[1:]), loader)
+        name = "/".join([first, *parts[:1]])
+        return ParsedKey(prefix, MEASURES[name], (), tuple(parts[1:]), loader) if name in MEASURES else None
     derived: list[Derived] = []
-    for start, what in _PREFIXES.items():
-        if first.startswith(start):
-            first = first.removeprefix(start)
-            derived.append(what)
-    measure = first
-    if measure not in MEASURES:
-        for end, what in _SUFFIXES.items():
-            if first.endswith(end) and first.removesuffix(end) in MEASURES:
-                measure = first.removesuffix(end)
-                derived.append(what)
-                break
-        else:
+    while before := [one for one in _PREFIXES if first.startswith(one.prefix) and one not in derived]:
+        first = first.removeprefix(before[0].prefix)
+        derived.append(before[0])
+    if first not in MEASURES:
+        behind = [one for one in _SUFFIXES if first.endswith(one.suffix) and first.removesuffix(one.suffix) in MEASURES]
+        if not behind:
             return None
-    if not parts and measure not in _ALONE:
+        first = first.removesuffix(behind[0].suffix)
+        derived.append(behind[0])
+    words = MEASURES[first]
+    if not parts and (words.of or words.end):
         return None
     if len(parts) > 1 and parts[-1] in _ENDS:
         derived.append(_ENDS[parts.pop()])
-    return ParsedKey(prefix, measure, MEASURES[measure], tuple(derived), tuple(parts), loader)
+    return ParsedKey(prefix, words, tuple(derived), tuple(parts), loader)
+
+
+def _is_common(first: str) -> bool:
+    return first in MEASURES and MEASURES[first].common
 
 
 def split_loader(key: str) -> tuple[str, int | None]:
@@ -204,7 +148,7 @@ def is_measure(first: str) -> bool:
         (True, False, False)
 
     """
-    if first in COMMON or first in ("seconds", "failed"):
+    if _is_common(first) or first in {one.name for one in COSTS}:
         return False
     return _parse(f"{first}/<site>", "", None) is not None
 
@@ -217,18 +161,18 @@ def is_bookkeeping(key: ParsedKey) -> bool:
         [True, True]
 
     """
-    return key.measure in _BOOKS or any(one.name in _COMPARED for one in key.derived)
+    return key.words.bookkeeping or any(one.compared for one in key.derived)
 
 
-def measure_words(key: str, prefix: str = "") -> Words | None:
-    """What a key of ours is, in words.
+def measure_words(key: str, prefix: str = "") -> Measure | None:
+    """The measure that a key of ours is of, with what is derived of it.
 
     Args:
         key: The key.
         prefix: As for :func:`parse_key`.
 
     Returns:
-        Its words with what is derived of them; ``None`` for a key of others.
+        The measure; ``None`` for a key of others.
 
     Example:
         >>> measure_words("regularity_above_chance/encoder/token").none
@@ -240,11 +184,19 @@ def measure_words(key: str, prefix: str = "") -> Words | None:
     found = parse_key(key, prefix)
     if found is None:
         return None
-    words = replace(found.words, title=found.title)
-    for one in found.derived:
-        better = words.better if one.better else "neither"
-        words = replace(words, what=f"{words.what} {one.what}", better=better, none=one.none or words.none)
+    words = found.words
+    before = [one for one in found.derived if one.prefix]
+    for one in [*found.derived[len(before) :], *reversed(before)]:
+        words = one.of(words)
     return words
+
+
+def told_of_key(key: str) -> KeyOf | None:
+    """What a key of ours is, where nobody declares it; ``None`` for a key of others."""
+    measure = measure_words(key)
+    if measure is None:
+        return None
+    return KeyOf(measure.at(end=key.removeprefix(measure.name).removeprefix("/")), ())
 
 
 def describe_key(key: str, prefix: str = "") -> str:
@@ -258,15 +210,18 @@ def describe_key(key: str, prefix: str = "") -> str:
 
     """
     words = measure_words(key, prefix)
-    if words is None:
-        return ""
+    return "" if words is None else describe(words)
+
+
+def describe(measure: Measure) -> str:
+    """What a measure is, which way is better and what chance is, in Markdown."""
     way = {
         "higher": "Higher is better.",
         "lower": "Lower is better.",
         "neither": "Neither way is better.",
         "as the metric": "Better the way the metric is.",
     }
-    return f"**{words.title}**: {words.what}\n\n{way[words.better]} {words.none}".rstrip()
+    return f"**{measure.title}**: {measure.says}\n\n{way[measure.better]} {measure.none}".rstrip()
 
 
 def display_name(
@@ -319,8 +274,11 @@ def chart_title(key: str, prefix: str = "", loaders: Sequence[str] | None = None
 
     """
     found = parse_key(key, prefix)
-    if found is None:
-        return key.removeprefix(prefix).split("/")[0]
+    return key.removeprefix(prefix).split("/")[0] if found is None else title_of_chart(found, loaders)
+
+
+def title_of_chart(found: ParsedKey, loaders: Sequence[str] | None = None) -> str:
+    """What a chart is called that holds the measure of a key for all sites and label sets."""
     title = found.words.title
     if found.words.apart and found.parts:
         title = found.words.form.replace(" at {site}", "").replace(" {last}", "").format(**_rest(found))

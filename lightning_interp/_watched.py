@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from lightning_interp._measure_words import ParsedKey, display_name, is_bookkeeping, parse_key
+from lightning_interp.metrics.derived import ABOVE, ABOVE_BASELINE, BINNED
+from lightning_interp.metrics.measure import UNRANKED
 
 __all__ = ["MOST_PANELS", "Place", "left_out", "places_of", "titles_of", "watched"]
 
@@ -15,39 +17,6 @@ MOST_PANELS = 12
 
 # What a row says of itself.
 _OF_THE_ROW = frozenset({"step", "epoch"})
-# What another measure tells shorter, by that measure: where it is there too, these are not watched.
-_DETAILS = {
-    "robustness": ("retention", "half_scale"),
-    "under_noise": ("noisy", "clean"),
-    "effective_rank": ("rankme", "participation_ratio", "matrix_entropy", "alpha", "curvature"),
-    "regularity": ("variation", "parent_variation"),
-    "complexity": ("optimality",),
-    "probe": ("probe_seen", "selectivity", "codelength", "compression"),
-    "uuas": ("root_accuracy", "distance_loss"),
-    "dspr": ("nspr", "depth_loss"),
-    "coordinate_r2": ("coordinate_spearman", "proximity_error"),
-    "coordinate_r2_blocked": ("coordinate_spearman_blocked", "proximity_error_blocked"),
-    "truth_accuracy": ("truth_negated", "truth_auroc", "truth_negated_auroc"),
-    "ece": ("adaptive_ece", "brier", "accuracy", "aurc", "selective_accuracy", "confidence"),
-    "knn_purity": ("silhouette",),
-    "alignment_disattenuated": ("alignment", "alignment_centred", "overlap", "overlap_above_null", "reliability"),
-    "task_accuracy": ("task_margin",),
-    "phenomenon_accuracy": ("phenomenon_margin",),
-    "pairs_accuracy": ("pairs_margin", "pairs_acquired"),
-    "cloze_accuracy": ("cloze_mrr", "cloze_margin", "cloze_acquired"),
-    "class_accuracy": ("class_loss", "class_known", "class_acquired", "class_forgotten"),
-}
-_INSTEAD = {detail: measure for measure, details in _DETAILS.items() for detail in details}
-# Of these each thing that is measured has a scale of its own.
-_APART = frozenset({"under_noise", "robustness", "retention", "half_scale", "noisy", "drift"})
-# In this order they are shown, then what is not among them; last what belongs to each scale of noise or each class.
-_FIRST = (
-    *("robustness", "information", "regularity", "disentanglement", "effective_rank", "cka", "knn_purity", "probe"),
-    *("probe_accuracy", "probe_r2", "uuas", "dspr", "coordinate_r2", "truth_accuracy", "pairs_accuracy"),
-    *("cloze_accuracy", "task_accuracy", "alignment_disattenuated", "ece", "phase/current"),
-)
-_LAST = ("under_noise", "drift")
-_ABOVE = frozenset({"above chance", "above random weights", "above the chain"})
 
 
 def watched(keys: Iterable[str]) -> list[str]:
@@ -90,48 +59,36 @@ def _parsed(keys: Sequence[str]) -> dict[str, ParsedKey | None]:
 def _place(key: str, found: ParsedKey | None) -> int:
     if found is None:
         # What is logged of training batches says less than what is of the validation, and comes after our own.
-        return len(_FIRST) if key.lower().startswith("train") else -1
-    if found.measure in _LAST:
-        return len(_FIRST) + 1 + _LAST.index(found.measure)
-    return _FIRST.index(found.measure) if found.measure in _FIRST else len(_FIRST)
+        return UNRANKED if key.lower().startswith("train") else -1
+    return found.words.rank
 
 
 def _said_better(key: ParsedKey, ours: Mapping[str, Sequence[ParsedKey]]) -> bool:
     """Whether another of the keys, by measure, says the same and is rather watched."""
-    if _INSTEAD.get(key.measure) in ours:
+    if key.words.detail_of in ours:
         return True
     return any(one.prefix == key.prefix and _is_better(one, key) for one in ours[key.measure])
 
 
 def _is_better(one: ParsedKey, key: ParsedKey) -> bool:
     """Whether of two values of a measure the first is above chance and the second is not, and so on."""
-    theirs, mine = {what.name for what in one.derived}, {what.name for what in key.derived}
+    theirs, mine = {*one.derived}, {*key.derived}
     if one.parts != key.parts or one.loader != key.loader:
-        return theirs == mine and _is_summary(one, key)
-    above = bool(theirs - mine) and theirs - mine <= _ABOVE and mine <= theirs | {"binned"} and not mine & _ABOVE
-    untrained = "above random weights"
+        return theirs == mine and _stands_for(one, key)
+    above = bool(theirs - mine) and theirs - mine <= ABOVE and mine <= theirs | {BINNED} and not mine & ABOVE
     return (
         above
-        or ("binned" in mine and theirs == mine - {"binned"})
-        or (untrained in theirs and bool(mine & (_ABOVE - {untrained})))
+        or (BINNED in mine and theirs == mine - {BINNED})
+        or (ABOVE_BASELINE in theirs and bool(mine & (ABOVE - {ABOVE_BASELINE})))
     )
 
 
-def _is_summary(one: ParsedKey, key: ParsedKey) -> bool:
+def _stands_for(one: ParsedKey, key: ParsedKey) -> bool:
     """Whether of two values of a measure that differ in place alone the first stands for the second and its like."""
-    mean, whole = one.parts == (*key.parts[:-1], "mean"), one.parts == key.parts[:-1]
-    if key.loader != one.loader:
+    last = key.words.stands
+    if last is None or key.loader != one.loader or key.parts[-1:] in [(other,) for other in key.words.beside]:
         return False
-    return {
-        "drift": mean,  # over scales
-        "task_accuracy": mean,
-        "information": whole,  # on the rows of a label set
-        "pairs_accuracy": whole,  # of a task
-        "stability": one.parts == ("previous",),
-        # Of several probes the first.
-        **dict.fromkeys(("truth_accuracy", "truth_overall"), one.parts == (*key.parts[:-1], "mass_mean")),
-        "truth_likelihood": one.parts == ("accuracy",) and key.parts != ("overall",),
-    }.get(key.measure, False)
+    return one.parts == (*key.parts[:-1], *([last] if last else []))
 
 
 class Place(NamedTuple):
@@ -168,7 +125,7 @@ def _place_of(key: str, found: ParsedKey | None) -> Place:
         return Place(base or key, loader or key)
     form, parts = found.words.form, found.parts
     title, site, rest = found.words.title, parts[0] if parts else "", "/".join(parts[1:])
-    if found.measure in _APART:
+    if found.words.apart and "{all}" not in form:
         of = "/".join(parts[1:-1] if "{last}" in form else parts[1:])
         title = form.replace(" at {site}", "").replace("at {site} ", "").replace(" {last}", "").format(rest=of)
         rest = parts[-1] if "{last}" in form else ""

@@ -8,8 +8,8 @@ import pytest
 
 from lightning_interp import LayerProbe, MinimalPairs, TaskSpace, ValidationAnalysis
 from lightning_interp._loader_names import loader_names
-from lightning_interp._measure_table import MEASURES
 from lightning_interp._measure_words import describe_key, display_name, measure_words, parse_key
+from lightning_interp.metrics.measures import MEASURES
 from tests.callbacks import recipes
 from tests.toy import Tagger
 
@@ -35,7 +35,7 @@ def logged(name: str) -> tuple[list[str], str]:
 def test_every_measure_of_every_callback_has_words(name: str) -> None:
     keys, prefix = logged(name)
     without = [key for key in keys if measure_words(key, prefix) is None]
-    assert not without, f"say what these are in lightning_interp/_measure_table.py: {without}"
+    assert not without, f"say what these are in lightning_interp/metrics/measures: {without}"
     # What the prefix is can be told from the key, too, but of measures that have a plain word for a name.
     assert [key for key in keys if prefix and parse_key(key) is None] in (
         [],
@@ -64,12 +64,12 @@ def test_phases_have_words() -> None:
 
 def test_words_are_sentences() -> None:
     for name, words in MEASURES.items():
-        assert words.what.endswith("."), name
-        assert not words.what[0].islower(), name
+        assert words.says.endswith("."), name
+        assert not words.says[0].islower(), name
         assert not words.none or words.none.endswith("."), name
         assert words.title, name
         assert not words.title.endswith("."), name
-        assert len(words.what) < 130, name
+        assert len(words.says) < 130, name
 
 
 @pytest.mark.parametrize(

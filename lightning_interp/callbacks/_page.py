@@ -6,7 +6,10 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from lightning_interp._measure_words import chart_title, parse_key, split_loader
+from lightning_interp._measure_words import ParsedKey, chart_title, parse_key, split_loader
+from lightning_interp.metrics.derived import ABOVE_BASELINE, ABOVE_CHAIN, ABOVE_CHANCE, BINNED, Derived
+from lightning_interp.metrics.measure import Measure
+from lightning_interp.metrics.measures import MEASURES
 
 __all__ = ["Source", "is_loss", "is_score", "page"]
 
@@ -17,32 +20,12 @@ LINES = 4
 OVERVIEW, OWN, BOOKKEEPING = "Overview", "The model's own", "Bookkeeping"
 _MOST = 4  # charts of the model's own in the overview
 
-# What the overview shows: of each line here the first that is logged, for all sites and label sets; two with a plus
-# between them together. With a slash at its end only what is of no label set, with a part behind it only what has that.
-_HEADLINES = (
-    ("robustness",),
-    ("information/", "binned_information/"),
-    ("regularity_above_chance", "regularity", "binned_regularity_above_chance", "binned_regularity"),
-    (
-        "disentanglement_above_chance",
-        "disentanglement",
-        "binned_disentanglement_above_chance",
-        "binned_disentanglement",
-    ),
-    ("effective_rank",),
-    ("cka/first",),
-    ("probe_above_baseline", "probe_above_chance", "probe_accuracy", "probe_r2"),
-    ("uuas_above_baseline", "uuas_above_chain"),
-    ("coordinate_r2_above_baseline", "coordinate_r2"),
-    ("truth_accuracy_above_baseline", "truth_accuracy"),
-    ("pairs_accuracy/mean",),
-    ("cloze_accuracy/mean",),
-    ("class_accuracy/mean",),
-    ("task_accuracy/mean",),
-    ("alignment_disattenuated",),
-    ("ece",),
-)
-_PHASE = (("phase/current+phase/provisional",),)
+# Of a measure the overview shows what is above something that it is compared with, and the first of two estimators.
+_SHOWN = [
+    (*before, *above)
+    for before in ((), (BINNED,))
+    for above in ((ABOVE_BASELINE,), (ABOVE_CHANCE,), (ABOVE_CHAIN,), ())
+]
 _LOSS = re.compile(
     r"(?<![a-z])(loss|nll|ce|bce|xent|cross_?entropy|mse|mae|rmse|err|error|perplexity|ppl)(?![a-z])|loss$"
 )
@@ -111,8 +94,11 @@ def page(own: Sequence[str], sources: Sequence[Source], loaders: Sequence[str] |
     losses, scores = ([title for title, keys in mine.items() if test(keys[0])] for test in (is_loss, is_score))
     first = [*losses[:_MOST], *scores[:_MOST]]
     # The phase stands beside the loss, so that it is seen first.
-    overview = {_plain(title, losses): mine[title] for title in losses[:_MOST]} | _headlines(_PHASE, sources, loaders)
-    overview |= {title: mine[title] for title in scores[:_MOST]} | _headlines(_HEADLINES, sources, loaders)
+    lines = _headlines(sources, loaders)
+    overview = {_plain(title, losses): mine[title] for title in losses[:_MOST]} | lines.pop(_PHASE, {})
+    overview |= {title: mine[title] for title in scores[:_MOST]}
+    for line in sorted(lines):
+        overview |= lines[line]
     layout = {OVERVIEW: overview, OWN: {title: keys for title, keys in mine.items() if title not in first}}
     known = {*own, *(key for source in sources for key in source.logged)}
     books: Charts = {}
@@ -161,28 +147,49 @@ def _plain(title: str, losses: Sequence[str]) -> str:
     return plain[title] if title in plain and len(plain) == 1 else title
 
 
-def _headlines(lines: Sequence[Sequence[str]], sources: Sequence[Source], loaders: Sequence[str] | None) -> Charts:
-    charts: Charts = {}
-    for choices in lines:
-        for choice in choices:
-            first, *others = choice.split("+")
-            found = [(key, one) for one in sources for key in one.logged if _is(key, first, one.prefix)]
-            for key, source in found:
-                beside = [other for more in others for other in source.logged if _is(other, more, source.prefix)]
+def _headlines(sources: Sequence[Source], loaders: Sequence[str] | None) -> dict[int, Charts]:
+    """The charts of the overview, by line."""
+    logged = [
+        (key, found, source)
+        for source in sources
+        for key in source.logged
+        if (found := parse_key(key, source.prefix)) is not None
+    ]
+    lines: dict[int, Charts] = {}
+    for line, choices in _CHOICES.items():
+        for measure, derived in choices:
+            there = [(key, one, of) for key, one, of in logged if _is(one, measure, derived)]
+            charts: Charts = {}
+            for key, _, source in there:
+                assert measure.headline is not None
+                beside = [k for k, one, of in logged if of is source and one.measure == measure.headline.beside]
                 title = chart_title(key, source.prefix, loaders)
                 chart = charts.setdefault(f"{title}, confirmed and provisional" if beside else title, [])
                 chart.extend(line for line in (key, *beside) if line not in chart)
-            if found:
+            if there:
+                lines[line] = {title: keys for given, found in charts.items() for title, keys in _few(given, found)}
                 break
-    return {title: lines for given, keys in charts.items() for title, lines in _few(given, keys)}
+    return lines
 
 
-def _is(key: str, choice: str, prefix: str) -> bool:
-    measure, bare, part = choice.partition("/")
-    first, *parts = split_loader(key.removeprefix(prefix))[0].split("/")
-    if first != measure or parts[-1:] in (["sd"], ["se"]):
+def _choices() -> dict[int, list[tuple[Measure, tuple[Derived, ...]]]]:
+    """By line of the overview what may stand there, of which the first that is logged does."""
+    shown: dict[int, list[Measure]] = {}
+    for measure in MEASURES.values():
+        if measure.headline is not None:
+            shown.setdefault(measure.headline.line, []).append(measure)
+    return {line: [(one, derived) for derived in _SHOWN for one in shown[line]] for line in sorted(shown)}
+
+
+def _is(key: ParsedKey, measure: Measure, derived: tuple[Derived, ...]) -> bool:
+    if key.words != measure or key.derived != derived or measure.headline is None:
         return False
-    return part in parts if part else not bare or len(parts) == 1
+    part = measure.headline.part
+    return part is None or (part in key.parts if part else len(key.parts) == 1)
+
+
+_CHOICES = _choices()
+_PHASE = min(_CHOICES)  # beside the loss
 
 
 def _few(title: str, keys: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

@@ -18,7 +18,19 @@ from lightning_interp.functional.acquisition import acquisition_step, forgetting
 from lightning_interp.functional.design_effect import design_effect, sample_sums
 from lightning_interp.functional.frequency_bands import frequency_bands
 from lightning_interp.labels import BatchReader, Key, LabelSource
-from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.metrics.measure import Measure
+from lightning_interp.metrics.measures.classes import (
+    CLASS_ACCURACY,
+    CLASS_ACQUIRED,
+    CLASS_COUNT,
+    CLASS_EFFECTIVE,
+    CLASS_FORGOTTEN,
+    CLASS_KNOWN,
+    CLASS_LOSS,
+    CLASS_NAMED,
+    CLASSES_FORGOTTEN,
+)
+from lightning_interp.metrics.measures.geometry import NONFINITE
 from lightning_interp.predictions import PredictedRows, PredictionRecorder, Predictions, Scores
 from lightning_interp.reading.reading import Reading
 from lightning_interp.run_settings import Settings
@@ -27,7 +39,6 @@ from lightning_interp.sites import Call
 __all__ = ["AcquisitionByClass"]
 
 _RESERVED = ("mean",)
-_CONDITIONAL = ("class_acquired", "class_effective", "class_forgotten", "class_known", "classes_forgotten")
 
 
 class AcquisitionByClass(AcquisitionAnalysis):
@@ -215,32 +226,26 @@ class AcquisitionByClass(AcquisitionAnalysis):
 
     # ------------------------------------------------- keys
 
-    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Every key with its level."""
-        keys: dict[str, str] = {}
-        for site in self._named(model):
-            keys |= {f"class_accuracy/{site}/{name}": SUMMARY for name in (*self.class_names.values(), "mean")}
-            keys[f"classes_forgotten/{site}"] = SUMMARY
-            named = ["named", "known"] if self._names_classes else []
-            for what in ("loss", "count", "effective", *named, "acquired", "forgotten"):
-                keys |= {f"class_{what}/{site}/{name}": FULL for name in self.class_names.values()}
-            keys[f"nonfinite/{site}"] = FULL
-        return keys
+    def declares(self) -> list[Measure]:
+        """Accuracy, loss, acquisition and forgetting of classes, at each place where predictions are read."""
+        named = [CLASS_NAMED, CLASS_KNOWN] if self._names_classes else []
+        return [
+            *(CLASS_ACCURACY, CLASS_ACCURACY.at("site", end="mean"), CLASSES_FORGOTTEN),
+            *(CLASS_LOSS, CLASS_COUNT, CLASS_EFFECTIVE, *named, CLASS_ACQUIRED, CLASS_FORGOTTEN, NONFINITE),
+        ]
 
-    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Keys that are undefined outside a fit or for a class that was never predicted, and what to monitor."""
-        keys: dict[str, str] = {}
-        for key in self.measures(model):
-            what, site, *name = key.split("/")
-            if what in _CONDITIONAL:
-                keys[self.full_key(key)] = self.full_key("/".join(["class_accuracy", site, *(name or ["mean"])]))
-        return keys
+    def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
+        """Where predictions are read, and the classes."""
+        return {"site": list(self._named(model)), "class": list(self.class_names.values())}
 
     def accuracy_keys(self) -> dict[str, str]:
         """The classes, with the site before them where there are several, and the key of each one's accuracy."""
+        return self._class_keys(CLASS_ACCURACY)
+
+    def _class_keys(self, measure: Measure) -> dict[str, str]:
         several = len(self._given) > 1
         return {
-            f"{site}/{name}" if several else name: f"class_accuracy/{site}/{name}"
+            f"{site}/{name}" if several else name: measure.key(site, name)
             for site in self._predictions or self._named(None)
             for name in self.class_names.values()
         }
@@ -251,7 +256,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
 
     def notes(self) -> dict[str, str]:
         """The classes that are forgotten at the last reading."""
-        keys = {name: key.replace("class_accuracy", "class_forgotten", 1) for name, key in self.accuracy_keys().items()}
+        keys = self._class_keys(CLASS_FORGOTTEN)
         return {name: "forgotten" for name, key in keys.items() if self._curve(key)[1][-1:] == [1.0]}
 
     def figure_names(self) -> tuple[str, str]:

@@ -8,7 +8,6 @@ import sys
 import time
 import warnings
 import weakref
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from lightning_interp._attempt import attempt, cause
 from lightning_interp._batches import BatchSize, batch_size
-from lightning_interp._measure_words import chart_title, describe_key, is_bookkeeping, parse_key
+from lightning_interp._measure_words import describe_key
 from lightning_interp._safe_keys import PLACEHOLDERS, safe_keys
 from lightning_interp._same_parameters import with_same_parameters
 from lightning_interp._seen import Seen
@@ -36,9 +35,11 @@ from lightning_interp.callbacks._val_loop import is_last_batch, validation_due
 from lightning_interp.compat import check_trainer, pl
 from lightning_interp.distributed import PeerError, Steps, agree, run, settled, world_size
 from lightning_interp.history import History, ReadingRow
-from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.metrics.measure import FULL, SUMMARY, Axes, Measure
 from lightning_interp.positions import SamplePositions, Selection
+from lightning_interp.reading.heat_maps import heat_maps
 from lightning_interp.reading.hooks import check_hooks
+from lightning_interp.reading.keys import charts_of, conditional_keys_of, descriptions_of, measures_of
 from lightning_interp.reading.part import Part, parts_of
 from lightning_interp.reading.reading import Reading
 from lightning_interp.reading.run_log import RunLog
@@ -56,10 +57,10 @@ class ValidationAnalysis(pl.Callback):
 
     A subclass says what to do with a batch and what to make of a reading; this class decides when to read, merges
     ranks' success and failure, logs, keeps the history and draws. To write one's own, say what is measured
-    (:meth:`measures`), hold :class:`~lightning_interp.reading.part.Part` objects that attach to the model, and fill in
-    :meth:`merge`; where needed also :meth:`resolve`, :meth:`release`, :meth:`begin`, :meth:`before_batch`,
-    :meth:`after_batch`, :meth:`commit`, :meth:`abort` and :meth:`figures`. None of these needs a Trainer, so that
-    :func:`lightning_interp.analyze` can call them too. What is known of the moment is in the
+    (:meth:`declares` and :meth:`axes`), hold :class:`~lightning_interp.reading.part.Part` objects that attach to the
+    model, and fill in :meth:`merge`; where needed also :meth:`resolve`, :meth:`release`, :meth:`begin`,
+    :meth:`before_batch`, :meth:`after_batch`, :meth:`commit`, :meth:`abort` and :meth:`figures`. None of these needs a
+    Trainer, so that :func:`lightning_interp.analyze` can call them too. What is known of the moment is in the
     :class:`~lightning_interp.reading.reading.Reading`, ``self.now`` while it lasts.
 
     What every reading has beside its measures: ``seconds/<callback>``, time spent in it, at level full, and, once a
@@ -246,14 +247,37 @@ class ValidationAnalysis(pl.Callback):
 
     # ------------------------------------------------- what a subclass fills in
 
-    @abstractmethod
+    def declares(self) -> Sequence[Measure]:
+        """The measures that a reading gives, each said once: keys, levels, charts and more follow from them.
+
+        Example:
+            ``[Measure("attention_entropy", says="Mean entropy of a head's weights.", of=("site", "head"))]``
+
+        """
+        return ()
+
+    def axes(self, model: nn.Module | None = None) -> Axes:
+        """The values of the axes that :meth:`declares` names: ``{"site": ["encoder"], "head": ["0", "1"]}``.
+
+        Args:
+            model: The model that is to be read; without it, the names as far as they are known, and before they are, a
+                pattern such as ``<site>`` where one depends on the model.
+
+        """
+        return {}
+
     def measures(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Every key that a reading gives, with its level, ``"summary"`` or ``"full"``.
+        """Every key that a reading gives, with its level, ``"summary"`` or ``"full"``; from :meth:`declares`.
 
         Args:
             model: The model that is to be read; without it, keys hold a pattern where a name depends on the model.
 
         """
+        return measures_of(self, model)
+
+    def metric_improves(self, metric: str) -> str | None:
+        """``"max"`` or ``"min"``: which way a metric of the model's improves that keys are of; None where not known."""
+        return None
 
     def resolve(self, model: nn.Module) -> None:
         """Find in the model what is to be read, and attach to it. An error here stops the run before it starts."""
@@ -358,8 +382,11 @@ class ValidationAnalysis(pl.Callback):
         return {}
 
     def figures(self) -> Mapping[str, Draw]:
-        """Pictures of the history so far, by tag; each is drawn only when it is needed."""
-        return {}
+        """Pictures of the history so far, by tag; each is drawn only when it is needed.
+
+        By default a heat map of each summary measure that :meth:`declares` names, over its last axis and steps.
+        """
+        return heat_maps(self)
 
     def charts(self, model: nn.Module | None = None) -> dict[str, list[str]]:
         """Which measures share a chart on TensorBoard's page "Custom Scalars", by the chart's title.
@@ -367,13 +394,7 @@ class ValidationAnalysis(pl.Callback):
         By default all sites and label sets of a measure, of those that are logged. What says how a reading was taken
         has charts at the end of the page, as everything that is logged and in no chart here.
         """
-        found: dict[str, list[str]] = {}
-        for key, level in self.measures(model).items():
-            known = parse_key(key)
-            kept = known is not None and is_bookkeeping(known)
-            if (level == SUMMARY or self.log_level == FULL) and not kept:
-                found.setdefault(chart_title(key), []).append(key)
-        return found
+        return charts_of(self, model)
 
     def page_source(self, model: nn.Module, loaders: Sequence[str] | None = None) -> Source:
         """What it has on TensorBoard's page "Custom Scalars"."""
@@ -407,9 +428,9 @@ class ValidationAnalysis(pl.Callback):
     def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
         """Keys that may be undefined at a reading and are not logged then, each with a key that always is defined.
 
-        A plain gate on one of them is an error. ``""`` where there is no such key.
+        A plain gate on one of them is an error. ``""`` where there is no such key. From ``instead`` of a measure.
         """
-        return {}
+        return conditional_keys_of(self, model)
 
     def full_key(self, key: str) -> str:
         """A measure's key with the prefix and, for another loader than the first, the loader's suffix."""
@@ -444,8 +465,8 @@ class ValidationAnalysis(pl.Callback):
         log.joins(self)
         self._attach(trainer, pl_module)
         if log.reporter is not None:
-            keys = [self.full_key(key) for key in [*self.measures(pl_module), *self.own_keys()]]
-            log.reporter.describe(trainer, {key: describe_key(key, self.prefix) for key in keys})
+            costs = {key: describe_key(key, self.prefix) for key in map(self.full_key, self.own_keys())}
+            log.reporter.describe(trainer, descriptions_of(self, pl_module) | costs)
         self._resumed = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

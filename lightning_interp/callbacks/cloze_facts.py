@@ -16,7 +16,19 @@ from lightning_interp.functional.acquisition import reached
 from lightning_interp.functional.binomial import binomial_se
 from lightning_interp.functional.design_effect import effective_count
 from lightning_interp.functional.ranking import ranking_measures
-from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.metrics.derived import STANDARD_ERROR
+from lightning_interp.metrics.measure import SUMMARY, Measure
+from lightning_interp.metrics.measures.geometry import NONFINITE
+from lightning_interp.metrics.measures.tasks import (
+    CLOZE_ACCURACY,
+    CLOZE_ACQUIRED,
+    CLOZE_CHANCE,
+    CLOZE_FREQUENCY,
+    CLOZE_MAJORITY,
+    CLOZE_MARGIN,
+    CLOZE_MRR,
+    RELATIONS_ACQUIRED,
+)
 from lightning_interp.tasks.cloze import encode_cloze, mask_cloze
 from lightning_interp.tasks.encoding import Tokenizer
 from lightning_interp.tasks.facts import Fact, draw_facts, frequency_share, majority_share, read_facts, with_candidates
@@ -164,23 +176,19 @@ class ClozeFacts(SentenceAnalysis):
 
     # ------------------------------------------------- keys
 
-    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Every key with its level."""
-        keys = {f"cloze_{what}/mean": FULL if what == "mrr" else SUMMARY for what in _MEASURES}
-        keys["relations_acquired"] = SUMMARY
-        for name in self._of:
-            keys |= {f"cloze_{what}/{name}": SUMMARY if what == "accuracy" else FULL for what in _MEASURES}
-            keys |= {f"cloze_{what}/{name}": FULL for what in ("acquired", "majority", "frequency", "chance")}
-        if self.standard_errors:
-            keys |= {f"cloze_accuracy/{name}/se": FULL for name in ("mean", *self._of)}
-        return keys | {"nonfinite/facts": FULL}
+    def declares(self) -> list[Measure]:
+        """Accuracy, rank, margin and acquisition over all and of relations, and what knows nothing."""
+        mean = CLOZE_ACCURACY.at(end="mean")
+        errors = [STANDARD_ERROR.of(one) for one in (mean, CLOZE_ACCURACY)] if self.standard_errors else []
+        return [
+            *(mean, CLOZE_MRR.at(end="mean"), CLOZE_MARGIN.at(end="mean", level=SUMMARY), RELATIONS_ACQUIRED),
+            *(CLOZE_ACCURACY, CLOZE_MRR, CLOZE_MARGIN, CLOZE_ACQUIRED),
+            *(CLOZE_MAJORITY, CLOZE_FREQUENCY, CLOZE_CHANCE, *errors, NONFINITE.at(end="facts")),
+        ]
 
-    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Keys that are undefined outside a fit or while something is not acquired, and what to monitor instead."""
-        keys = {self.full_key("relations_acquired"): self.full_key("cloze_accuracy/mean")}
-        for name in self._of:
-            keys[self.full_key(f"cloze_acquired/{name}")] = self.full_key(f"cloze_accuracy/{name}")
-        return keys
+    def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
+        """The relations."""
+        return {"relation": list(self._of)}
 
     def accuracy_keys(self) -> dict[str, str]:
         """The relations, and the key of each one's accuracy."""

@@ -23,6 +23,7 @@ from lightning_interp.functional._numerics import as_float
 from lightning_interp.functional.calibration import multiclass_brier
 from lightning_interp.labels import Key
 from lightning_interp.metrics.calibration import ConfidenceMetric
+from lightning_interp.metrics.measure import Measure
 from lightning_interp.positions import Selection
 from lightning_interp.predictions import PredictedRows, PredictionRecorder, Predictions, Scores
 from lightning_interp.reading.reading import Reading
@@ -202,14 +203,13 @@ class ConfidenceCalibration(ValidationAnalysis):
 
     # ------------------------------------------------- keys
 
-    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Every key with its level."""
-        levels = self.metric.measures
-        return {site_key(key, name): level for name in self.names(model) for key, level in levels.items()}
+    def declares(self) -> list[Measure]:
+        """What the metric gives, of each place where predictions are read."""
+        return self.metric.measures_at("site")
 
-    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
-        """AUROC needs right and wrong predictions."""
-        return {self.full_key(f"auroc_confidence/{name}"): self.full_key(f"ece/{name}") for name in self.names(model)}
+    def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
+        """The names of the predictions, and the shares of them."""
+        return {"site": self.names(model), **self.metric.axes}
 
     def names(self, model: nn.Module | None = None) -> list[str]:
         """What keys call the predictions; ``<site>`` where that cannot be known without the model."""

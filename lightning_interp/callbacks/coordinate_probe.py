@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_interp._kept_readings import KeptReadings, evenly_spread
-from lightning_interp.callbacks._grids import site_grid
 from lightning_interp.callbacks._titles import measure_title
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import site_key
@@ -25,8 +24,18 @@ from lightning_interp.functional.folds import block_folds, random_folds
 from lightning_interp.functional.geography import Distance, proximity_error, r_squared
 from lightning_interp.functional.rank_correlation import spearman
 from lightning_interp.functional.ridge import held_out_ridge
-from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.metrics.derived import CONTROL
+from lightning_interp.metrics.measure import Measure
+from lightning_interp.metrics.measures.probes import (
+    COORDINATE_R2,
+    COORDINATE_R2_BLOCKED,
+    COORDINATE_SPEARMAN,
+    COORDINATE_SPEARMAN_BLOCKED,
+    PROXIMITY_ERROR,
+    PROXIMITY_ERROR_BLOCKED,
+)
 from lightning_interp.probing.entities import Entities, read_entities
+from lightning_interp.reading.grids import site_grid
 from lightning_interp.reading.reading import Reading
 
 __all__ = ["CoordinateProbe"]
@@ -140,15 +149,12 @@ class CoordinateProbe(SentenceProbe):
         """Step and, by site, held-out predictions (entities, T) of up to 64 readings of the fit, evenly spread."""
         return [(step, dict(kept)) for step, kept in zip(self._maps.steps, self._maps.values, strict=True)]
 
-    def probe_measures(self) -> dict[str, str]:
-        """Every measure of a site with its level."""
-        levels = {"coordinate_r2": SUMMARY, "proximity_error": FULL, "coordinate_spearman": FULL}
-        found = {f"{measure}{kind}": level for measure, level in levels.items() for kind in ("", "_blocked")}
-        return found | {"coordinate_r2_control": FULL}
-
-    def compared(self) -> Sequence[str]:
-        """All but the control."""
-        return [measure for measure in self.probe_measures() if not measure.endswith("_control")]
+    def site_measures(self) -> list[Measure]:
+        """R², error and order of random folds and of whole blocks, and R² of coordinates dealt to other entities."""
+        return [
+            *(COORDINATE_R2, COORDINATE_R2_BLOCKED, PROXIMITY_ERROR, PROXIMITY_ERROR_BLOCKED),
+            *(COORDINATE_SPEARMAN, COORDINATE_SPEARMAN_BLOCKED, CONTROL.of(COORDINATE_R2)),
+        ]
 
     def evaluate(self, site: str, data: ProbedSite, kept: Tensor | None) -> Probed:
         """Fit without each fold, and see what is said of it."""

@@ -21,8 +21,10 @@ from lightning_interp.figures import measure_curves, site_heatmap
 from lightning_interp.functional.layers import best_layer, centre_of_gravity
 from lightning_interp.isolation import ModuleState, seeded
 from lightning_interp.labels import LabelSource
-from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.metrics.derived import ABOVE_BASELINE, ABOVE_CHANCE, BASELINE
 from lightning_interp.metrics.linear_probe import STRENGTHS, LinearProbe
+from lightning_interp.metrics.measure import FULL, Measure
+from lightning_interp.metrics.measures.probes import BEST_LAYER, CENTRE_OF_GRAVITY, PROBE
 from lightning_interp.own_data import apart
 from lightning_interp.probing.random_weights import Fresh, RandomBaseline
 from lightning_interp.reading.reading import Reading
@@ -182,28 +184,22 @@ class LayerProbe(RepresentationMetrics):
 
     # ------------------------------------------------- keys
 
-    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Every key with its level."""
-        keys = super().measures(model)
-        sites = self.site_names(model)
-        for name in self.names:
-            if self._random.wanted:
-                for site in sites:
-                    keys[f"probe_above_baseline/{site}/{name}"] = SUMMARY
-                    # Random weights are above chance already, so that the distance from them is what to watch.
-                    keys |= {above: FULL for above in [f"probe_above_chance/{site}/{name}"] if above in keys}
-                    keys[f"probe_baseline/{site}/{name}"] = FULL
-            if len(sites) > 1 or _SITE in sites:
-                keys |= {f"best_layer/{name}": SUMMARY, f"centre_of_gravity/{name}": SUMMARY}
-        return keys
+    def declares(self) -> list[Measure]:
+        """What the probe gives, what random weights give, and where it is best."""
+        found = super().declares()
+        if self._random.wanted:
+            # Random weights are above chance already, so that the distance from them is what to watch.
+            found = [replace(one, level=FULL) if ABOVE_CHANCE in one.derived else one for one in found]
+            for axis in ("labels", "target"):
+                probe = PROBE.at("site", axis)
+                found += [ABOVE_BASELINE.of(probe), BASELINE.of(probe)]
+        return [*found, BEST_LAYER, CENTRE_OF_GRAVITY]
 
-    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
-        """The centre of gravity, and what to monitor instead."""
-        keys = super().conditional_keys(model)
-        for key in self.measures(model):
-            if key.startswith("centre_of_gravity/"):
-                keys[self.full_key(key)] = self.full_key(key.replace("centre_of_gravity", "best_layer"))
-        return keys
+    def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
+        """The sites, labels and targets; names of both where there are several sites to compare."""
+        found = super().axes(model)
+        several = len(found["site"]) > 1 or _SITE in found["site"]
+        return {**found, "name": self.names if several else ()}
 
     # ------------------------------------------------- reading
 

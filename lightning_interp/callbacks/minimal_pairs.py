@@ -13,7 +13,10 @@ from lightning_interp.callbacks._language_model import Kind, SentenceAnalysis
 from lightning_interp.functional.acquisition import reached
 from lightning_interp.functional.binomial import binomial_se
 from lightning_interp.functional.design_effect import effective_count
-from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.metrics.derived import STANDARD_ERROR
+from lightning_interp.metrics.measure import FULL, SUMMARY, Measure
+from lightning_interp.metrics.measures.geometry import NONFINITE
+from lightning_interp.metrics.measures.tasks import PAIRS_ACCURACY, PAIRS_ACQUIRED, PAIRS_MARGIN, PHENOMENA_ACQUIRED
 from lightning_interp.tasks.encoding import Tokenizer
 from lightning_interp.tasks.likelihood import Forward
 from lightning_interp.tasks.loading import Tasks, encode_task, load_tasks
@@ -140,24 +143,19 @@ class MinimalPairs(SentenceAnalysis):
 
     # ------------------------------------------------- keys
 
-    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Every key with its level."""
-        keys = {"pairs_accuracy/mean": SUMMARY, "pairs_margin/mean": SUMMARY, "phenomena_acquired": SUMMARY}
-        for phenomenon in self._phenomena:
-            keys |= {f"pairs_accuracy/{phenomenon}": SUMMARY, f"pairs_margin/{phenomenon}": FULL}
-            keys[f"pairs_acquired/{phenomenon}"] = FULL
-        for task in self.tasks:
-            keys |= {f"pairs_{what}/{task.phenomenon}/{task.name}": FULL for what in ("accuracy", "margin")}
-        if self.standard_errors:
-            keys |= {f"pairs_accuracy/{name}/se": FULL for name in ("mean", *self._phenomena)}
-        return keys | {"nonfinite/pairs": FULL}
+    def declares(self) -> list[Measure]:
+        """Accuracy, margin and acquisition over all, of phenomena and of tasks."""
+        mean = [PAIRS_ACCURACY.at(end="mean"), PAIRS_MARGIN.at(end="mean", level=SUMMARY)]
+        of_tasks = [PAIRS_ACCURACY.at("task", level=FULL), PAIRS_MARGIN.at("task")]
+        errors = [STANDARD_ERROR.of(one) for one in (mean[0], PAIRS_ACCURACY)] if self.standard_errors else []
+        return [
+            *(*mean, PHENOMENA_ACQUIRED, PAIRS_ACCURACY, PAIRS_MARGIN, PAIRS_ACQUIRED),
+            *(*of_tasks, *errors, NONFINITE.at(end="pairs")),
+        ]
 
-    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Keys that are undefined outside a fit or while something is not acquired, and what to monitor instead."""
-        keys = {self.full_key("phenomena_acquired"): self.full_key("pairs_accuracy/mean")}
-        for name in self._phenomena:
-            keys[self.full_key(f"pairs_acquired/{name}")] = self.full_key(f"pairs_accuracy/{name}")
-        return keys
+    def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
+        """The phenomena, and the tasks behind theirs."""
+        return {"phenomenon": self._phenomena, "task": [f"{task.phenomenon}/{task.name}" for task in self.tasks]}
 
     def accuracy_keys(self) -> dict[str, str]:
         """The phenomena, and the key of each one's accuracy."""

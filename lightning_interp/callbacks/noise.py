@@ -33,7 +33,9 @@ from lightning_interp.functional.robustness import (
 )
 from lightning_interp.isolation import ModuleState, WeightsCopy, muted_loggers
 from lightning_interp.labels import BatchReader, Key, ReadBatch
-from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.metrics.measure import FULL, Measure
+from lightning_interp.metrics.measures.geometry import NONFINITE
+from lightning_interp.metrics.measures.noise import CLEAN, DRIFT, HALF_SCALE, NOISY, RETENTION, ROBUSTNESS, UNDER_NOISE
 from lightning_interp.noise import BatchNoise, Kind, Relative, SiteNoise
 from lightning_interp.positions import Selection
 from lightning_interp.reading.reading import Reading
@@ -295,42 +297,29 @@ class NoiseRobustness(ValidationAnalysis):
 
     # ------------------------------------------------- keys
 
-    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Every key with its level."""
-        keys: dict[str, str] = {}
-        for site in short_names(self.sites, model, self._names):
-            for monitor in self.monitors:
-                keys[f"under_noise/{site}/{monitor}"] = SUMMARY
-                if monitor in self._learnable():
-                    keys[f"robustness/{site}/{monitor}"] = SUMMARY
-                    keys |= {f"retention/{site}/{monitor}/{scale:g}": FULL for scale in self.scales}
-                    keys[f"half_scale/{site}/{monitor}"] = FULL
-                keys |= {f"noisy/{site}/{monitor}/{scale:g}": FULL for scale in self.scales}
-            for down in self._drift_names(model):
-                keys[f"drift/{site}/{down}/mean"] = SUMMARY
-                keys |= {f"drift/{site}/{down}/{scale:g}": FULL for scale in self.scales}
-        keys |= {f"clean/{monitor}": FULL for monitor in self.monitors}
-        return keys | {f"nonfinite/{down}": FULL for down in self._drift_names(model)}
+    def declares(self) -> list[Measure]:
+        """What is read of monitors and of sites downstream, under noise at each site."""
+        return [
+            *(UNDER_NOISE, ROBUSTNESS, RETENTION, HALF_SCALE, NOISY),
+            *(UNDER_NOISE.at("site", "other monitor"), NOISY.at("site", "other monitor", "scale")),
+            *(DRIFT.at("site", "downstream site", end="mean"), DRIFT.at(*DRIFT.of, level=FULL)),
+            *(CLEAN, CLEAN.at("other monitor"), NONFINITE.at("downstream site")),
+        ]
 
-    def charts(self, model: nn.Module | None = None) -> dict[str, list[str]]:
-        """What is read at several scales has a chart for each site and monitor."""
-        found: dict[str, list[str]] = {}
-        for title, keys in super().charts(model).items():
-            for key in keys:
-                own = key.rsplit("/", 1)[0] if title in ("retention", "drift") else title
-                found.setdefault(own, []).append(key)
-        return found
+    def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
+        """The sites, the monitors of which something can be learned, the others, the scales, the sites downstream."""
+        learnable = self._learnable()
+        return {
+            "site": short_names(self.sites, model, self._names),
+            "monitor": [name for name in self.monitors if name in learnable],
+            "other monitor": [name for name in self.monitors if name not in learnable],
+            "scale": [f"{scale:g}" for scale in self.scales],
+            "downstream site": self._drift_names(model),
+        }
 
-    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Keys that are undefined while a monitor is no better than before training, and what to monitor instead."""
-        conditional = ("robustness", "retention", "half_scale")
-        keys: dict[str, str] = {}
-        for key in self.measures(model):
-            name, *rest = key.split("/")
-            if name in conditional:
-                rest = rest[:-1] if name == "retention" else rest
-                keys[self.full_key(key)] = self.full_key("/".join(["under_noise", *rest]))
-        return keys
+    def metric_improves(self, metric: str) -> str | None:
+        """As ``monitors`` says."""
+        return {"loss": "min", "score": "max"}[self.monitors[metric]] if metric in self.monitors else None
 
     def _learnable(self) -> set[str]:
         if self.start is None:

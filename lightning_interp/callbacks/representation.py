@@ -17,7 +17,6 @@ from lightning_interp._forward import Forward, checked_forward
 from lightning_interp._loggers import how_to_embed
 from lightning_interp._said_once import say_once
 from lightning_interp._seen import Seen
-from lightning_interp.callbacks._grids import site_grid
 from lightning_interp.callbacks._titles import measure_title
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.compat import pl
@@ -28,10 +27,13 @@ from lightning_interp.isolation import seeded
 from lightning_interp.labels import BatchReader, Key, LabelSource, ReadBatch
 from lightning_interp.metrics._names import BUILT_IN_LABELS
 from lightning_interp.metrics._synced import synced
-from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric
+from lightning_interp.metrics.base import RepresentationMetric
+from lightning_interp.metrics.measure import SUMMARY, Measure, as_measures
+from lightning_interp.metrics.measures.geometry import NONFINITE
 from lightning_interp.metrics.sample import FixedSample, Sample
 from lightning_interp.own_data import OwnData, apart
 from lightning_interp.positions import Selection
+from lightning_interp.reading.grids import site_grid
 from lightning_interp.reading.reading import Reading
 from lightning_interp.reading.run_log import RunLog
 from lightning_interp.run_settings import Settings, arguments
@@ -246,26 +248,38 @@ class RepresentationMetrics(ValidationAnalysis):
 
     # ------------------------------------------------- keys
 
-    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Every key with its level."""
-        keys: dict[str, str] = {}
-        for site in self.site_names(model):
-            for name, metric in self.metrics.items():
-                if isinstance(metric, RepresentationMetric):
-                    own = metric.measures
-                else:
-                    own = {**dict.fromkeys(self._results.get(name, [name]), SUMMARY), "nonfinite": FULL}
-                keys |= {site_key(measure, site): level for measure, level in own.items()}
-        return keys
+    def declares(self) -> list[Measure]:
+        """The measures of every metric, of the sites and of what the metric names."""
+        found: list[Measure] = []
+        for name, metric in self.metrics.items():
+            if isinstance(metric, RepresentationMetric):
+                names = self._axis_names()[name]
+                for one in metric.measures_at("site"):
+                    found.append(one.at(*(names.get(axis, axis) for axis in one.of), end=one.end))
+            else:
+                keys = dict.fromkeys(self._results.get(name, [name]), SUMMARY)
+                found += [*as_measures(keys, getattr(metric, "conditional", None), ("site",)), NONFINITE]
+        return found
 
-    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Measures that the metrics say may be undefined."""
-        keys: dict[str, str] = {}
-        for metric in self.metrics.values():
-            for measure, instead in getattr(metric, "conditional", {}).items():
-                for site in self.site_names(model):
-                    keys[self.full_key(site_key(measure, site))] = self.full_key(site_key(instead, site))
-        return keys
+    def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
+        """The sites, and what metrics name: label sets, targets."""
+        found: dict[str, Sequence[str]] = {"site": self.site_names(model)}
+        for name, metric in self.metrics.items():
+            if isinstance(metric, RepresentationMetric):
+                found |= {self._axis_names()[name][axis]: values for axis, values in metric.axes.items()}
+        return found
+
+    def _axis_names(self) -> dict[str, dict[str, str]]:
+        """What the axes of each metric are called here: two metrics may have other label sets each."""
+        found: dict[str, dict[str, str]] = {}
+        taken: dict[str, Sequence[str]] = {}
+        for name, metric in self.metrics.items():
+            own = metric.axes if isinstance(metric, RepresentationMetric) else {}
+            found[name] = {
+                axis: axis if list(taken.setdefault(axis, values)) == list(values) else f"{axis} of {name}"
+                for axis, values in own.items()
+            }
+        return found
 
     def site_names(self, model: nn.Module | None = None) -> list[str]:
         """Short names of the sites; ``<site>`` where they cannot be known without the model."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_interp._kept_readings import KeptReadings, evenly_spread
 from lightning_interp.callbacks.analysis import Draw
-from lightning_interp.callbacks.representation import RepresentationMetrics, name_of, names_by_set, site_key
+from lightning_interp.callbacks.representation import RepresentationMetrics, name_of, names_by_set
 from lightning_interp.figures import measure_curves
 from lightning_interp.figures.representation_map import representation_map
 from lightning_interp.functional.cka import CenteredCloud, debiased_cka
@@ -22,7 +22,8 @@ from lightning_interp.functional.counter_noise import counter_hash
 from lightning_interp.functional.mds import procrustes
 from lightning_interp.functional.principal import principal_axes
 from lightning_interp.labels import LabelSource
-from lightning_interp.metrics.base import SUMMARY
+from lightning_interp.metrics.measure import Measure
+from lightning_interp.metrics.measures.similarity import CKA
 from lightning_interp.metrics.separation import ClassSeparation, SampledRows
 from lightning_interp.reading.reading import Reading
 
@@ -169,23 +170,13 @@ class RepresentationDrift(RepresentationMetrics):
 
     # ------------------------------------------------- keys
 
-    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Every key with its level."""
-        keys: dict[str, str] = {}
-        own = self.metrics["drift"].measures
-        assert isinstance(own, Mapping)
-        for site in self.site_names(model):
-            keys |= {f"cka/{site}/first": SUMMARY, f"cka/{site}/previous": SUMMARY}
-            keys |= {site_key(measure, site): level for measure, level in own.items()}
-        return keys
+    def declares(self) -> list[Measure]:
+        """Likeness to earlier readings, and how far classes lie apart."""
+        return [CKA, *super().declares()]
 
-    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Likeness needs an earlier reading."""
-        return {
-            self.full_key(f"cka/{site}/{which}"): ""
-            for site in self.site_names(model)
-            for which in ("first", "previous")
-        }
+    def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
+        """The sites, the label sets, and the readings that are compared with."""
+        return {**super().axes(model), "reading": ("first", "previous")}
 
     # ------------------------------------------------- reading
 

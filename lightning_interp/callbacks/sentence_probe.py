@@ -6,7 +6,7 @@ import math
 import weakref
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,9 @@ from lightning_interp.callbacks.analysis import ValidationAnalysis, refuse_batch
 from lightning_interp.callbacks.representation import site_key
 from lightning_interp.distributed import Gather, Maximum, PeerError, Steps, rank_in, world_size
 from lightning_interp.isolation import kept_random_state, seeded
-from lightning_interp.metrics.base import FULL
+from lightning_interp.metrics.derived import ABOVE_BASELINE, BASELINE, with_random
+from lightning_interp.metrics.measure import Measure, as_measures, expanded, keys_of
+from lightning_interp.metrics.measures.geometry import NONFINITE
 from lightning_interp.probing.random_weights import Fresh, RandomBaseline
 from lightning_interp.probing.words import Pooling, Text, Units, encode_units, pooled
 from lightning_interp.reading.reading import Reading
@@ -65,7 +67,7 @@ class Probed:
 class SentenceProbe(ValidationAnalysis):
     """Runs fixed sentences through the model at every reading and probes what chosen sites make of them.
 
-    A subclass fills in :meth:`probe_measures` and :meth:`evaluate`, and where needed :meth:`extra` and ``figures``.
+    A subclass fills in :meth:`site_measures` and :meth:`evaluate`, and where needed :meth:`extra` and ``figures``.
     This class encodes the sentences, deals whole batches of them over ranks, so that the numbers are those of one
     process, gathers one vector for each unit (a word, or the sentence), lets each rank evaluate some of the sites, and
     does the same once for the model with random weights: the baseline, without which a probe tells little.
@@ -188,13 +190,32 @@ class SentenceProbe(ValidationAnalysis):
 
     # ------------------------------------------------- what a subclass fills in
 
-    @abstractmethod
+    def site_measures(self) -> Sequence[Measure]:
+        """The measures of a site, of the axis ``"site"`` and perhaps more; ``beside_random`` those of the baseline too.
+
+        By default those of :meth:`probe_measures`.
+        """
+        if type(self).probe_measures is SentenceProbe.probe_measures:
+            raise NotImplementedError(f"{type(self).__name__} has neither `site_measures()` nor `probe_measures()`.")
+        levels, compared = self.probe_measures(), self.compared()
+        beside = dict.fromkeys(compared, True)
+        found = zip(levels, as_measures(levels, of=("site",)), strict=True)
+        return [replace(one, beside_random=beside.get(measure, False)) for measure, one in found]
+
     def probe_measures(self) -> dict[str, str]:
         """Every measure of a site, without the site, with its level; the site comes behind the first slash or last."""
+        return keys_of([self._without_site(one) for one in self.site_measures()], self.axes())
 
     def compared(self) -> Sequence[str]:
-        """The measures that are also read with random weights; all by default."""
-        return list(self.probe_measures())
+        """The measures that are also read with random weights; all of :meth:`probe_measures` by default."""
+        if type(self).site_measures is SentenceProbe.site_measures:
+            return list(self.probe_measures())
+        beside = [self._without_site(one) for one in self.site_measures() if one.beside_random]
+        return list(keys_of(beside, self.axes()))
+
+    @staticmethod
+    def _without_site(measure: Measure) -> Measure:
+        return measure.at(*(axis for axis in measure.of if axis != "site"), end=measure.end)
 
     @abstractmethod
     def evaluate(self, site: str, data: ProbedSite, kept: Tensor | None) -> Probed:
@@ -213,18 +234,14 @@ class SentenceProbe(ValidationAnalysis):
 
     # ------------------------------------------------- keys
 
-    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Every key with its level."""
-        keys: dict[str, str] = {}
-        own = self.probe_measures()
-        for site in self.site_names(model):
-            keys |= {site_key(measure, site): level for measure, level in own.items()}
-            if self._random.wanted:
-                for measure in self.compared():
-                    keys[site_key(_beside(measure, "baseline"), site)] = FULL
-                    keys[site_key(_beside(measure, "above_baseline"), site)] = own[measure]
-            keys[site_key(f"nonfinite/{self.units}", site)] = FULL
-        return keys
+    def declares(self) -> list[Measure]:
+        """The measures of a site, those of random weights, and what was left out."""
+        own = self.site_measures()
+        return [*(with_random(own) if self._random.wanted else own), NONFINITE.at("site", end=self.units)]
+
+    def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
+        """The sites."""
+        return {"site": self.site_names(model)}
 
     def site_names(self, model: nn.Module | None = None) -> list[str]:
         """Short names of the sites; ``<site>`` where they cannot be known without the model."""
@@ -272,11 +289,11 @@ class SentenceProbe(ValidationAnalysis):
             yield from self._take_baseline(self._module)
         values, self._found = yield from self._probe(self._read(), self.kept)
         if self._random.wanted:
-            for site in self._names:
-                for measure in self.compared():
-                    level = self._baseline_values.get(site_key(measure, site), math.nan)
-                    values[site_key(_beside(measure, "baseline"), site)] = level
-                    values[site_key(_beside(measure, "above_baseline"), site)] = values[site_key(measure, site)] - level
+            beside = [one for one in self.site_measures() if one.beside_random]
+            for key, (one, at) in expanded(beside, self.axes()).items():
+                level = self._baseline_values.get(key, math.nan)
+                values[BASELINE.of(one).key(*at)] = level
+                values[ABOVE_BASELINE.of(one).key(*at)] = values[key] - level
         return dict(values)
 
     def _take_baseline(self, module: nn.Module) -> Steps[None]:
@@ -402,12 +419,6 @@ class SentenceProbe(ValidationAnalysis):
         self.kept = dict(state_dict["kept"])
         self._baseline_values, self._baseline_of = dict(state_dict["baseline"]), None
         self._random.load_state_dict(state_dict["random"])
-
-
-def _beside(measure: str, what: str) -> str:
-    """The measure of that name, what stands behind a slash in it last."""
-    name, *rest = measure.split("/")
-    return "/".join([f"{name}_{what}", *rest])
 
 
 def _told_apart(batches: list[list[int]], lengths: Sequence[int]) -> list[list[int]]:

@@ -13,7 +13,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_interp.callbacks._grids import site_grid
 from lightning_interp.callbacks._titles import measure_title
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import site_key
@@ -34,8 +33,11 @@ from lightning_interp.functional.trees import (
     tree_distances,
     tree_scores,
 )
-from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.metrics.derived import ABOVE_CHAIN
+from lightning_interp.metrics.measure import FULL, SUMMARY, Measure
+from lightning_interp.metrics.measures.probes import DEPTH_LOSS, DISTANCE_LOSS, DSPR, NSPR, ROOT_ACCURACY, UUAS
 from lightning_interp.probing.treebank import Sentence, grammar_treebank, read_conllu
+from lightning_interp.reading.grids import site_grid
 from lightning_interp.tasks.loading import imported_function
 
 __all__ = ["StructuralProbe"]
@@ -145,16 +147,11 @@ class StructuralProbe(SentenceProbe):
         # The picture is of a sentence that is neither trivial nor too long to see.
         self._shown = min(test, key=lambda one: abs(len(self.treebank[one]) - 12))
 
-    def probe_measures(self) -> dict[str, str]:
-        """Every measure of a site with its level."""
-        above = {f"{name}_above_chain": SUMMARY if name == "uuas" else FULL for name in _SCORES}
-        others = dict.fromkeys(("distance_loss", "depth_loss"), FULL)
-        scores = {name: SUMMARY if name in ("uuas", "dspr") else FULL for name in _SCORES}
-        return scores | above | others
-
-    def compared(self) -> Sequence[str]:
-        """The four scores."""
-        return _SCORES
+    def site_measures(self) -> list[Measure]:
+        """The four scores, what of them is above the linear chain, and the losses of both probes."""
+        scores = (UUAS, DSPR, ROOT_ACCURACY, NSPR)
+        above = [ABOVE_CHAIN.of(one, SUMMARY if one is UUAS else FULL) for one in scores]
+        return [*scores, *above, DISTANCE_LOSS, DEPTH_LOSS]
 
     def evaluate(self, site: str, data: ProbedSite, kept: Tensor | None) -> Probed:
         """Fit both probes and score them."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
-from torch import nn
 from torchmetrics import Metric
 
 from lightning_interp.callbacks._titles import measure_title
@@ -18,7 +18,8 @@ from lightning_interp.figures import information_plane, measure_curves
 from lightning_interp.functional import vmf_temperature
 from lightning_interp.labels import LabelSource
 from lightning_interp.metrics import BinnedStructure, SoftStructure, StructureMetric
-from lightning_interp.metrics.base import FULL
+from lightning_interp.metrics.derived import BINNED
+from lightning_interp.metrics.measure import FULL, Measure
 from lightning_interp.run_settings import Settings
 
 __all__ = ["RepresentationStructure"]
@@ -170,12 +171,12 @@ class RepresentationStructure(RepresentationMetrics):
         self.plane = () if information_plane is None else tuple(information_plane)
         self.shuffles = shuffles
 
-    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Every key with its level; of two estimators the soft one is the one to watch."""
-        keys = super().measures(model)
-        return (
-            keys if self.estimator != "both" else {**keys, **{key: FULL for key in keys if key.startswith("binned_")}}
-        )
+    def declares(self) -> list[Measure]:
+        """What both estimators give; of two the soft one is the one to watch."""
+        found = super().declares()
+        if self.estimator != "both":
+            return found
+        return [replace(one, level=FULL) if BINNED in one.derived else one for one in found]
 
     def settings(self) -> Settings:
         """How readings are taken; the temperature of each site where it comes from the dimension."""

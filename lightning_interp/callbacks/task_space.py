@@ -24,7 +24,24 @@ from lightning_interp.functional.mantel import beyond_control, mantel, partial_m
 from lightning_interp.functional.mds import classical_mds, cosine_distance, procrustes
 from lightning_interp.functional.overlap import overlap_above_null
 from lightning_interp.functional.rank_correlation import matrix_correlation, off_diagonal
-from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.metrics.measure import FULL, SUMMARY, Measure
+from lightning_interp.metrics.measures.geometry import NONFINITE
+from lightning_interp.metrics.measures.tasks import (
+    AGREEMENT,
+    AGREEMENT_P,
+    ALIGNMENT,
+    ALIGNMENT_CENTRED,
+    ALIGNMENT_DISATTENUATED,
+    OVERLAP,
+    OVERLAP_ABOVE_NULL,
+    OVERLAP_NULL,
+    PHENOMENON_ACCURACY,
+    PHENOMENON_MARGIN,
+    RELIABILITY,
+    STABILITY,
+    TASK_ACCURACY,
+    TASK_MARGIN,
+)
 from lightning_interp.reading.reading import Reading
 from lightning_interp.tasks.encoding import EncodedPair, Tokenizer, encode_sentences, padding_id
 from lightning_interp.tasks.gradients import GradientReader, Groups, group_names
@@ -228,41 +245,31 @@ class TaskSpace(ValidationAnalysis):
 
     # ------------------------------------------------- keys
 
-    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Every key with its level."""
-        keys = {"task_accuracy/mean": SUMMARY, "task_margin/mean": FULL}
-        for phenomenon in dict.fromkeys(self._phenomena):
-            keys |= {f"phenomenon_accuracy/{phenomenon}": SUMMARY, f"phenomenon_margin/{phenomenon}": FULL}
-        for task in self.tasks:
-            keys |= {f"task_{what}/{task.name}": FULL for what in ("accuracy", "margin")}
-        levels = {
-            "alignment": SUMMARY,
-            "alignment_disattenuated": SUMMARY,
-            "alignment_centred": FULL,
-            "overlap_above_null": FULL,
-            "overlap": FULL,
-            "overlap_null": FULL,
-        }
-        keys |= {f"{name}/{side}": level for name, level in levels.items() for side in self._sides()}
-        keys |= {f"alignment/{side}/{group}": FULL for side in self._sides() for group in self._group_names(model)}
-        keys["reliability/mean"] = FULL
-        for name in self._comparisons():
-            keys |= {f"agreement/{name}": FULL if name == "words" else SUMMARY}
-            keys |= {f"agreement_p/{name}": FULL} if name != "words" else {}
-        if len(self.tasks) > 2:
-            keys |= {"stability/previous": SUMMARY, "stability/first": FULL}
-        return keys | {"nonfinite/tasks": FULL}
+    def declares(self) -> list[Measure]:
+        """Accuracy of tasks and phenomena, alignment and overlap of their gradients, and what agrees with it."""
+        return [
+            *(TASK_ACCURACY.at(end="mean", level=SUMMARY), TASK_MARGIN.at(end="mean")),
+            *(PHENOMENON_ACCURACY, PHENOMENON_MARGIN, TASK_ACCURACY, TASK_MARGIN),
+            *(ALIGNMENT, ALIGNMENT_DISATTENUATED, ALIGNMENT_CENTRED, OVERLAP_ABOVE_NULL, OVERLAP, OVERLAP_NULL),
+            *(ALIGNMENT.at("side", "group", level=FULL, instead="alignment"), RELIABILITY),
+            *(AGREEMENT, AGREEMENT_P, AGREEMENT.at("words", level=FULL)),
+            *(STABILITY, STABILITY.at("first reading", level=FULL), NONFINITE.at(end="tasks")),
+        ]
 
-    def conditional_keys(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Keys that may be undefined at a reading, and what to monitor instead."""
-        keys: dict[str, str] = {}
-        for key in self.measures(model):
-            name, side, *group = key.split("/")
-            if name == "alignment_disattenuated" or (name == "alignment" and group):
-                keys[self.full_key(key)] = self.full_key(f"alignment/{side}")
-            elif name == "stability":
-                keys[self.full_key(key)] = ""
-        return keys
+    def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
+        """Tasks and phenomena, within and between them, groups of layers, and what alignment is compared with."""
+        comparisons = self._comparisons()
+        several = len(self.tasks) > 2
+        return {
+            "task": [task.name for task in self.tasks],
+            "phenomenon": list(dict.fromkeys(self._phenomena)),
+            "side": self._sides(),
+            "group": self._group_names(model),
+            "comparison": [name for name in comparisons if name != "words"],
+            "words": [name for name in comparisons if name == "words"],
+            "reading": ["previous"] if several else [],
+            "first reading": ["first"] if several else [],
+        }
 
     def _sides(self) -> list[str]:
         """What the tasks allow to average over."""

@@ -13,7 +13,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp.callbacks._grids import site_grid
 from lightning_interp.callbacks._titles import measure_title
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import site_key
@@ -27,8 +26,18 @@ from lightning_interp.functional.truth import (
     score_by_topic,
     unseen_topic_scores,
 )
-from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.metrics.derived import CONTROL
+from lightning_interp.metrics.measure import FULL, SUMMARY, Measure
+from lightning_interp.metrics.measures.probes import (
+    TRUTH_ACCURACY,
+    TRUTH_AUROC,
+    TRUTH_LIKELIHOOD,
+    TRUTH_NEGATED,
+    TRUTH_NEGATED_AUROC,
+    TRUTH_OVERALL,
+)
 from lightning_interp.probing.statements import Statement, read_statements
+from lightning_interp.reading.grids import site_grid
 from lightning_interp.reading.reading import Reading
 from lightning_interp.run_settings import Settings
 from lightning_interp.tasks.likelihood import sentence_log_probs
@@ -134,34 +143,30 @@ class TruthProbe(SentenceProbe):
 
     # ------------------------------------------------- keys
 
-    def probe_measures(self) -> dict[str, str]:
-        """Every measure of a site with its level."""
-        levels = {"truth_accuracy": SUMMARY}
+    def site_measures(self) -> list[Measure]:
+        """How well each probe tells what is true, of affirmative and of negated statements."""
+        found = [TRUTH_ACCURACY]
         if any(one.negated for one in self.statements):
-            levels |= {"truth_negated": FULL, "truth_overall": SUMMARY, "truth_negated_auroc": FULL}
-        levels |= {"truth_auroc": FULL, "truth_accuracy_control": FULL}
+            found += [TRUTH_NEGATED, TRUTH_OVERALL, TRUTH_NEGATED_AUROC]
+        found += [TRUTH_AUROC, CONTROL.of(TRUTH_ACCURACY)]
         # The first probe is the one to watch.
-        return {
-            f"{measure}/{probe}": level if probe == self.probes[0] else FULL
-            for measure, level in levels.items()
-            for probe in self.probes
-        }
+        return [each for one in found for each in (one, one.at("site", "other probe", level=FULL))]
 
-    def compared(self) -> Sequence[str]:
-        """All but the control."""
-        return [measure for measure in self.probe_measures() if not measure.startswith("truth_accuracy_control/")]
+    def declares(self) -> list[Measure]:
+        """Those of the sites, and what the probability of a statement tells."""
+        return [*super().declares(), *self._likelihood_measures()]
 
-    def measures(self, model: nn.Module | None = None) -> dict[str, str]:
-        """Every key with its level."""
-        return super().measures(model) | self._likelihood_measures()
+    def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
+        """The sites, the probe to watch and the others."""
+        return {**super().axes(model), "probe": self.probes[:1], "other probe": self.probes[1:]}
 
-    def _likelihood_measures(self) -> dict[str, str]:
+    def _likelihood_measures(self) -> list[Measure]:
         if not self.likelihood:
-            return {}
+            return []
         levels = {"accuracy": SUMMARY, "auroc": FULL}
         if any(one.negated for one in self.statements):
             levels |= {"negated": FULL, "overall": SUMMARY, "negated_auroc": FULL}
-        return {f"truth_likelihood/{name}": level for name, level in levels.items()}
+        return [TRUTH_LIKELIHOOD.at(end=name, level=level) for name, level in levels.items()]
 
     # ------------------------------------------------- reading
 
@@ -201,9 +206,9 @@ class TruthProbe(SentenceProbe):
     def _by_likelihood(self, extra: Tensor) -> dict[str, float]:
         """The measures of the likelihood, which belong to no site."""
         if not self.likelihood or not bool(extra.isfinite().all()):
-            return dict.fromkeys(self._likelihood_measures(), math.nan)
+            return {one.key(): math.nan for one in self._likelihood_measures()}
         found = self._scored(likelihood_rule(extra[:, 0], self._labels, self._topics, ~self._negated))
-        return {key: found[key.partition("/")[2]] for key in self._likelihood_measures()}
+        return {one.key(): found[one.end] for one in self._likelihood_measures()}
 
     def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
         """Probe the sites, and read what the likelihood alone tells."""
@@ -216,7 +221,8 @@ class TruthProbe(SentenceProbe):
         """Accuracy by site and over time, on affirmative and on negated statements."""
         if not len(self.history):
             return {}
-        wanted = [one for one in self.probe_measures() if one.split("/")[0] in _DRAWN]
+        names = {one.name for one in self.site_measures()}
+        wanted = [f"{one}/{probe}" for one in _DRAWN if one in names for probe in self.probes]
         return {f"truth/{measure}": partial(self._heatmap, measure) for measure in wanted}
 
     def _heatmap(self, measure: str) -> Figure:

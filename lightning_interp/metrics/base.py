@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,11 +13,10 @@ from torchmetrics import Metric
 
 from lightning_interp.distributed import Maximum, Steps, Sum, rank_in, run, world_size
 from lightning_interp.functional._numerics import norms
+from lightning_interp.metrics.measure import FULL, SUMMARY, Axes, Measure, as_measures, expanded, fallbacks, keys_of
 
 __all__ = ["SUMMARY", "FULL", "RepresentationMetric", "Rows"]
 
-SUMMARY = "summary"
-FULL = "full"
 _POSITION_BITS = 20
 
 
@@ -43,6 +42,9 @@ class RepresentationMetric(Metric):
     ``compute`` merges ranks through :mod:`lightning_interp.distributed` and returns a flat dict of scalars, whose keys
     are ``measure`` or ``measure/label set``. What torchmetrics would do to merge, gathering whole states, is off.
 
+    A subclass says its measures in :meth:`declares` and the values of their axes in :attr:`axes`; or, without any
+    words, its keys in :attr:`measures`.
+
     A metric of labels names those that ``update`` cannot do without in ``needs``, and those that are of use where a
     batch has them in ``needs_if_there``.
 
@@ -64,15 +66,47 @@ class RepresentationMetric(Metric):
         self._sequences = 0
         self._dim: int | None = None
 
+    def declares(self) -> Sequence[Measure]:
+        """The measures of ``compute``, of ``"site"`` and further axes; the site is no part of a key here.
+
+        Raises:
+            NotImplementedError: If a subclass says neither these nor its keys.
+
+        """
+        if type(self).measures is RepresentationMetric.measures:
+            raise NotImplementedError(f"{type(self).__name__} says neither `declares()` nor `measures`.")
+        return as_measures(self.measures, self.conditional, ("site",))
+
     @property
-    @abstractmethod
+    def axes(self) -> Axes:
+        """The values of the axes beside the site, such as the names of label sets."""
+        return {}
+
+    def _of_one_site(self) -> list[Measure]:
+        return [one.at(*(axis for axis in one.of if axis != "site"), end=one.end) for one in self.declares()]
+
+    def measures_at(self, site: str = "site") -> list[Measure]:
+        """The measures as a callback logs them, with the axis of the sites in front of the others.
+
+        A subclass may say its keys in ``measures`` and ``conditional``; then these count.
+        """
+        of_one = self._of_one_site()
+        kind, base = type(self), RepresentationMetric
+        if kind.measures is not base.measures or kind.conditional is not base.conditional:
+            return as_measures(self.measures, self.conditional, (site,), expanded(of_one, self.axes))
+        return [one.at(site, *one.of, end=one.end) for one in of_one]
+
+    @property
     def measures(self) -> dict[str, str]:
         """Every key of ``compute``, with its level: ``"summary"`` or ``"full"``."""
+        return keys_of(self._of_one_site(), self.axes)
 
     @property
     def conditional(self) -> dict[str, str]:
         """Measures that may be undefined at a reading, each with one to monitor instead."""
-        return {}
+        if type(self).declares is RepresentationMetric.declares:
+            return {}
+        return fallbacks(self._of_one_site(), self.axes)
 
     @abstractmethod
     def steps(self) -> Steps[dict[str, Tensor]]:

@@ -20,8 +20,11 @@ from lightning_interp.functional.calibration import (
     expected_calibration_error,
     selective_accuracy,
 )
-from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric, row_keys
+from lightning_interp.metrics.base import RepresentationMetric, row_keys
 from lightning_interp.metrics.keyed_rows import KeyedRows
+from lightning_interp.metrics.measure import Axes, Measure
+from lightning_interp.metrics.measures.calibration import CALIBRATION
+from lightning_interp.metrics.measures.geometry import NONFINITE
 
 __all__ = ["ConfidenceMetric"]
 
@@ -95,13 +98,14 @@ class ConfidenceMetric(RepresentationMetric):
         self.add_state("sums", torch.zeros(0), dist_reduce_fx=None)
         self.add_state("scores", torch.zeros(0), dist_reduce_fx=None)
 
+    def declares(self) -> list[Measure]:
+        """What ``compute`` gives, of the site and of shares of the predictions."""
+        return [*CALIBRATION, NONFINITE]
+
     @property
-    def measures(self) -> dict[str, str]:
-        """Every key of ``compute`` with its level."""
-        keys = {"ece": SUMMARY, "adaptive_ece": FULL, "brier": FULL, "auroc_confidence": SUMMARY}
-        keys |= {"overconfidence": SUMMARY, "accuracy": FULL, "aurc": FULL}
-        keys |= {f"selective_accuracy/{share:g}": FULL for share in self.coverages}
-        return {**keys, "confidence": FULL, "predictions": FULL, "sampled_predictions": FULL, "nonfinite": FULL}
+    def axes(self) -> Axes:
+        """The shares of the predictions."""
+        return {"share": [f"{share:g}" for share in self.coverages]}
 
     def update(
         self,

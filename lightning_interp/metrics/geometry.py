@@ -12,13 +12,11 @@ from torch import Tensor
 from lightning_interp.distributed import Maximum, Steps, Sum
 from lightning_interp.functional._numerics import full_precision, power_of_two, wide_dtype
 from lightning_interp.functional.spectral import anisotropy, curvature_sums, spectral_measures
-from lightning_interp.metrics.base import FULL, SUMMARY, RepresentationMetric, batch_shape, sample_of
+from lightning_interp.metrics.base import RepresentationMetric, batch_shape, sample_of
+from lightning_interp.metrics.measure import Measure
+from lightning_interp.metrics.measures.geometry import GEOMETRY
 
 __all__ = ["SpectralGeometry"]
-
-_MEASURES = ("rankme", "effective_rank", "participation_ratio", "matrix_entropy", "alpha", "anisotropy", "curvature")
-# The other ranks and the entropy tell of the same spectrum.
-_SUMMARY = ("effective_rank", "anisotropy")
 
 
 class SpectralGeometry(RepresentationMetric):
@@ -67,16 +65,9 @@ class SpectralGeometry(RepresentationMetric):
         for state in ("count", "mean", "scatter", "unit_total", "directions", "angle", "angles"):
             self.add_state(state, torch.zeros(0), dist_reduce_fx=None)
 
-    @property
-    def measures(self) -> dict[str, str]:
-        """Every key of ``compute`` with its level."""
-        keys = {measure: SUMMARY if measure in _SUMMARY else FULL for measure in _MEASURES}
-        return {**keys, "alpha_r2": FULL, "rows": FULL, "nonfinite": FULL}
-
-    @property
-    def conditional(self) -> dict[str, str]:
-        """The decay of the spectrum needs 40 eigenvalues above zero, and curvature vectors that differ."""
-        return dict.fromkeys(("alpha", "alpha_r2", "curvature"), "effective_rank")
+    def declares(self) -> list[Measure]:
+        """What ``compute`` gives of the site."""
+        return list(GEOMETRY)
 
     def update(
         self,

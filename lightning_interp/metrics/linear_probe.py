@@ -30,8 +30,6 @@ from lightning_interp.metrics._probe_plan import (
 )
 from lightning_interp.metrics._units import Unit, check_units, unit_of
 from lightning_interp.metrics.base import (
-    FULL,
-    SUMMARY,
     RepresentationMetric,
     as_mapping,
     batch_shape,
@@ -39,6 +37,22 @@ from lightning_interp.metrics.base import (
     label_columns,
     sample_of,
     tokens_if_there,
+)
+from lightning_interp.metrics.derived import ABOVE_CHANCE, CHANCE, CONTROL, SPREAD
+from lightning_interp.metrics.measure import Axes, Measure
+from lightning_interp.metrics.measures.geometry import NONFINITE
+from lightning_interp.metrics.measures.probes import (
+    CODELENGTH,
+    COMPRESSION,
+    PROBE,
+    PROBE_ACCURACY,
+    PROBE_CLASSES,
+    PROBE_COVERAGE,
+    PROBE_MAJORITY,
+    PROBE_R2,
+    PROBE_ROWS,
+    PROBE_SEEN,
+    SELECTIVITY,
 )
 
 __all__ = ["STRENGTHS", "LinearProbe"]
@@ -207,23 +221,28 @@ class LinearProbe(RepresentationMetric):
         for state in ("payload", "index", "values", "order"):
             self.add_state(state, [], dist_reduce_fx=None)
 
+    def declares(self) -> list[Measure]:
+        """What ``compute`` gives, of the site, the label sets and the targets."""
+        of_labels = [PROBE_MAJORITY, PROBE_CLASSES, PROBE_COVERAGE.at("site", "labels")]
+        of_labels += [CODELENGTH, COMPRESSION] if self.codelength else []
+        return [
+            *(PROBE_ACCURACY, *self._compared("labels"), *of_labels),
+            *(PROBE_R2, *self._compared("target"), PROBE_COVERAGE.at("site", "target")),
+            *(PROBE_ROWS, NONFINITE),
+        ]
+
+    def _compared(self, axis: str) -> list[Measure]:
+        """What stands beside the score of labels or of targets."""
+        probe, chance = PROBE.at("site", axis), CHANCE.of(PROBE.at("site", axis))
+        found = [ABOVE_CHANCE.of(probe), chance, SPREAD.of(chance)] if self.shuffles else []
+        if self.control:
+            found += [SELECTIVITY.at("site", axis), PROBE_SEEN.at("site", axis), CONTROL.of(probe)]
+        return found
+
     @property
-    def measures(self) -> dict[str, str]:
-        """Every key of ``compute`` with its level."""
-        keys: dict[str, str] = {}
-        for name in (*self.labels, *self.targets):
-            of_labels = name in self.labels
-            keys[f"{self.score(name)}/{name}"] = SUMMARY
-            if self.shuffles:
-                keys |= {f"probe_above_chance/{name}": SUMMARY, f"probe_chance/{name}": FULL}
-                keys[f"probe_chance/{name}/sd"] = FULL
-            if self.control:
-                keys |= {f"selectivity/{name}": FULL, f"probe_seen/{name}": FULL, f"probe_control/{name}": FULL}
-            keys |= {f"probe_majority/{name}": FULL, f"probe_classes/{name}": FULL} if of_labels else {}
-            keys[f"probe_coverage/{name}"] = FULL
-            if self.codelength and of_labels:
-                keys |= {f"codelength/{name}": SUMMARY, f"compression/{name}": FULL}
-        return keys | {"probe_rows": FULL, "nonfinite": FULL}
+    def axes(self) -> Axes:
+        """The label sets and the targets."""
+        return {"labels": self.labels, "target": self.targets}
 
     def score(self, name: str) -> str:
         """The measure that tells how well something is read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from lightning_interp.distributed import Steps
 from lightning_interp.functional._numerics import full_precision
 from lightning_interp.functional.projection import random_projection
 from lightning_interp.metrics.base import RepresentationMetric
+from lightning_interp.metrics.derived import PROJECTED
+from lightning_interp.metrics.measure import Axes, Measure
 
 __all__ = ["Projected"]
 
@@ -83,10 +86,16 @@ class Projected(RepresentationMetric):
         """What the labels of each set belong to, after ``compute``."""
         return dict(getattr(self.metric, "units_used", {}))
 
+    def declares(self) -> list[Measure]:
+        """Those of the metric, under other names."""
+        name = PROJECTED.name if self.prefix == PROJECTED.prefix else self.prefix.strip("_/.-")
+        named = replace(PROJECTED, prefix=self.prefix, name=name)
+        return [named.of(one) for one in self.metric.measures_at("site")]
+
     @property
-    def measures(self) -> dict[str, str]:
-        """Every key of ``compute`` with its level."""
-        return {f"{self.prefix}{key}": level for key, level in self.metric.measures.items()}
+    def axes(self) -> Axes:
+        """Those of the metric."""
+        return self.metric.axes
 
     def update(
         self,

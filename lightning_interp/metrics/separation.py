@@ -17,8 +17,6 @@ from lightning_interp.functional.separation import euclidean_distances, knn_puri
 from lightning_interp.metrics._names import BUILT_IN_LABELS, check_names
 from lightning_interp.metrics._units import Unit, check_units, count_units, dealt_rows, unit_of
 from lightning_interp.metrics.base import (
-    FULL,
-    SUMMARY,
     RepresentationMetric,
     as_mapping,
     batch_shape,
@@ -26,7 +24,11 @@ from lightning_interp.metrics.base import (
     sample_of,
     tokens_if_there,
 )
+from lightning_interp.metrics.derived import ABOVE_CHANCE, CHANCE, SPREAD
 from lightning_interp.metrics.keyed_rows import KeyedRows
+from lightning_interp.metrics.measure import FULL, Axes, Measure
+from lightning_interp.metrics.measures.geometry import NONFINITE, ROWS
+from lightning_interp.metrics.measures.similarity import KNN_PURITY, SAMPLED_ROWS, SILHOUETTE
 
 __all__ = ["ClassSeparation", "SampledRows"]
 
@@ -133,19 +135,20 @@ class ClassSeparation(RepresentationMetric):
         self._rows_kept = KeyedRows(max_rows, (torch.float32, torch.int64), seed)
         self.add_state("seen", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
+    def declares(self) -> list[Measure]:
+        """What ``compute`` gives, of the site and of label sets."""
+        found = [SILHOUETTE, KNN_PURITY.at("site", "labels", level=FULL)]
+        for measure, known in ((SILHOUETTE, False), (KNN_PURITY, True)):
+            if self.shuffles or known:
+                found += [ABOVE_CHANCE.of(measure), CHANCE.of(measure)]
+            if self.shuffles:
+                found.append(SPREAD.of(CHANCE.of(measure)))
+        return [*found, ROWS, SAMPLED_ROWS, NONFINITE]
+
     @property
-    def measures(self) -> dict[str, str]:
-        """Every key of ``compute`` with its level."""
-        keys: dict[str, str] = {}
-        for name in self.labels:
-            keys[f"silhouette/{name}"] = FULL
-            keys[f"knn_purity/{name}"] = FULL
-            for measure, level in (("silhouette", FULL), ("knn_purity", SUMMARY)):
-                if self.shuffles or measure == "knn_purity":
-                    keys |= {f"{measure}_above_chance/{name}": level, f"{measure}_chance/{name}": FULL}
-                if self.shuffles:
-                    keys[f"{measure}_chance/{name}/sd"] = FULL
-        return {**keys, "rows": FULL, "sampled_rows": FULL, "nonfinite": FULL}
+    def axes(self) -> Axes:
+        """The label sets."""
+        return {"labels": self.labels}
 
     def update(
         self,
@@ -240,18 +243,17 @@ class ClassSeparation(RepresentationMetric):
         largest = 1 if units is None or not number else int(torch.unique(units, return_counts=True)[1].max())
         if number - largest >= self.neighbors:
             own, *drawn = knn_purity(distances, ways, self.neighbors, units).unbind()
-            values |= self._against(f"knn_purity/{name}", own, drawn, knn_purity_chance(ids, units))
+            values |= self._against("knn_purity", name, own, drawn, knn_purity_chance(ids, units))
         if 2 <= len(ids.unique()) < number:
             own, *drawn = silhouette(distances, ways).unbind()
-            values |= self._against(f"silhouette/{name}", own, drawn)
+            values |= self._against("silhouette", name, own, drawn)
         return values
 
     def _against(
-        self, key: str, own: Tensor, drawn: Sequence[Tensor], expected: Tensor | None = None
+        self, measure: str, name: str, own: Tensor, drawn: Sequence[Tensor], expected: Tensor | None = None
     ) -> dict[str, Tensor]:
         """A value beside its level of chance, which is known or the mean of some draws."""
-        measure, name = key.split("/")
-        values = {key: own}
+        values = {f"{measure}/{name}": own}
         level = expected if expected is not None or not drawn else torch.stack([*drawn]).mean()
         if level is not None:
             values |= {f"{measure}_chance/{name}": level, f"{measure}_above_chance/{name}": own - level}

@@ -12,7 +12,8 @@ from lightning_interp.distributed import Steps, Sum
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.soft import assigned, reference_points, vmf_temperature
 from lightning_interp.metrics._codes import Codes, SoftCodes, settle_width
-from lightning_interp.metrics.base import FULL
+from lightning_interp.metrics.measure import Measure
+from lightning_interp.metrics.measures.structure import FLOOR
 from lightning_interp.metrics.structure import StructureMetric
 
 __all__ = ["SoftStructure"]
@@ -64,8 +65,8 @@ class SoftStructure(StructureMetric):
         self.floor_corrected = floor_corrected
         self._points: dict[tuple[int, torch.device], Tensor] = {}
 
-    def _extra_measures(self) -> dict[str, str]:
-        return {"floor": FULL}
+    def _extra_measures(self) -> list[Measure]:
+        return [FLOOR]
 
     def _encode(self, z: Tensor, norm: Tensor) -> Tensor:
         return z.float() if self.center else self._assign(z, norm)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,8 +23,6 @@ from lightning_interp.metrics._names import BUILT_IN_LABELS, BUILT_IN_PARENTS, c
 from lightning_interp.metrics._plan import LabelPlan, make_plan, seed_of
 from lightning_interp.metrics._units import Unit, check_units, unit_of
 from lightning_interp.metrics.base import (
-    FULL,
-    SUMMARY,
     RepresentationMetric,
     as_mapping,
     batch_shape,
@@ -31,6 +30,21 @@ from lightning_interp.metrics.base import (
     label_columns,
     sample_of,
     tokens_if_there,
+)
+from lightning_interp.metrics.derived import ABOVE_CHANCE, BINNED, CHANCE, SPREAD, STANDARD_ERROR
+from lightning_interp.metrics.measure import FULL, Axes, Measure
+from lightning_interp.metrics.measures.geometry import NONFINITE, ROWS
+from lightning_interp.metrics.measures.structure import (
+    COMPLEXITY,
+    COVERAGE,
+    DISENTANGLEMENT,
+    EXPRESSIVITY,
+    INFORMATION,
+    NUM_LABELS,
+    OPTIMALITY,
+    PARENT_VARIATION,
+    REGULARITY,
+    VARIATION,
 )
 
 __all__ = ["StructureMetric"]
@@ -150,56 +164,41 @@ class StructureMetric(RepresentationMetric):
         for state in ("payload", "index", "valid"):
             self.add_state(state, [], dist_reduce_fx=None)
 
-    @property
-    def measures(self) -> dict[str, str]:
-        """Every key of ``compute`` with its level."""
-        p = self.prefix
-        keys = {f"{p}information": SUMMARY, "rows": FULL, "nonfinite": FULL, **self._extra_measures()}
-        for name in self.labels:
-            keys[f"{p}information/{name}"] = FULL
-            if name in self.parents:
-                keys[f"{p}parent_variation/{name}"] = FULL
-            for measure in _CONDITIONAL:
-                keys |= self._with_chance(measure, f"/{name}")
-            # Variation is information minus regularity, and shows nothing new.
-            keys[f"{p}variation/{name}"] = FULL
-            if self.shuffles:
-                keys[f"{p}variation_above_chance/{name}"] = FULL
-            keys[f"coverage/{name}"] = FULL
-            keys[f"num_labels/{name}"] = FULL
+    def declares(self) -> list[Measure]:
+        """What ``compute`` gives, of the site and of label sets."""
+        found = [INFORMATION, ROWS, NONFINITE, *self._extra_measures()]
+        found.append(INFORMATION.at("site", "labels", level=FULL))
+        for measure in (VARIATION, REGULARITY, DISENTANGLEMENT):
+            found += self._with_chance(measure)
+        found += [COVERAGE, NUM_LABELS, PARENT_VARIATION.at("site", "nested labels")]
         if self.plane:
-            for measure in _PLANE:
-                keys |= self._with_chance(measure, "")
-            keys[f"{p}optimality"] = FULL
-            if self.shuffles:
-                keys[f"{p}optimality_above_chance"] = FULL
+            found += [one for measure in (COMPLEXITY, EXPRESSIVITY) for one in self._with_chance(measure)]
+            instead = ABOVE_CHANCE.of(EXPRESSIVITY) if self.shuffles else EXPRESSIVITY
+            ratio = OPTIMALITY.at("site", instead=instead.name)
+            found += [ratio, *([ABOVE_CHANCE.of(ratio)] if self.shuffles else [])]
         if self.jackknife:
-            keys |= {f"{key}/se": FULL for key in list(keys) if self._has_se(key)}
-        return keys
+            of_values = [one for one in found if not one.derived and not one.bookkeeping]
+            found += [STANDARD_ERROR.of(one) for one in of_values]
+        if not self.prefix:
+            return found
+        # Facts about the rows are the same for all estimators.
+        named = replace(BINNED, prefix=self.prefix)
+        return [one if one.original.bookkeeping else named.of(one) for one in found]
 
     @property
-    def conditional(self) -> dict[str, str]:
-        """A ratio to a complexity that may be 0."""
-        p = self.prefix
-        instead = f"{p}expressivity_above_chance" if self.shuffles else f"{p}expressivity"
-        return {key: instead for key in self.measures if key.startswith(f"{p}optimality")}
+    def axes(self) -> Axes:
+        """The label sets, and those that are nested under another."""
+        return {"labels": self.labels, "nested labels": [name for name in self.labels if name in self.parents]}
 
-    def _with_chance(self, measure: str, suffix: str) -> dict[str, str]:
-        p = self.prefix
+    def _with_chance(self, measure: Measure) -> list[Measure]:
         # Few rows a label look structured by accident, so where chance is known the distance from it is what to watch.
-        keys = {f"{p}{measure}{suffix}": FULL if self.shuffles else SUMMARY}
-        if self.shuffles:
-            keys[f"{p}{measure}_above_chance{suffix}"] = SUMMARY
-            keys[f"{p}{measure}_chance{suffix}"] = FULL
-            keys[f"{p}{measure}_chance{suffix}/sd"] = FULL
-        return keys
+        if not self.shuffles:
+            return [measure]
+        chance = CHANCE.of(measure)
+        return [measure.at(*measure.of, level=FULL), ABOVE_CHANCE.of(measure), chance, SPREAD.of(chance)]
 
-    def _has_se(self, key: str) -> bool:
-        measure = key.split("/")[0].removeprefix(self.prefix)
-        return measure in ("information", "parent_variation", "optimality", *_CONDITIONAL, *_PLANE)
-
-    def _extra_measures(self) -> dict[str, str]:
-        return {}
+    def _extra_measures(self) -> list[Measure]:
+        return []
 
     # ------------------------------------------------------------------ update
 
