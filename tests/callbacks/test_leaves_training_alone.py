@@ -169,7 +169,7 @@ def test_what_is_no_number_later_costs_its_reading(tmp_path: Path, name: str) ->
     assert (len(callback.history), callback.failed) == (1, len(BAD))
 
 
-AROUND = ("settings", "keep", "conditional_keys", "full_key", "begin", "logged_keys", "figures", "charts")
+AROUND = ("settings", "commit", "conditional_keys", "full_key", "begin", "logged_keys", "figures", "charts")
 
 
 @OF_ANALYSES
