@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from lightning_interp._measure_words import is_measure
 from lightning_interp.callbacks._analyses import analyses
+from lightning_interp.callbacks._directions import known_directions
 from lightning_interp.compat import pl
 
 __all__ = ["check_gates", "explain_missing", "known_keys"]
@@ -29,6 +30,7 @@ def check_gates(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
     a key that is read at every n-th validation only                      warning: in between it sees the old value
     any key of ours, and acts by training steps or time                   warning: it acts before the validation of its
                                                                           step
+    a key of ours the wrong way: ``mode="min"`` where more is better      warning, once
     ====================================================================  ===========================================
 
     :class:`~lightning_interp.callbacks.PhaseEarlyStopping` is not among these gates: it counts fresh readings only.
@@ -55,7 +57,8 @@ def check_gates(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for one in [*readers, *_others(trainer)]
         for key in _all_keys(one, pl_module).difference(one.logged_keys(pl_module))
     }
-    ours = {_first(key, one.prefix) for one in readers for key in map(one.full_key, one.measures(pl_module))}
+    directions = known_directions(trainer, pl_module)
+    ours = {told.measure.name for told in directions.values()}
     prefixes = {one.prefix for one in readers} | {""}
     for gate in _gates(trainer):
         key = gate.monitor
@@ -66,6 +69,12 @@ def check_gates(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
                 f"the gate would wait in vain.{instead}"
             )
         if key in known:
+            better = directions[key].mode if key in directions else None
+            if better is not None and gate.mode not in ("", better):
+                pl.utilities.rank_zero_warn(
+                    f"{gate.name} monitors {key!r} with mode={gate.mode!r}, and of {directions[key].measure.title} "
+                    f"{directions[key].measure.better} is better: give mode={better!r}."
+                )
             if gate.by_step:
                 pl.utilities.rank_zero_warn(
                     f"{gate.name} monitors {key!r} and saves by {gate.by_step}, before the validation of that step has "
@@ -152,6 +161,8 @@ class _Gate(NamedTuple):
 
     name: str
     monitor: str
+    mode: str = ""
+    """Which way it takes for better."""
     by_step: str = ""
     """The argument by which it acts while training batches end."""
 
@@ -163,7 +174,8 @@ def _gates(trainer: pl.Trainer) -> Iterator[_Gate]:
         if isinstance(callback, pl.callbacks.EarlyStopping | pl.callbacks.ModelCheckpoint) and callback.monitor:
             steps = "every_n_train_steps" if getattr(callback, "_every_n_train_steps", 0) else ""
             time = "train_time_interval" if getattr(callback, "_train_time_interval", None) else ""
-            yield _Gate(type(callback).__name__, callback.monitor, steps or time)
+            yield _Gate(type(callback).__name__, callback.monitor, callback.mode, steps or time)
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau and config.monitor:
-            yield _Gate(type(config.scheduler).__name__, config.monitor)
+            mode = getattr(config.scheduler, "mode", "")
+            yield _Gate(type(config.scheduler).__name__, config.monitor, mode)

@@ -11,6 +11,8 @@ from torch import nn
 
 from lightning_interp._attempt import attempt
 from lightning_interp._fresh import find
+from lightning_interp.callbacks._directions import known_directions, told_mode
+from lightning_interp.callbacks._readings_csv import Columns
 from lightning_interp.callbacks._unattached import unattached
 from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
 from lightning_interp.callbacks.training_phases import TrainingPhases
@@ -50,7 +52,9 @@ class PhaseEarlyStopping(pl.Callback):
 
     Args:
         monitor: The key to watch.
-        mode: ``"max"`` or ``"min"``.
+        mode: ``"max"`` or ``"min"``. It need not be given for a key of this library that says which way is better; of a
+            metric of the model's under noise that is the way that ``monitors`` of ``NoiseRobustness`` says. For other
+            keys it is ``"max"`` by default.
         patience: Fresh readings without improvement before it stops.
         patience_steps: Optimizer steps without improvement instead of readings, for validations at logarithmic
             distances; it stops at the first fresh reading that is so far from the best one.
@@ -71,7 +75,8 @@ class PhaseEarlyStopping(pl.Callback):
         write_csv: Have the reason of the stop in ``readings.csv``.
 
     Raises:
-        ValueError: If an argument is out of range or the Trainer has no such ``TrainingPhases``; after the first
+        ValueError: If an argument is out of range or the Trainer has no such ``TrainingPhases``; as the fit starts if
+            ``mode`` is not given for a key of this library of which neither way is better; after the first
             validation if nobody logs ``monitor``, with a list of what is logged, or if ``delta="se"`` has no source.
 
     Cost:
@@ -97,7 +102,7 @@ class PhaseEarlyStopping(pl.Callback):
     def __init__(
         self,
         monitor: str,
-        mode: str = "max",
+        mode: str | None = None,
         patience: int = 5,
         patience_steps: int | None = None,
         min_delta: float = 0.0,
@@ -111,7 +116,7 @@ class PhaseEarlyStopping(pl.Callback):
         write_csv: bool = True,
     ) -> None:
         super().__init__()
-        if mode not in ("min", "max"):
+        if mode not in ("min", "max", None):
             raise ValueError(f"`mode` must be 'min' or 'max', got {mode!r}.")
         if patience < 1:
             raise ValueError(f"`patience` must be at least 1, got {patience}.")
@@ -152,7 +157,7 @@ class PhaseEarlyStopping(pl.Callback):
         self._trainer: weakref.ref[Any] | None = None
 
     def _new_rule(self) -> PatienceRule:
-        return PatienceRule(self.mode, self.patience, self.patience_steps, self.min_delta, self.delta)
+        return PatienceRule(self.mode or "max", self.patience, self.patience_steps, self.min_delta, self.delta)
 
     @property
     def best_value(self) -> float | None:
@@ -171,7 +176,9 @@ class PhaseEarlyStopping(pl.Callback):
     @property
     def state_key(self) -> str:
         """Tells several of these callbacks in one Trainer apart."""
-        return self._generate_state_key(monitor=self.monitor, mode=self.mode, phase=self.phase, phases=self.phases)
+        return self._generate_state_key(
+            monitor=self.monitor, mode=self.mode or "max", phase=self.phase, phases=self.phases
+        )
 
     # ------------------------------------------------- life in a Trainer
 
@@ -189,6 +196,13 @@ class PhaseEarlyStopping(pl.Callback):
                     f"PhaseEarlyStopping(phase={self.phase}): TrainingPhases has the phases 1 to "
                     f"{len(phases.names)}: {list(phases.names)}."
                 )
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Find out which way is better, where the key says it."""
+        if self.mode is None:
+            known = known_directions(trainer, pl_module)
+            advice = "give `mode='max'` or `mode='min'`"
+            self._rule.mode = told_mode(self.monitor, known, "PhaseEarlyStopping monitors", advice) or "max"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say where there will be nothing to stop on; only now does Lightning know of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import warnings
 import weakref
@@ -17,13 +18,14 @@ from torch import nn
 from lightning_interp._attempt import attempt
 from lightning_interp._fresh import find
 from lightning_interp._loader_names import loader_names
-from lightning_interp._measure_words import chart_title, describe_key, display_name
+from lightning_interp._measure_words import ParsedKey, chart_title, describe_key, display_name, parse_key
+from lightning_interp.callbacks._analyses import analyses
+from lightning_interp.callbacks._directions import known_directions, told_mode
 from lightning_interp.callbacks._drawing_clock import Picture
 from lightning_interp.callbacks._overview import overview
 from lightning_interp.callbacks._page import Source
 from lightning_interp.callbacks._unattached import unattached
 from lightning_interp.callbacks._val_loop import why_no_validation
-from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
 from lightning_interp.compat import check_trainer, pl
 from lightning_interp.functional.knees import KneeFit, fit_knees
@@ -40,6 +42,9 @@ from lightning_interp.gates import (
     slowed,
 )
 from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.metrics.measure import FULL, SUMMARY, keys_of
+from lightning_interp.metrics.measures.noise import ROBUSTNESS
+from lightning_interp.metrics.measures.phases import PHASES
 from lightning_interp.reading.run_log import Columns, RunLog
 
 __all__ = ["TrainingPhases"]
@@ -95,9 +100,10 @@ class TrainingPhases(pl.Callback):
         mode: ``"min"`` or ``"max"``: which way the loss improves.
         scale: On which scale the loss has its plateau: ``"linear"``, or ``"log"``, its logarithm, where training goes
             on until the loss no longer falls by factors. Of a score only ``"linear"`` is plain.
-        improving: The keys that may improve after the plateau, with ``"max"`` or ``"min"``. By default every
-            ``robustness/…`` key. These begin late, and are compared with what the loss does from there: name a score on
-            other data as well where there is one. In the main job robustness alone is enough in two of five runs.
+        improving: The keys that may improve after the plateau, with ``"max"`` or ``"min"``; a list will do where all of
+            them are keys of this library that say which way is better. By default every ``robustness/…`` key. These
+            begin late, and are compared with what the loss does from there: name a score on other data as well where
+            there is one. In the main job robustness alone is enough in two of five runs.
         keys: More keys to follow: their knees, lags and curves.
         template: ``"two_phase"``, ``"three_phase"`` or ``"none"``.
         follow: The key whose shape ``"three_phase"`` describes, such as ``"effective_rank/encoder"``.
@@ -146,7 +152,7 @@ class TrainingPhases(pl.Callback):
         loss: str = "val_loss",
         mode: str = "min",
         scale: str = "linear",
-        improving: Mapping[str, str] | None = None,
+        improving: Mapping[str, str] | Sequence[str] | None = None,
         keys: Sequence[str] = (),
         template: str = "two_phase",
         follow: str | None = None,
@@ -171,7 +177,10 @@ class TrainingPhases(pl.Callback):
             raise ValueError(f"`scale` must be 'linear' or 'log', got {scale!r}.")
         if log not in (SUMMARY, FULL):
             raise ValueError(f"`log` must be 'summary' or 'full', got {log!r}.")
-        wrong = {key: given for key, given in (improving or {}).items() if given not in _MODES}
+        if isinstance(improving, str):
+            raise ValueError(f"`improving` must be a mapping or a list of keys, got the string {improving!r}.")
+        given = improving if isinstance(improving, Mapping) else {}
+        wrong = {key: mode for key, mode in given.items() if mode not in _MODES}
         if wrong:
             raise ValueError(f"`improving` must give 'min' or 'max' for each key, got {wrong}.")
         if improving is not None and not improving and template == "two_phase":
@@ -198,7 +207,9 @@ class TrainingPhases(pl.Callback):
         self.loss = loss
         self.mode = mode
         self.scale = scale
-        self.improving = None if improving is None else dict(improving)
+        self.improving: dict[str, str] | list[str] | None = None
+        if improving is not None:
+            self.improving = dict(improving) if isinstance(improving, Mapping) else list(improving)
         self.keys = tuple(keys)
         self.template = template
         self.follow = follow
@@ -223,7 +234,9 @@ class TrainingPhases(pl.Callback):
         self._forget()
 
     def _forget(self) -> None:
-        self._improving = self.improving
+        improving = self.improving
+        # Which way the keys of a list improve is known with the other callbacks.
+        self._improving = dict.fromkeys(improving, "") if isinstance(improving, list) else improving
         self._series: dict[str, tuple[list[int], list[float]]] = {}
         self._fits: dict[tuple[str, bool], tuple[int, KneeFit]] = {}
         self._columns: dict[int, dict[str, float | str]] = {}
@@ -307,9 +320,7 @@ class TrainingPhases(pl.Callback):
     def measures(self, model: nn.Module | None = None) -> dict[str, str]:
         """Every key with its level."""
         others = [key for key in self.followed() if key != self._deciding]
-        levels = {"current": SUMMARY, "provisional": SUMMARY, "fits": FULL, "boundary_step": FULL}
-        levels |= {f"lag/{key}": FULL for key in others}
-        return {self._full_key(name): level for name, level in levels.items()}
+        return {f"{self.prefix}{key}": level for key, level in keys_of(PHASES, {"key": others}).items()}
 
     def _full_key(self, name: str) -> str:
         return f"{self.prefix}phase/{name}"
@@ -347,7 +358,9 @@ class TrainingPhases(pl.Callback):
         if self._off:
             pl.utilities.rank_zero_warn("TrainingPhases does nothing: Trainer(barebones=True) drops logged values.")
             return
-        if self.template == "two_phase" and not self._improving:
+        if isinstance(self.improving, list):
+            self._improving = _told(self.improving, trainer, pl_module)
+        elif self.template == "two_phase" and not self._improving:
             self._improving = _robustness_keys(trainer, pl_module) or None
         if log.reporter is not None:
             log.reporter.describe(trainer, {key: describe_key(key, self.prefix) for key in self.logged_keys()})
@@ -456,7 +469,7 @@ class TrainingPhases(pl.Callback):
 
     def _check_keys(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.template == "two_phase" and not self._improving:
-            self._improving = {key: "max" for key in self.fresh if key.startswith("robustness/")} or None
+            self._improving = {key: "max" for key in self.fresh if _is_robustness(parse_key(key))} or None
             if self._improving is None:
                 raise ValueError(
                     "TrainingPhases: nothing is named that may improve after the plateau, and nobody logs a "
@@ -620,11 +633,35 @@ def _spread(steps: Sequence[int]) -> list[int]:
 
 
 def _robustness_keys(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, str]:
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    known = known_directions(trainer, pl_module)
+    logged = {key for callback in analyses(trainer) for key in callback.logged_keys(pl_module)}
     return {
-        key: "max"
-        for callback in callbacks
-        if isinstance(callback, ValidationAnalysis)
-        for key in callback.logged_keys(pl_module)
-        if key.removeprefix(callback.prefix).startswith("robustness/") and not key.endswith("/se")
+        key: told.mode
+        for key, told in known.items()
+        if key in logged and told.measure.name == ROBUSTNESS.name and not told.measure.derived and told.mode
     }
+
+
+def _is_robustness(key: ParsedKey | None) -> bool:
+    return key is not None and not key.prefix and key.measure == ROBUSTNESS.name and not key.derived
+
+
+def _told(keys: Sequence[str], trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, str]:
+    """Which way each of these keys improves.
+
+    Raises:
+        ValueError: If one of them is no key of ours, or neither way is better of it.
+
+    """
+    known = known_directions(trainer, pl_module)
+    advice = "give `improving` as a mapping from each key to 'min' or 'max'"
+    found = {key: told_mode(key, known, "TrainingPhases is to see improve", advice) for key in keys}
+    others = [key for key, mode in found.items() if mode is None]
+    if others:
+        nearest = [near for key in others for near in difflib.get_close_matches(key, known, n=3, cutoff=0.6)]
+        near = f" Nearest keys that do: {', '.join(map(repr, nearest))}." if nearest else ""
+        raise ValueError(
+            f"TrainingPhases: `improving` lists {others}, which no callback of this library logs, so that nobody says "
+            f"which way is better: {advice}.{near}"
+        )
+    return {key: mode for key, mode in found.items() if mode is not None}
