@@ -20,7 +20,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp import AcquisitionByClass, analyze
+from lightning_interp._seen import Seen
+from lightning_interp.positions import Selection
 from lightning_interp.predictions import Predictions
+from lightning_interp.reading.reading import Reading
 from tests.toy import Sequences, Tagger, loader, timeless, trainer
 
 TAGS = ["zero", "one", "two"]
@@ -544,15 +547,14 @@ def test_nothing_is_read_back_from_the_device(arguments: dict[str, Any]) -> None
     """Tensors without values: whatever asked for one would fail."""
     model, callback = nn.Linear(4, 3, device="meta"), AcquisitionByClass("", target=1, **arguments)
     callback.resolve(model)
-    callback._active = callback._fitting = True  # a reading of a fit
-    callback.begin()
-    from lightning_interp.positions import Selection
+    callback.now = Reading(model, step=1)
+    callback.begin(callback.now)
 
     batch = (torch.zeros(5, 4, device="meta"), torch.zeros(5, dtype=torch.long, device="meta"))
-    selection = Selection(torch.arange(5), None, torch.arange(5))
-    callback.before_batch(batch, selection)
+    seen = Seen(batch, 0, 0, Selection(torch.arange(5), None, torch.arange(5)))
+    callback.before_batch(seen)
     model(batch[0])
-    callback.after_batch(batch, selection)
+    callback.after_batch(seen)
     assert callback._sums["model"].shape == (3, 4)
     assert callback._by_sample["model"].shape == ((2, 4, 3) if "names" in arguments else (1, 3, 3))
     callback.release()

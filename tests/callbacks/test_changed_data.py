@@ -262,7 +262,7 @@ def test_a_checkpoint_of_before_has_no_samples_to_compare(tmp_path: Path) -> Non
     state = callback.state_dict()
     del state["samples"]
     again.load_state_dict(state)
-    assert again._samples is None
+    assert again.state_dict()["samples"] is None
 
 
 # ------------------------------------------------- ranks
