@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.callbacks._language_model import Kind, SentenceAnalysis
-from lightning_interp.functional.acquisition import reached
+from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis, refuse_batch_arguments
+from lightning_interp.distributed import Steps
+from lightning_interp.functional.acquisition import LearnedCurve
 from lightning_interp.functional.binomial import binomial_se
 from lightning_interp.functional.design_effect import effective_count
 from lightning_interp.functional.ranking import ranking_measures
@@ -29,12 +31,16 @@ from lightning_interp.metrics.measures.tasks import (
     CLOZE_MRR,
     RELATIONS_ACQUIRED,
 )
+from lightning_interp.parts.acquisition import Acquisition
+from lightning_interp.parts.language_model import LanguageModel, one_language_model
+from lightning_interp.parts.sentence_scores import Kind, SentenceScores
+from lightning_interp.reading.arguments import AnalysisArgs
+from lightning_interp.reading.reading import Reading
 from lightning_interp.tasks.cloze import encode_cloze, mask_cloze
 from lightning_interp.tasks.encoding import Tokenizer
 from lightning_interp.tasks.facts import Fact, draw_facts, frequency_share, majority_share, read_facts, with_candidates
 from lightning_interp.tasks.likelihood import Forward
 from lightning_interp.tasks.loading import imported_function
-from lightning_interp.tasks.masked import MaskedToken
 
 __all__ = ["ClozeFacts"]
 
@@ -44,7 +50,7 @@ _RESERVED = ("mean", "se")
 _MEASURES = ("accuracy", "mrr", "margin")
 
 
-class ClozeFacts(SentenceAnalysis):
+class ClozeFacts(ValidationAnalysis):
     r"""Reads which of several candidates a language model puts into the blank of a fact, by relation.
 
     The cloze facts of Petroni et al. 2019 (LAMA, arXiv 1909.01066), over candidates instead of the whole vocabulary,
@@ -107,6 +113,7 @@ class ClozeFacts(SentenceAnalysis):
         batch_tokens: Tokens in a forward pass, padding included.
         add_bos: Of causal models, whether a start token is put in front; by default where the tokenizer has one.
         bos_token_id: The start token; the tokenizer's own by default.
+        lm: Instead of ``tokenizer``, ``model``, ``forward``, ``batch_tokens`` and ``bos_token_id``, all of them.
         kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples``,
             ``dataloader_idx`` and ``batch_size``.
 
@@ -142,9 +149,11 @@ class ClozeFacts(SentenceAnalysis):
         batch_tokens: int = 4096,
         add_bos: bool | None = None,
         bos_token_id: int | None = None,
-        **kwargs: Any,
+        lm: LanguageModel | None = None,
+        **kwargs: Unpack[AnalysisArgs],
     ) -> None:
-        super().__init__(tokenizer, model, kind, forward, batch_tokens, add_bos, bos_token_id, **kwargs)
+        refuse_batch_arguments(kwargs)
+        super().__init__(max_examples=None, **kwargs)
         if facts_per_relation is not None and facts_per_relation < 1:
             raise ValueError(f"`facts_per_relation` must be at least 1, or None for all, got {facts_per_relation}.")
         if candidates is not None and candidates < 2:
@@ -168,11 +177,32 @@ class ClozeFacts(SentenceAnalysis):
             }
             for name, of in self._of.items()
         }
-        self.clear()
+        self.scores = SentenceScores(
+            one_language_model(
+                lm,
+                tokenizer=tokenizer,
+                model=model,
+                forward=forward,
+                batch_tokens=batch_tokens,
+                bos_token_id=bos_token_id,
+            ),
+            partial(encode_cloze, facts=self.facts),
+            partial(mask_cloze, facts=self.facts),
+            kind,
+            add_bos,
+        )
+        """Every fact with every candidate, and their scores."""
+        self.acquisition = Acquisition(
+            {name: f"cloze_accuracy/{name}" for name in self._of},
+            {name: max(levels.values()) for name, levels in self._baselines.items()},
+            "facts",
+            "P@1",
+        )
+        """When each relation was acquired; its level of chance is the largest of majority, frequency and chance."""
 
     def identity(self) -> dict[str, Any]:
         """Tells instances apart by what they read."""
-        return {"relations": list(self._of), "model": self.model, "seed": self.seed, "prefix": self.prefix}
+        return {"relations": list(self._of), "model": self.scores.lm.model, "seed": self.seed, "prefix": self.prefix}
 
     # ------------------------------------------------- keys
 
@@ -190,30 +220,19 @@ class ClozeFacts(SentenceAnalysis):
         """The relations."""
         return {"relation": list(self._of)}
 
-    def accuracy_keys(self) -> dict[str, str]:
-        """The relations, and the key of each one's accuracy."""
-        return {name: f"cloze_accuracy/{name}" for name in self._of}
-
-    def chance_levels(self) -> dict[str, float]:
-        """The baseline of every relation: the largest of majority, frequency and chance."""
-        return {name: max(levels.values()) for name, levels in self._baselines.items()}
-
-    def figure_names(self) -> tuple[str, str]:
-        """What tags begin with, and what colours stand for."""
-        return "facts", "P@1"
-
     # ------------------------------------------------- reading
 
-    def encode(self, tokenizer: Tokenizer) -> list[Tensor]:
-        """Every fact with every candidate."""
-        return encode_cloze(tokenizer, self.facts, self.add_bos, self.bos_token_id)
+    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
+        """Score the sentences, and compute."""
+        return self.from_scores((yield from self.scores.read(reading)))
 
-    def mask_tokens(self, tokenizer: Tokenizer) -> tuple[list[MaskedToken], int]:
-        """Every token of every candidate of every fact."""
-        return mask_cloze(tokenizer, self.facts), sum(len(fact.candidates) for fact in self.facts)
+    def from_scores(self, scores: Tensor) -> Mapping[str, float]:
+        """Accuracies, ranks and margins of relations, and since when they are known.
 
-    def from_scores(self, scores: Tensor) -> dict[str, float]:
-        """Accuracies, ranks and margins of relations, and since when they are known."""
+        Args:
+            scores: Of every fact with every candidate, fact by fact, in nats, float64 (sentences,).
+
+        """
         sizes = [len(fact.candidates) for fact in self.facts]
         valid = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
         table = torch.zeros(valid.shape, dtype=torch.float64).masked_scatter(valid, scores.cpu())
@@ -240,14 +259,36 @@ class ClozeFacts(SentenceAnalysis):
                 _, shares, numbers_read = zip(*known, strict=True)
                 values["cloze_accuracy/mean/se"] = binomial_se(shares, numbers_read)
         if self.step is not None:
-            acquired = 0
-            for name, chance in self.chance_levels().items():
-                curve = self._curve(f"cloze_accuracy/{name}", values[f"cloze_accuracy/{name}"])
-                since = reached(*curve, chance + self.threshold * (1 - chance)).high
-                values[f"cloze_acquired/{name}"] = since
-                acquired += not math.isnan(since)
-            values["relations_acquired"] = float(acquired)
+            chance = self.acquisition.chance_levels()
+            levels = {name: low + self.threshold * (1 - low) for name, low in chance.items()}
+            since = self.acquisition.since(self, values, levels)
+            values |= {f"cloze_acquired/{name}": step for name, step in since.items()}
+            values["relations_acquired"] = float(sum(not math.isnan(step) for step in since.values()))
         return values
+
+    # ------------------------------------------------- what was acquired when
+
+    def order(self, share: float = 0.9) -> list[LearnedCurve]:
+        """The relations by when they were acquired; see :meth:`lightning_interp.parts.acquisition.Acquisition.order`.
+
+        Args:
+            share: Of the final level above the baseline.
+
+        """
+        return self.acquisition.order(self, share)
+
+    def summary(self, share: float = 0.9) -> str:
+        """:meth:`order` as a table of text, a line each.
+
+        Args:
+            share: Of the final level above the baseline.
+
+        """
+        return self.acquisition.summary(self, share)
+
+    def figures(self) -> Mapping[str, Draw]:
+        """P@1 as a heat map, and when each relation was acquired."""
+        return self.acquisition.figures(self)
 
 
 def _loaded(facts: Facts) -> list[Fact]:

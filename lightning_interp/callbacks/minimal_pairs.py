@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 
-from lightning_interp.callbacks._language_model import Kind, SentenceAnalysis
-from lightning_interp.functional.acquisition import reached
+from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis, refuse_batch_arguments
+from lightning_interp.distributed import Steps
+from lightning_interp.functional.acquisition import LearnedCurve
 from lightning_interp.functional.binomial import binomial_se
 from lightning_interp.functional.design_effect import effective_count
 from lightning_interp.metrics.derived import STANDARD_ERROR
 from lightning_interp.metrics.measure import FULL, SUMMARY, Measure
 from lightning_interp.metrics.measures.geometry import NONFINITE
 from lightning_interp.metrics.measures.tasks import PAIRS_ACCURACY, PAIRS_ACQUIRED, PAIRS_MARGIN, PHENOMENA_ACQUIRED
+from lightning_interp.parts.acquisition import Acquisition
+from lightning_interp.parts.language_model import LanguageModel, one_language_model
+from lightning_interp.parts.sentence_scores import Kind, SentenceScores
+from lightning_interp.reading.arguments import AnalysisArgs
+from lightning_interp.reading.reading import Reading
 from lightning_interp.tasks.encoding import Tokenizer
 from lightning_interp.tasks.likelihood import Forward
-from lightning_interp.tasks.loading import Tasks, encode_task, load_tasks
-from lightning_interp.tasks.masked import MaskedToken, masked_rows
+from lightning_interp.tasks.loading import Tasks, load_tasks
+from lightning_interp.tasks.pair_sentences import encode_tasks, mask_tasks
 from lightning_interp.tasks.pairs import Task
 from lightning_interp.tasks.scoring import margin_accuracy
 from lightning_interp.tasks.split import draw_pairs, sentence_groups
@@ -30,7 +37,7 @@ __all__ = ["MinimalPairs"]
 _RESERVED = ("mean", "se")
 
 
-class MinimalPairs(SentenceAnalysis):
+class MinimalPairs(ValidationAnalysis):
     r"""Reads how often a language model finds the acceptable sentence of a minimal pair more probable, by phenomenon.
 
     Warstadt et al. 2020 (BLiMP, arXiv 1912.00582), followed through training as by Liu et al. 2021 (arXiv 2104.07885).
@@ -81,6 +88,7 @@ class MinimalPairs(SentenceAnalysis):
         add_bos: Of causal models, whether a start token is put in front; by default where the tokenizer has one.
         bos_token_id: The start token; the tokenizer's own by default. That of a chat model is no start of a sentence.
         within_word: Of masked models, whether the rest of a word is masked with each of its tokens.
+        lm: Instead of ``tokenizer``, ``model``, ``forward``, ``batch_tokens`` and ``bos_token_id``, all of them.
         kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples``,
             ``dataloader_idx`` and ``batch_size``.
 
@@ -114,9 +122,11 @@ class MinimalPairs(SentenceAnalysis):
         add_bos: bool | None = None,
         bos_token_id: int | None = None,
         within_word: bool = False,
-        **kwargs: Any,
+        lm: LanguageModel | None = None,
+        **kwargs: Unpack[AnalysisArgs],
     ) -> None:
-        super().__init__(tokenizer, model, kind, forward, batch_tokens, add_bos, bos_token_id, **kwargs)
+        refuse_batch_arguments(kwargs)
+        super().__init__(max_examples=None, **kwargs)
         if pairs_per_task is not None and pairs_per_task < 1:
             raise ValueError(f"`pairs_per_task` must be at least 1, or None for all, got {pairs_per_task}.")
         if not 0 < threshold <= 1:
@@ -130,13 +140,31 @@ class MinimalPairs(SentenceAnalysis):
         self.tasks = [draw_pairs(task, pairs_per_task, seed) for task in _checked(load_tasks(tasks))]
         """The tasks with the pairs that are read."""
         self._phenomena = list(dict.fromkeys(task.phenomenon for task in self.tasks))
-        self.clear()
+        self.scores = SentenceScores(
+            one_language_model(
+                lm,
+                tokenizer=tokenizer,
+                model=model,
+                forward=forward,
+                batch_tokens=batch_tokens,
+                bos_token_id=bos_token_id,
+            ),
+            partial(encode_tasks, tasks=self.tasks),
+            partial(mask_tasks, tasks=self.tasks, within_word=within_word),
+            kind,
+            add_bos,
+        )
+        """Both sentences of every pair in turn, and their scores."""
+        self.acquisition = Acquisition(
+            {name: f"pairs_accuracy/{name}" for name in self._phenomena}, 0.5, "pairs", "share of pairs (chance 0.5)"
+        )
+        """When each phenomenon was acquired."""
 
     def identity(self) -> dict[str, Any]:
         """Tells instances apart by what they read."""
         return {
             "tasks": [task.name for task in self.tasks],
-            "model": self.model,
+            "model": self.scores.lm.model,
             "seed": self.seed,
             "prefix": self.prefix,
         }
@@ -157,34 +185,19 @@ class MinimalPairs(SentenceAnalysis):
         """The phenomena, and the tasks behind theirs."""
         return {"phenomenon": self._phenomena, "task": [f"{task.phenomenon}/{task.name}" for task in self.tasks]}
 
-    def accuracy_keys(self) -> dict[str, str]:
-        """The phenomena, and the key of each one's accuracy."""
-        return {name: f"pairs_accuracy/{name}" for name in self._phenomena}
-
-    def chance_levels(self) -> dict[str, float]:
-        """1/2 for every phenomenon."""
-        return dict.fromkeys(self._phenomena, 0.5)
-
-    def figure_names(self) -> tuple[str, str]:
-        """What tags begin with, and what colours stand for."""
-        return "pairs", "share of pairs (chance 0.5)"
-
     # ------------------------------------------------- reading
 
-    def encode(self, tokenizer: Tokenizer) -> list[Tensor]:
-        """Good and bad sentence of every pair in turn."""
-        start = self.add_bos, self.bos_token_id
-        return [ids for task in self.tasks for pair in encode_task(tokenizer, task, *start) for ids in pair]
+    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
+        """Score the sentences, and compute."""
+        return self.from_scores((yield from self.scores.read(reading)))
 
-    def mask_tokens(self, tokenizer: Tokenizer) -> tuple[list[MaskedToken], int]:
-        """Every token of good and bad sentence of every pair in turn."""
-        sentences = [sentence for task in self.tasks for pair in task.pairs for sentence in pair]
-        rows = masked_rows(tokenizer, sentences, self.within_word)
-        _refuse_alike(rows, sentences)
-        return rows, len(sentences)
+    def from_scores(self, scores: Tensor) -> Mapping[str, float]:
+        """Accuracies and margins of tasks and phenomena, and since when phenomena are known.
 
-    def from_scores(self, scores: Tensor) -> dict[str, float]:
-        """Accuracies and margins of tasks and phenomena, and since when phenomena are known."""
+        Args:
+            scores: Of good and bad sentence of every pair in turn, in nats, float64 (2 · pairs,).
+
+        """
         whole = scores[0::2] - scores[1::2]
         margins: Sequence[Tensor] = whole.split([len(task) for task in self.tasks])  # type: ignore[no-untyped-call]
         accuracy = [math.nan if bool(one.isnan().any()) else margin_accuracy(one) for one in margins]
@@ -200,13 +213,9 @@ class MinimalPairs(SentenceAnalysis):
             for name in ("mean", *self._phenomena):
                 values[f"pairs_accuracy/{name}/se"] = self._standard_error(accuracy, margins, self._places(name))
         if self.step is not None:
-            acquired = 0
-            for name in self._phenomena:
-                curve = self._curve(f"pairs_accuracy/{name}", values[f"pairs_accuracy/{name}"])
-                since = reached(*curve, self.threshold).high
-                values[f"pairs_acquired/{name}"] = since
-                acquired += not math.isnan(since)
-            values["phenomena_acquired"] = float(acquired)
+            since = self.acquisition.since(self, values, dict.fromkeys(self._phenomena, self.threshold))
+            values |= {f"pairs_acquired/{name}": step for name, step in since.items()}
+            values["phenomena_acquired"] = float(sum(not math.isnan(step) for step in since.values()))
         return values
 
     def _places(self, phenomenon: str) -> Sequence[int]:
@@ -218,6 +227,30 @@ class MinimalPairs(SentenceAnalysis):
         # Pairs that share a sentence are not independent.
         counts = [effective_count((margins[at].sign() + 1) / 2, sentence_groups(self.tasks[at])) for at in known]
         return binomial_se([accuracy[at] for at in known], counts) if known else math.nan
+
+    # ------------------------------------------------- what was acquired when
+
+    def order(self, share: float = 0.9) -> list[LearnedCurve]:
+        """The phenomena by when they were acquired; see :meth:`lightning_interp.parts.acquisition.Acquisition.order`.
+
+        Args:
+            share: Of the final level above chance.
+
+        """
+        return self.acquisition.order(self, share)
+
+    def summary(self, share: float = 0.9) -> str:
+        """:meth:`order` as a table of text, a line each.
+
+        Args:
+            share: Of the final level above chance.
+
+        """
+        return self.acquisition.summary(self, share)
+
+    def figures(self) -> Mapping[str, Draw]:
+        """The accuracies as a heat map, and when each phenomenon was acquired."""
+        return self.acquisition.figures(self)
 
 
 def _mean(numbers: Sequence[float]) -> float:
@@ -240,15 +273,3 @@ def _checked(tasks: Sequence[Task]) -> Sequence[Task]:
         if names.count(task.name) > 1:
             raise ValueError(f"`tasks` has more than one task named {task.name!r}.")
     return tasks
-
-
-def _refuse_alike(rows: Sequence[MaskedToken], sentences: Sequence[str]) -> None:
-    ids: Mapping[int, list[tuple[int, int]]] = {number: [] for number in range(len(sentences))}
-    for row in rows:
-        ids[row.sentence].append((row.position, row.target))
-    for good in range(0, len(sentences), 2):
-        if ids[good] == ids[good + 1]:
-            raise ValueError(
-                f"the tokenizer gives the same ids to both sentences of a pair, {sentences[good]!r} and "
-                f"{sentences[good + 1]!r}: it does not know the words that differ."
-            )

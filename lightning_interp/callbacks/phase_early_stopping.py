@@ -12,7 +12,6 @@ from torch import nn
 from lightning_interp._attempt import attempt
 from lightning_interp._fresh import find
 from lightning_interp.callbacks._directions import known_directions, told_mode
-from lightning_interp.callbacks._readings_csv import Columns
 from lightning_interp.callbacks._unattached import unattached
 from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
 from lightning_interp.callbacks.training_phases import TrainingPhases
@@ -198,7 +197,8 @@ class PhaseEarlyStopping(pl.Callback):
                 )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find out which way is better, where the key says it."""
+        """Take part in the log of the run, and find out which way is better, where the key says it."""
+        RunLog.of(trainer).joins(self)
         if self.mode is None:
             known = known_directions(trainer, pl_module)
             advice = "give `mode='max'` or `mode='min'`"
@@ -243,10 +243,6 @@ class PhaseEarlyStopping(pl.Callback):
             pl.utilities.rank_zero_info(
                 f"PhaseEarlyStopping{' stops' if stop else ''} at step {trainer.global_step}: {said}."
             )
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take part in the log of the run."""
-        RunLog.of(trainer).joins(self)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what could not be written before."""

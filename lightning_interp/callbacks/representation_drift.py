@@ -19,7 +19,7 @@ from lightning_interp.figures import measure_curves
 from lightning_interp.figures.representation_map import representation_map
 from lightning_interp.functional.cka import CenteredCloud, debiased_cka
 from lightning_interp.functional.counter_noise import counter_hash
-from lightning_interp.functional.mds import procrustes
+from lightning_interp.functional.mds import laid_over
 from lightning_interp.functional.principal import principal_axes
 from lightning_interp.labels import LabelSource
 from lightning_interp.metrics.measure import Measure
@@ -295,7 +295,9 @@ class RepresentationDrift(RepresentationMetrics):
             else:
                 mean, axes = principal_axes(cloud)
                 points[there] = (cloud - mean) @ axes
-                points = _laid_over(points, self._maps.values[-1].get(site) if len(self._maps) else None)
+                before = self._maps.values[-1].get(site) if len(self._maps) else None
+                if before is not None and len(before) == len(points):
+                    points = laid_over(points, before)
         return points.float()
 
     # ------------------------------------------------- pictures
@@ -370,21 +372,3 @@ def _kept(rows: SampledRows, dtype: torch.dtype) -> dict[str, Tensor]:
         z = z - z.mean(0)
         z = z / z.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
     return {"key": rows.key, "z": z.to(dtype)}
-
-
-def _laid_over(points: Tensor, before: Tensor | None) -> Tensor:
-    """All points, moved as those are that both maps have."""
-    if before is None or len(before) != len(points):
-        return points
-    known = points[:, 0].isfinite()
-    both = known & before[:, 0].isfinite()
-    reference = before[both].double()
-    if int(both.sum()) < 2 or float((reference - reference.mean(0)).square().sum()) <= 0:
-        return points
-    moved = procrustes(points[both], reference).points
-    if bool((known == both).all()):
-        return points.masked_scatter(known[:, None], moved)
-    centre, turned = points[both].mean(0), moved - moved.mean(0)
-    u, _, vh = torch.linalg.svd((points[both] - centre).T @ turned)
-    whole: Tensor = (points - centre) @ u @ vh + moved.mean(0)
-    return whole

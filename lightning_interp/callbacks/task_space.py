@@ -21,7 +21,7 @@ from lightning_interp.figures.task_heatmap import task_heatmap
 from lightning_interp.figures.task_map import task_map
 from lightning_interp.functional.alignment import cosine_matrix, disattenuate, reliability, within_between
 from lightning_interp.functional.mantel import beyond_control, mantel, partial_mantel
-from lightning_interp.functional.mds import classical_mds, cosine_distance, procrustes
+from lightning_interp.functional.mds import cosine_maps
 from lightning_interp.functional.overlap import overlap_above_null
 from lightning_interp.functional.rank_correlation import matrix_correlation, off_diagonal
 from lightning_interp.metrics.measure import FULL, SUMMARY, Measure
@@ -481,9 +481,10 @@ class TaskSpace(ValidationAnalysis):
 
     def _map_figure(self) -> Figure:
         readings = self.alignments
-        chosen = evenly_spread(len(readings), _PANELS)
-        maps = _aligned_maps([readings[place] for place in chosen])
-        return task_map(maps, [task.name for task in self.tasks], self._phenomena, title="tasks by their gradients")
+        chosen = [readings[place] for place in evenly_spread(len(readings), _PANELS)]
+        maps = [points.numpy() for points in cosine_maps([matrix for _, matrix in chosen])]
+        steps, names = [step for step, _ in chosen], [task.name for task in self.tasks]
+        return task_map(list(zip(steps, maps, strict=True)), names, self._phenomena, title="tasks by their gradients")
 
     def _curves_figure(self) -> Figure:
         wanted: dict[str, dict[str, str]] = {}
@@ -536,32 +537,3 @@ def _stability(now: Tensor, earlier: Tensor | None) -> float:
         return math.nan
     both = (now.diagonal().isfinite() & earlier.diagonal().isfinite()).nonzero().squeeze(1)
     return matrix_correlation(_submatrix(now, both), _submatrix(earlier, both)) if len(both) > 2 else math.nan
-
-
-def _aligned_maps(readings: Sequence[tuple[int, Tensor]]) -> list[tuple[int, Any]]:
-    """Step and coordinates (tasks, 2) of each reading, the later laid over the earlier; NaN for tasks left out."""
-    maps: list[tuple[int, Tensor]] = []
-    for step, matrix in readings:
-        known = matrix.diagonal().isfinite()
-        points = torch.full((len(matrix), 2), math.nan, dtype=torch.float64)
-        found = classical_mds(cosine_distance(matrix[known][:, known]), dims=min(2, int(known.sum()) - 1)).points
-        points[known] = 0.0
-        points[known, : found.shape[1]] = found
-        if maps:
-            before = maps[-1][1]
-            both = known & before[:, 0].isfinite()
-            if int(both.sum()) > 1:
-                points[known] = _laid_over(points, before, known, both)
-        maps.append((step, points))
-    return [(step, points.numpy()) for step, points in maps]
-
-
-def _laid_over(points: Tensor, before: Tensor, known: Tensor, both: Tensor) -> Tensor:
-    """All known points, moved as those are that both maps have."""
-    moved = procrustes(points[both], before[both]).points
-    if bool((known == both).all()):
-        return moved
-    centre, turned = points[both].mean(0), moved - moved.mean(0)
-    u, _, vh = torch.linalg.svd((points[both] - centre).T @ turned)
-    whole: Tensor = (points[known] - centre) @ u @ vh + moved.mean(0)
-    return whole

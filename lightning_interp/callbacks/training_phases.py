@@ -41,7 +41,6 @@ from lightning_interp.gates import (
     plateau,
     slowed,
 )
-from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.metrics.measure import FULL, SUMMARY, keys_of
 from lightning_interp.metrics.measures.noise import ROBUSTNESS
 from lightning_interp.metrics.measures.phases import PHASES

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Alignment", "TaskMap", "classical_mds", "cosine_distance", "procrustes"]
+__all__ = [
+    "Alignment",
+    "TaskMap",
+    "classical_mds",
+    "cosine_distance",
+    "cosine_map",
+    "cosine_maps",
+    "laid_over",
+    "procrustes",
+]
 
 
 class TaskMap(NamedTuple):
@@ -148,6 +159,76 @@ def procrustes(points: Tensor, reference: Tensor, scaling: bool = False) -> Alig
     factor = s.sum() / size if scaling and size > 0 else 1.0
     turned = factor * x @ u @ vh
     return Alignment(turned + centre, float(((turned - y) ** 2).sum() / shape))
+
+
+def laid_over(points: Tensor, reference: Tensor) -> Tensor:
+    """Lay a map over a reference of which it shares some tasks: all points move as those do that both have.
+
+    Args:
+        points: Shape (tasks, dims), float64, NaN in the rows of tasks that have no place.
+        reference: Likewise, the same tasks in the same order.
+
+    Returns:
+        The moved points, (tasks, dims); as they were where fewer than two tasks are in both, or those of the reference
+        are in one place. See :func:`procrustes`.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> reference = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0], [math.nan, math.nan]]).double()
+        >>> moved = torch.tensor([[5.0, 5.0], [7.0, 5.0], [5.0, 6.0], [7.0, 6.0]]).double()
+        >>> laid_over(moved, reference)[3].round(decimals=6).tolist()
+        [2.0, 1.0]
+
+    """
+    if points.shape != reference.shape:
+        raise ValueError(
+            f"`points` and `reference` must have one shape, got {tuple(points.shape)} and {tuple(reference.shape)}."
+        )
+    known = points[:, 0].isfinite()
+    both = known & reference[:, 0].isfinite()
+    there = reference[both].double()
+    if int(both.sum()) < 2 or float((there - there.mean(0)).square().sum()) <= 0:
+        return points
+    moved = procrustes(points[both], there).points
+    if bool((known == both).all()):
+        return points.masked_scatter(known[:, None], moved)
+    centre, turned = points[both].mean(0), moved - moved.mean(0)
+    u, _, vh = torch.linalg.svd((points[both] - centre).T @ turned)
+    whole: Tensor = (points - centre) @ u @ vh + moved.mean(0)
+    return whole
+
+
+def cosine_map(cosines: Tensor) -> Tensor:
+    """A map of tasks from their cosines, (tasks, 2) in float64, by :func:`cosine_distance` and :func:`classical_mds`.
+
+    Args:
+        cosines: Shape (tasks, tasks); a task whose entry on the diagonal is not finite has no place, NaN.
+
+    Example:
+        >>> cosine_map(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+        tensor([[ 1.,  0.],
+                [-1.,  0.]], dtype=torch.float64)
+
+    """
+    known = cosines.diagonal().isfinite()
+    points = torch.full((len(cosines), 2), math.nan, dtype=torch.float64)
+    if int(known.sum()) > 1:
+        distances = cosine_distance(cosines[known][:, known])
+        found = classical_mds((distances + distances.T) / 2, dims=min(2, len(distances) - 1)).points
+        points[known] = 0.0
+        points[known, : found.shape[1]] = found
+    return points
+
+
+def cosine_maps(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """The :func:`cosine_map` of each matrix of a series, each :func:`laid_over` the one before."""
+    maps: list[Tensor] = []
+    for matrix in matrices:
+        points = cosine_map(matrix)
+        maps.append(laid_over(points, maps[-1]) if maps else points)
+    return maps
 
 
 def _signs(points: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from lightning_interp.figures.task_heatmap import task_heatmap
 from lightning_interp.figures.task_map import task_map
 from lightning_interp.functional.alignment import WithinBetween, cosine_matrix, same_group, within_between
 from lightning_interp.functional.mantel import MantelTest, mantel, partial_mantel
-from lightning_interp.functional.mds import classical_mds, cosine_distance
+from lightning_interp.functional.mds import cosine_map
 from lightning_interp.functional.rank_correlation import matrix_correlation, spearman
 from lightning_interp.tasks.stopping import StoppedBy
 
@@ -316,15 +316,7 @@ class TaskSpaceResult:
         unit = _UNITS.get(chosen, "cosine")
         roles = ("task tuned on", "task scored") if chosen.endswith("_transfer") else ("", "")
         heatmap = task_heatmap(self.matrix(chosen).numpy(), self.names, self.phenomena, title, unit, roles)
-        similarity = self.similarity(chosen)
-        known = ~similarity.diagonal().isnan()
-        points = torch.full((len(similarity), 2), math.nan, dtype=torch.float64)
-        if int(known.sum()) > 1:
-            distances = cosine_distance(similarity[known][:, known])
-            found = classical_mds((distances + distances.T) / 2, dims=min(2, len(distances) - 1)).points
-            points[known] = 0.0
-            points[known, : found.shape[1]] = found
-        placed = task_map([(0, points.numpy())], self.names, self.phenomena)
+        placed = task_map([(0, cosine_map(self.similarity(chosen)).numpy())], self.names, self.phenomena)
         # There is one map and no step.
         placed.axes[0].set_title(f"tasks by their {title}", fontsize=11)
         return {"heatmap": heatmap, "map": placed}

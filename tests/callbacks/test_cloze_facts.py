@@ -133,7 +133,7 @@ def test_what_the_text_tells_is_learned_and_what_it_does_not_is_not(tmp_path: Pa
     assert callback.history.series("cloze_accuracy/pet")[1][0] < 0.5
     assert found["cloze_accuracy/wrong"] == 0
     # Birthplaces are not told.
-    assert found["cloze_accuracy/birthplace"] <= callback.chance_levels()["birthplace"]
+    assert found["cloze_accuracy/birthplace"] <= callback.acquisition.chance_levels()["birthplace"]
     assert found["relations_acquired"] == 1
     assert found["cloze_acquired/pet"] < run.global_step
     assert not {"cloze_acquired/wrong", "cloze_acquired/birthplace"} & set(found)
@@ -200,7 +200,7 @@ def test_planted_knowledge_gives_the_planted_steps(tmp_path: Path) -> None:
         assert series["margin"] == pytest.approx([(one - 2 * (5 - one)) / 5 for one in right])
     # The baseline is the majority, 3 of 5: half way to 1 is 4 of 5.
     assert callback.reading["cloze_majority/early"] == 0.6
-    assert callback.chance_levels()["late"] == 0.6
+    assert callback.acquisition.chance_levels()["late"] == 0.6
     assert callback.history.series("cloze_acquired/early") == ([2, 3, 4, 5], [2.0] * 4)
     assert callback.history.series("cloze_acquired/late") == ([5], [5.0])
     assert callback.history.series("cloze_acquired/lost") == ([2, 3], [2.0] * 2)
@@ -228,10 +228,10 @@ def test_the_baseline_is_what_knows_how_common_answers_are(number: int | None) -
         right.append((fact.answer in best) / len(best))
     expected = sum(right) / len(right)
     assert expected > 1.9 * max(majority_share(callback.facts), 1 / 20)
-    assert callback.chance_levels() == {"home": pytest.approx(expected)}
+    assert callback.acquisition.chance_levels() == {"home": pytest.approx(expected)}
     # Where all answers are candidates it is the majority's share, as ever.
     everything = ClozeFacts(facts, words, candidates=None, facts_per_relation=number)
-    assert everything.chance_levels() == {"home": majority_share(everything.facts)}
+    assert everything.acquisition.chance_levels() == {"home": majority_share(everything.facts)}
 
 
 def test_answers_that_are_equally_common_leave_a_draw() -> None:
@@ -348,7 +348,7 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> Non
 
 def test_facts_from_a_file_and_a_function(tmp_path: Path) -> None:
     (tmp_path / "capital.tsv").write_text("prompt\tanswer\nfrance ___\tparis\nitaly ___\trome\n")
-    assert ClozeFacts(tmp_path / "capital.tsv").accuracy_keys() == {"capital": "cloze_accuracy/capital"}
+    assert ClozeFacts(tmp_path / "capital.tsv").acquisition.keys == {"capital": "cloze_accuracy/capital"}
     assert len(ClozeFacts(lambda: WORLD.facts, facts_per_relation=5).facts) == 10
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.spatial import procrustes as scipy_procrustes
 
 from lightning_interp.functional import classical_mds, cosine_distance, cosine_matrix, procrustes
+from lightning_interp.functional.mds import cosine_map, cosine_maps, laid_over
 
 seeds = st.integers(0, 10**6)
 
@@ -111,6 +112,41 @@ def test_points_that_coincide_are_laid_on_the_mean() -> None:
     aligned, residual = procrustes(torch.ones(3, 2), cloud(0, 3, 2), scaling=True)
     torch.testing.assert_close(aligned, cloud(0, 3, 2).mean(0).expand(3, 2))
     assert residual == pytest.approx(1)
+
+
+@given(seed=seeds, tasks=st.integers(5, 9), lost=st.integers(0, 2), new=st.integers(0, 2))
+def test_a_map_with_other_tasks_too_moves_as_those_do_that_both_have(
+    seed: int, tasks: int, lost: int, new: int
+) -> None:
+    whole = cloud(seed, tasks, 2)
+    moved = whole @ turn(seed + 1, 2) + cloud(seed + 2, 1, 2)
+    reference, points = whole.clone(), moved.clone()
+    points[:lost], reference[tasks - new :] = math.nan, math.nan
+    if tasks - lost - new < 3:  # two points have no side
+        return
+    found = laid_over(points, reference)
+    assert found[:lost].isnan().all()
+    torch.testing.assert_close(found[lost:], whole[lost:])
+
+
+def test_a_map_stays_where_there_is_nothing_to_lay_it_over() -> None:
+    points, nothing = cloud(0, 4, 2), torch.full((4, 2), math.nan).double()
+    for reference in (nothing, torch.ones(4, 2).double(), torch.cat([cloud(1, 1, 2), nothing[1:]])):
+        assert torch.equal(laid_over(points, reference), points)
+    with pytest.raises(ValueError, match=r"one shape, got \(4, 2\) and \(3, 2\)"):
+        laid_over(points, nothing[:3])
+
+
+def test_maps_of_cosines_over_time_keep_their_side_and_leave_out_what_has_no_place() -> None:
+    matrices = [cosine_matrix(cloud(0, 6, 9) + 0.01 * cloud(seed, 6, 9)) for seed in range(1, 5)]
+    missing = matrices[2].clone()
+    missing[1], missing[:, 1] = math.nan, math.nan
+    maps = cosine_maps([*matrices[:2], missing, matrices[3]])
+    assert maps[2][1].isnan().all()
+    for one, matrix in zip(maps, [*matrices[:2], missing, matrices[3]], strict=True):
+        known = one[:, 0].isfinite()
+        torch.testing.assert_close(distances(one[known]), distances(cosine_map(matrix)[known]))
+    assert float((maps[3] - maps[0]).norm()) < 0.1 * float(maps[0].norm())
 
 
 GOOD = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
