@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["resolve_sites", "short_names", "match_sites", "modules_by_name", "clean_name", "listed"]
+__all__ = [
+    "clean_name",
+    "is_called",
+    "listed",
+    "match_sites",
+    "modules_by_name",
+    "resolve_sites",
+    "short_names",
+    "site_modules",
+]
 
 # torch.compile, FSDP and activation checkpointing put the module they wrap under one of these names.
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -32,8 +42,9 @@ def resolve_sites(model: nn.Module, sites: str | Sequence[str] | Mapping[str, st
 
     Returns:
         Short name → dotted name without wrappers' parts, in the order given, and within a glob in the order of the
-        model's modules. The short name is the alias, else the last part of the dotted name where that is unique, else
-        the whole; the model itself is ``"model"``.
+        model's modules. The short name is the alias, else the last part of the dotted name where that is unique. Of
+        the other names the parts that all of them begin or end with are left out, unless a name that is left is taken;
+        the model itself is ``"model"``.
 
     Raises:
         ValueError: If ``sites`` is empty, a name matches no module, one that is never called, or one that is a site
@@ -46,6 +57,9 @@ def resolve_sites(model: nn.Module, sites: str | Sequence[str] | Mapping[str, st
         {'0': 'encoder.0', '1': 'encoder.1', 'head': 'head'}
         >>> resolve_sites(model, {"hidden": "encoder.1"})
         {'hidden': 'encoder.1'}
+        >>> model = nn.ModuleList(nn.ModuleDict({"attn": nn.Linear(4, 4), "mlp": nn.Linear(4, 4)}) for _ in range(2))
+        >>> resolve_sites(model, "*.attn")
+        {'0': '0.attn', '1': '1.attn'}
 
     """
     if isinstance(sites, str):
@@ -70,11 +84,10 @@ def resolve_sites(model: nn.Module, sites: str | Sequence[str] | Mapping[str, st
                 raise ValueError(f"sites={sites!r} names the module {match!r} twice")
             found[match] = alias
 
-    last_parts = Counter(_last_part(name) for name in found)
+    shorts = found if aliased else _shortened(found)
     resolved: dict[str, str] = {}
-    for name, alias in found.items():
-        last = _last_part(name)
-        short = alias if aliased else last if last_parts[last] == 1 else name or last
+    for name in found:
+        short = shorts[name]
         if not short or "/" in short or short in resolved:
             problem = "is taken" if short in resolved else "becomes part of a log key: it cannot be empty or have a '/'"
             raise ValueError(f"sites={sites!r}: the short name {short!r} {problem}; give one by {{'alias': {name!r}}}")
@@ -111,8 +124,27 @@ def clean_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def _last_part(name: str) -> str:
-    return name.rpartition(".")[2] or "model"
+def _shortened(names: Iterable[str]) -> dict[str, str]:
+    """Dotted name → its last part where no other one ends so, else what is left without what all the others share."""
+    short = {name: name.rpartition(".")[2] or "model" for name in names}
+    number = Counter(short.values())
+    long = [name for name, last in short.items() if name and number[last] > 1]
+    short |= {name: name for name in long}
+    parts = [name.split(".") for name in long]
+    if len(parts) > 1:
+        # At least one part is left of the shortest name.
+        room = min(map(len, parts)) - 1
+        head = min(_same(parts), room)
+        tail = min(_same([part[::-1] for part in parts]), room - head)
+        cut = {name: ".".join(part[head : len(part) - tail]) for name, part in zip(long, parts, strict=True)}
+        if len({**short, **cut}) == len(set({**short, **cut}.values())):
+            return {**short, **cut}
+    return short
+
+
+def _same(parts: Sequence[Sequence[str]]) -> int:
+    """How many leading parts all have in common."""
+    return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False)))
 
 
 def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
@@ -122,7 +154,25 @@ def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
     return {clean_name(name): module for name, module in model.named_modules(remove_duplicate=False)}
 
 
-def _is_called(module: nn.Module) -> bool:
+def site_modules(model: nn.Module, sites: Mapping[str, str]) -> dict[str, nn.Module]:
+    """Short name → the module of each site.
+
+    Args:
+        model: The module that the names are relative to.
+        sites: Short name → dotted name.
+
+    Raises:
+        ValueError: If ``sites`` is empty or a dotted name matches no module.
+
+    """
+    if not sites:
+        raise ValueError("sites={} is empty: name at least one module")
+    modules = modules_by_name(model)
+    return {short: modules[match_sites(name, modules, type(model).__name__)[0]] for short, name in sites.items()}
+
+
+def is_called(module: nn.Module) -> bool:
+    """Whether a module has a ``forward`` that hooks can be put on."""
     # Nothing can be hooked to a ScriptModule.
     if isinstance(module, torch.jit.ScriptModule):
         return False
@@ -138,7 +188,7 @@ def match_sites(request: str, modules: Mapping[str, nn.Module], model: str) -> l
                 f"sites={request!r} is a ScriptModule of torch.jit, to which nothing can be hooked: name a module "
                 "around it, or read the model before it is scripted."
             )
-        if not _is_called(modules[name]):
+        if not is_called(modules[name]):
             raise ValueError(
                 f"sites={request!r} is a {type(modules[name]).__name__}, which has no forward to read; its children: "
                 f"{listed(_children(name, modules))}"
@@ -148,7 +198,7 @@ def match_sites(request: str, modules: Mapping[str, nn.Module], model: str) -> l
     if any(character in name for character in "*?["):
         pattern = name.split(".")
         for candidate, module in modules.items():
-            if candidate and _is_called(module) and _glob(candidate.split("."), pattern):
+            if candidate and is_called(module) and _glob(candidate.split("."), pattern):
                 matches.setdefault(id(module), candidate)
     if matches:
         return list(matches.values())

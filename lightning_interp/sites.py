@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, get_args
 
 from torch import Tensor, nn
 
+from lightning_interp._blocks import blocks
 from lightning_interp._containers import mapped
 from lightning_interp._layout import Layout, LayoutResolver, check_sites, fit_mask, from_btd, infer_layout, to_btd
 from lightning_interp._site_names import clean_name, listed, match_sites, modules_by_name, resolve_sites, short_names
@@ -31,6 +32,7 @@ __all__ = [
     "by_site",
     "check_sites",
     "hooked_modules",
+    "blocks",
 ]
 
 

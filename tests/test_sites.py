@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from lightning_interp._site_names import _shortened
 from lightning_interp.sites import (
     CaptureError,
     LayoutResolver,
@@ -146,18 +147,24 @@ def record(model, sites, inputs, call="only"):
         ({"enc": "encoder.layers.1"}, {"enc": "encoder.layers.1"}),
         (
             ["encoder.layers.0.mlp", "decoder.layers.0.mlp", "head"],
-            {
-                "encoder.layers.0.mlp": "encoder.layers.0.mlp",
-                "decoder.layers.0.mlp": "decoder.layers.0.mlp",
-                "head": "head",
-            },
+            {"encoder": "encoder.layers.0.mlp", "decoder": "decoder.layers.0.mlp", "head": "head"},
         ),
         ("encoder.layers.*", {"0": "encoder.layers.0", "1": "encoder.layers.1", "2": "encoder.layers.2"}),
         ("encoder.*", {"embed": "encoder.embed"}),
         ("encoder.layers.[!0]", {"1": "encoder.layers.1", "2": "encoder.layers.2"}),
-        ("*.layers.?.mlp", {f"{name}.mlp": f"{name}.mlp" for name in (*LAYERS, "decoder.layers.0")}),
+        ("encoder.layers.*.mlp", {"0": f"{LAYERS[0]}.mlp", "1": f"{LAYERS[1]}.mlp", "2": f"{LAYERS[2]}.mlp"}),
+        (
+            ["encoder.layers.[01].*", "head"],
+            {f"{i}.{part}": f"{LAYERS[i]}.{part}" for i in (0, 1) for part in ("mlp", "act")} | {"head": "head"},
+        ),
+        # One of the names that would be left is another site's.
+        (
+            ["encoder.layers.2", "encoder.layers.*.mlp"],
+            {"2": LAYERS[2]} | {f"{name}.mlp": f"{name}.mlp" for name in LAYERS},
+        ),
+        ("*.layers.?.mlp", {name: f"{name}.mlp" for name in (*LAYERS, "decoder.layers.0")}),
         ("?ecoder", {"decoder": "decoder"}),
-        ("**.embed", {"encoder.embed": "encoder.embed", "decoder.embed": "decoder.embed"}),
+        ("**.embed", {"encoder": "encoder.embed", "decoder": "decoder.embed"}),
         ("decoder.**.act", {"act": "decoder.layers.0.act"}),
         (
             "decoder.**",
@@ -224,6 +231,29 @@ def test_names_that_do_not_resolve(sites, parts):
         resolve_sites(Model(), sites)
     for part in parts:
         assert part in str(error.value)
+
+
+def shortened_plainly(names):
+    lasts = [name.rpartition(".")[2] for name in names]
+    before = {name: last if lasts.count(last) == 1 else name for name, last in zip(names, lasts, strict=True)}
+    long = {
+        name: name.split(".") for name in names if before[name] == name and lasts.count(name.rpartition(".")[2]) > 1
+    }
+    for end in (0, -1):
+        while len(long) > 1 and min(map(len, long.values())) > 1 and len({part[end] for part in long.values()}) == 1:
+            for part in long.values():
+                part.pop(end)
+    after = before | {name: ".".join(part) for name, part in long.items()}
+    return before, after if len(set(after.values())) == len(names) else before
+
+
+@given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(".".join), min_size=1, unique=True))
+def test_short_names_leave_out_what_all_share_where_the_last_part_does_not_tell(names):
+    before, after = shortened_plainly(names)
+    assert _shortened(names) == after
+    assert list(after) == names
+    assert all(before[name] == name for name in names if after[name] != before[name])
+    assert all(after.values())
 
 
 def test_short_names_that_clash():
