@@ -56,7 +56,7 @@ class ConfidenceCalibration(ValidationAnalysis):
     ``ece/<site>``                            summary  expected calibration error, bins of equal width, 0 to 1
     ``adaptive_ece/<site>``                   full     the same over bins of equally many predictions
     ``brier/<site>``                          full     Brier score, 0 to 2: Σ over classes of (p − y)²
-    ``auroc_confidence/<site>``               summary  confidence of right against wrong predictions, .5 at chance
+    ``auroc_confidence/<site>``               summary  confidence of right against wrong ones, .5 at chance; conditional
     ``selective_accuracy/<site>/<coverage>``  full     accuracy on that share of predictions, the most confident
     ``aurc/<site>``                           full     error rate averaged over all coverages; lower is better
     ``overconfidence/<site>``                 summary  mean confidence − accuracy, −1 to 1

@@ -32,14 +32,14 @@ class RepresentationGeometry(RepresentationMetrics):
     ``matrix_entropy/<site>``            full     entropy of μ / log min(N, D), 0 to 1
     ``alpha/<site>``                     full     decay: −slope of log λ on log rank, ranks 11 to 100; conditional
     ``anisotropy/<site>``                summary  mean cosine of two positions
-    ``curvature/<site>``                 full     mean angle between successive steps along a sequence, radians
+    ``curvature/<site>``                 full     mean angle between successive steps, radians; conditional
     ``alpha_r2/<site>``                  full     how straight these ranks lie; conditional
     ``rows/<site>``                      full     positions read
     ``nonfinite/<site>``                 full     positions left out as not finite
     ===================================  =======  ==================================================================
 
-    Curvature is undefined, and not logged, where no sequence has three positions in a row. Conditional keys are not
-    logged where fewer than 40 eigenvalues are above zero, as in narrow layers and where representations collapse
+    Conditional keys are not logged where they are undefined: curvature where no sequence has three positions in a row,
+    the decay where fewer than 40 eigenvalues are above zero, as in narrow layers and where representations collapse
     (:func:`~lightning_interp.functional.spectral_measures`).
 
     Args:

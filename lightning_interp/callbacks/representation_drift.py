@@ -57,8 +57,8 @@ class RepresentationDrift(RepresentationMetrics):
     ============================================  =======  =============================================================
     key                                           level    what it is
     ============================================  =======  =============================================================
-    ``cka/<site>/first``                          summary  debiased CKA with the first reading of the run, at most 1
-    ``cka/<site>/previous``                       summary  with the reading before
+    ``cka/<site>/first``                          summary  debiased CKA with the first reading of the run; conditional
+    ``cka/<site>/previous``                       summary  with the reading before; conditional
     ``silhouette/<site>/<labels>``                full     mean silhouette, −1 to 1
     ``knn_purity/<site>/<labels>``                full     share of ``neighbors`` nearest that are of the same class
     ``knn_purity_above_chance/<site>/<labels>``   summary  purity minus chance
@@ -71,8 +71,8 @@ class RepresentationDrift(RepresentationMetrics):
     ``nonfinite/<site>``                          full     positions left out as not finite
     ============================================  =======  =============================================================
 
-    The two ``cka`` are undefined, and not logged, at the first reading; ``cka/<site>/previous`` also outside of a fit,
-    and both under :func:`lightning_interp.analyze`, which compares with nothing.
+    The two ``cka`` are 1 at most. They are undefined, and not logged, at the first reading; ``cka/<site>/previous``
+    also outside of a fit, and both under :func:`lightning_interp.analyze`, which compares with nothing.
     Positions can be compared only where samples are the same: a reading of others, or of the same in another order, is
     the first of a new row of readings, which is said once.
     Silhouette and purity are undefined where there are too few classes or rows.

@@ -66,8 +66,9 @@ class StructuralProbe(SentenceProbe):
                                                over lengths of 5 to 50 words
     ``root_accuracy/<site>``          full     share of sentences whose shallowest word is the root
     ``nspr/<site>``                   full     Spearman correlation of depths, per sentence, averaged likewise
-    ``dspr_above_chain/<site>``       full     … less that of distances and depths by place in the sentence, |i − j|
-                                               and i; likewise ``root_accuracy`` and ``nspr``
+    ``dspr_above_chain/<site>``       full     … less that of distances by place in the sentence, |i − j|
+    ``nspr_above_chain/<site>``       full     … less that of depths by place in the sentence, i
+    ``root_accuracy_above_chain/…``   full     … less that of the first word
     ``distance_loss/<site>``          full     loss of the distance probe on dev sentences
     ``depth_loss/<site>``             full     loss of the depth probe on dev sentences
     ``…_baseline/<site>``             full     UUAS, DSpr, root accuracy and NSpr with random weights

@@ -64,9 +64,14 @@ class RepresentationStructure(RepresentationMetrics):
     ``coverage/<site>/<labels>``                         full     share of positions whose label is kept
     ``num_labels/<site>/<labels>``                       full     labels kept
     ``floor/<site>``                                     full     soft: mean entropy of single representations
-    ``complexity/<site>``, ``expressivity/<site>``       full     I(X;Z), I(Y;Z), if ``information_plane``;
-                                                                  ``…_above_chance/<site>``: summary
-    ``optimality/<site>``                                full     I(Y;Z)/I(X;Z), if ``information_plane``
+    ``complexity/<site>``, ``expressivity/<site>``       full     I(X;Z), I(Y;Z), if ``information_plane``
+    ``complexity_above_chance/<site>``,                  summary  these minus their chance levels
+    ``expressivity_above_chance/<site>``
+    ``<measure>_chance/<site>``                          full     of both, over shuffled labels
+    ``<measure>_chance/<site>/sd``                       full     of both, spread of value minus chance
+    ``optimality/<site>``                                full     I(Y;Z)/I(X;Z), if ``information_plane``; conditional
+    ``optimality_above_chance/<site>``                   full     the same of both minus their chance; conditional
+    ``optimality/<site>/se``                             full     its standard error, if ``jackknife``; conditional
     ``<key>/se``                                         full     standard error, if ``jackknife``
     ``rows/<site>``, ``nonfinite/<site>``                full     positions read, and left out as not finite
     ===================================================  =======  ==================================================

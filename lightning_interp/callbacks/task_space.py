@@ -85,16 +85,15 @@ class TaskSpace(ValidationAnalysis):
     ``phenomenon_margin/<phenomenon>``        full
     ``task_accuracy/<task>``                  full     of one task; ties count half
     ``task_margin/<task>``                    full
-    ``alignment/within``                      summary  mean C over pairs of tasks of one phenomenon
-    ``alignment/between``                     summary  … of different phenomena
-    ``alignment/within/<group>``              full     from the gradients of one group of layers; ``between`` too;
-                                                       conditional
-    ``alignment_disattenuated/within``        summary  C without gradient noise; ``between`` too; conditional
-    ``alignment_centred/within``              full     C without what all tasks share; ``between`` too
+    ``alignment/<side>``                      summary  mean C over pairs of tasks
+    ``alignment/<side>/<group>``              full     from the gradients of one group of layers; conditional
+    ``alignment_disattenuated/<side>``        summary  C without gradient noise; conditional
+    ``alignment_centred/<side>``              full     C without what all tasks share
     ``reliability/mean``                      full     share of the gradients that is signal, mean over tasks;
                                                        0 where there is none; no sentence is in both of its halves
-    ``overlap_above_null/within``             full     O less its null; ``between`` too
-    ``overlap/within``, ``overlap_null/…``    full     O and its null; ``between`` too
+    ``overlap_above_null/<side>``             full     O less its null
+    ``overlap/<side>``                        full     O
+    ``overlap_null/<side>``                   full     the null of O
     ``agreement/phenomena``                   summary  Spearman correlation of C with same phenomenon = 1
     ``agreement_p/phenomena``                 full     its p in a Mantel test
     ``agreement/phenomena_given_words``       summary  the same beyond any smooth function of the overlap of
@@ -105,6 +104,8 @@ class TaskSpace(ValidationAnalysis):
     ``stability/first``                       full     … with C at the first reading; conditional
     ``nonfinite/tasks``                       full     tasks left out since their gradient is zero or not finite
     ========================================  =======  ===============================================================
+
+    A side is ``within``, pairs of tasks of one phenomenon, or ``between``, pairs of two phenomena.
 
     Conditional keys are not logged where they are undefined: stability at the first reading and outside a fit;
     ``alignment_disattenuated`` while noise leaves no task enough signal (reliability above .1); a group of layers

@@ -89,7 +89,16 @@ class TrainingPhases(pl.Callback):
     :class:`~lightning_interp.callbacks.PhaseEarlyStopping`. Loggers are shown those of level ``"full"`` with
     ``log="full"`` only; gates see them all.
 
-    =======================  =======  =========================================================================
+    =======================  =======  ==================================================================================
+    key                      level    what it is
+    =======================  =======  ==================================================================================
+    ``phase/current``        summary  the confirmed phase, from 1; 0 where nothing improves on the plateau of the loss
+    ``phase/provisional``    summary  the phase that the readings point to; where to no other, the confirmed one
+    ``phase/fits``           full     1 while the readings agree with the template, else 0
+    ``phase/boundary_step``  full     the step at which the phase began; not before the second phase
+    ``phase/lag/<key>``      full     how much later a key bends than the phase begins, in decades of steps
+    =======================  =======  ==================================================================================
+
     The figure ``phases/overview`` shows the curves with phases and knees. TensorBoard has a chart of each curve
     (its tab "Custom Scalars").
 

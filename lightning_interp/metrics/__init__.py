@@ -5,6 +5,7 @@ from lightning_interp.metrics.binned import BinnedStructure
 from lightning_interp.metrics.calibration import ConfidenceMetric
 from lightning_interp.metrics.geometry import SpectralGeometry
 from lightning_interp.metrics.linear_probe import LinearProbe
+from lightning_interp.metrics.measure import Measure
 from lightning_interp.metrics.projected import Projected
 from lightning_interp.metrics.separation import ClassSeparation
 from lightning_interp.metrics.soft import SoftStructure
@@ -17,6 +18,7 @@ __all__ = [
     "SpectralGeometry",
     "StructureMetric",
     "RepresentationMetric",
+    "Measure",
     "Projected",
     "ClassSeparation",
     "ConfidenceMetric",
