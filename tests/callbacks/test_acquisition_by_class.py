@@ -20,7 +20,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp import AcquisitionByClass, analyze
+from lightning_interp._seen import Seen
+from lightning_interp.positions import Selection
 from lightning_interp.predictions import Predictions
+from lightning_interp.reading.reading import Reading
 from tests.toy import Sequences, Tagger, loader, timeless, trainer
 
 TAGS = ["zero", "one", "two"]
@@ -394,7 +397,7 @@ def test_a_resumed_run_has_the_readings_of_one_that_was_not_stopped(tmp_path: Pa
         resumed = scripted(tmp_path / f"second{name}", 2, tmp_path / f"first{name}" / "last.ckpt", **kwargs)
         assert len(first.history) == 4
         assert timeless(resumed) == timeless(whole)
-        assert set(resumed._bands) == ({"answer"} if kwargs else set())
+        assert set(resumed.state_dict()["tally"]["bands"]) == ({"answer"} if kwargs else set())
 
 
 # ------------------------------------------------- what is left out
@@ -543,19 +546,18 @@ def test_ranks_read_what_one_process_reads(ranks: Any, batch_size: int) -> None:
 def test_nothing_is_read_back_from_the_device(arguments: dict[str, Any]) -> None:
     """Tensors without values: whatever asked for one would fail."""
     model, callback = nn.Linear(4, 3, device="meta"), AcquisitionByClass("", target=1, **arguments)
+    tally = callback.tally
     callback.resolve(model)
-    callback._active = callback._fitting = True  # a reading of a fit
-    callback.begin()
-    from lightning_interp.positions import Selection
-
+    callback.begin(Reading(model, step=1))
     batch = (torch.zeros(5, 4, device="meta"), torch.zeros(5, dtype=torch.long, device="meta"))
-    selection = Selection(torch.arange(5), None, torch.arange(5))
-    callback.before_batch(batch, selection)
+    seen = Seen(batch, 0, 0, Selection(torch.arange(5), None, torch.arange(5)))
+    callback.before_batch(seen)
     model(batch[0])
-    callback.after_batch(batch, selection)
-    assert callback._sums["model"].shape == (3, 4)
-    assert callback._by_sample["model"].shape == ((2, 4, 3) if "names" in arguments else (1, 3, 3))
+    callback.after_batch(seen)
+    assert vars(tally)["_sums"]["model"].shape == (3, 4)
+    assert vars(tally)["_by_sample"]["model"].shape == ((2, 4, 3) if "names" in arguments else (1, 3, 3))
     callback.release()
+    assert not vars(tally)["_sums"]
 
 
 def test_labels_given_one_by_one_do_not_stand_in_every_row_of_the_readings() -> None:
