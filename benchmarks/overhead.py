@@ -35,6 +35,7 @@ from lightning_interp import (
 from lightning_interp.callbacks._drawing_clock import DrawingClock
 from lightning_interp.datasets import GrammarDataModule
 from lightning_interp.models import Seq2SeqModule
+from lightning_interp.reading.run_log import RunLog
 from lightning_interp.schedule import log_spaced_steps
 
 Callbacks = Callable[[], list[pl.Callback]]
@@ -245,8 +246,7 @@ class Pictures(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the clock by which the callbacks draw."""
         self.started = time.perf_counter()
-        (phases,) = (one for one in trainer.callbacks if isinstance(one, TrainingPhases))  # type: ignore[attr-defined]
-        self.clock = phases._clock
+        self.clock = RunLog.of(trainer).clock
         writer = trainer.logger.experiment  # type: ignore[union-attr]
         add_image = writer.add_image
 

@@ -38,6 +38,7 @@ from lightning_interp.distributed import PeerError, Steps, agree, run, settled, 
 from lightning_interp.history import History, ReadingRow
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.positions import SamplePositions, Selection
+from lightning_interp.reading.hooks import check_hooks
 from lightning_interp.reading.part import Part, parts_of
 from lightning_interp.reading.reading import Reading
 from lightning_interp.reading.run_log import RunLog
@@ -124,6 +125,10 @@ class ValidationAnalysis(pl.Callback):
         "on_error",
         "max_overhead",
     )
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        check_hooks(cls)
 
     def __init__(
         self,

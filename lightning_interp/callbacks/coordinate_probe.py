@@ -28,6 +28,7 @@ from lightning_interp.functional.ridge import held_out_ridge
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.probing.entities import Entities, read_entities
 from lightning_interp.reading.reading import Reading
+from lightning_interp.tasks.loading import loaded
 
 __all__ = ["CoordinateProbe"]
 
@@ -72,7 +73,7 @@ class CoordinateProbe(SentenceProbe):
 
     Args:
         entities: The entities; the path of a table (:func:`~lightning_interp.probing.read_entities`), with latitude and
-            longitude; or a function that returns them.
+            longitude; or a function that returns them, or its dotted name.
         sites: Where to read.
         template: A sentence for each entity, with the name last where a causal model is read.
         folds: Folds, at least 3; blocked ones are as many where there are as many blocks.
@@ -99,17 +100,16 @@ class CoordinateProbe(SentenceProbe):
 
     def __init__(
         self,
-        entities: Entities | str | Path | Callable[[], Entities],
+        entities: str | Path | Entities | Callable[[], Entities],
         sites: str | Sequence[str] | Mapping[str, str],
         template: str = "{}",
         folds: int = 5,
         distance: Distance | None = None,
         **kwargs: Any,
     ) -> None:
-        if isinstance(entities, str | Path):
-            entities = read_entities(entities)
-        elif not isinstance(entities, Entities):
-            entities = entities()
+        entities = loaded("entities", entities, read_entities, path="the path of a table that exists")
+        if not isinstance(entities, Entities):
+            raise ValueError(f"`entities` must be an Entities object, got {type(entities).__name__}.")
         on_earth = entities.coordinates == ("latitude", "longitude")
         if distance not in (None, "euclidean", "haversine"):
             raise ValueError(f"`distance` must be 'euclidean' or 'haversine', got {distance!r}.")

@@ -36,7 +36,7 @@ from lightning_interp.functional.trees import (
 )
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.probing.treebank import Sentence, grammar_treebank, read_conllu
-from lightning_interp.tasks.loading import imported_function
+from lightning_interp.tasks.loading import all_of_kind, loaded
 
 __all__ = ["StructuralProbe"]
 
@@ -129,7 +129,10 @@ class StructuralProbe(SentenceProbe):
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
         if len(split) != 3 or min(split) <= 0 or not math.isclose(sum(split), 1):
             raise ValueError(f"`split` must be three shares above 0 with sum 1, got {tuple(split)}.")
-        self.treebank = _loaded(treebank, max_sentences)
+        read = partial(read_conllu, max_sentences=max_sentences)
+        named = {"grammar": partial(grammar_treebank, max_sentences)}
+        given = loaded("treebank", treebank, read, named, "a file that exists")
+        self.treebank = all_of_kind("treebank", list(given)[:max_sentences], Sentence)
         self.rank = rank
         self.max_steps = max_steps
         super().__init__([list(one.words) for one in self.treebank], sites, **kwargs)
@@ -215,21 +218,6 @@ class StructuralProbe(SentenceProbe):
         links = [int(link) for link in self.kept[site].tolist()]
         title = f"{site} at step {reading.step}: UUAS {known[site]:.2f} over test sentences"
         return dependency_tree(sentence.words, sentence.heads, links, title)
-
-
-def _loaded(treebank: Treebank, most: int) -> list[Sentence]:
-    if isinstance(treebank, str | Path):
-        if treebank == "grammar":
-            return grammar_treebank(most)
-        if Path(treebank).exists():
-            return read_conllu(treebank, most)
-        # A YAML file can name a function only.
-        treebank = imported_function(str(treebank), "treebank", "'grammar', a file that exists")
-    found = list(treebank() if callable(treebank) else treebank)[:most]
-    wrong = [type(one).__name__ for one in found if not isinstance(one, Sentence)]
-    if wrong:
-        raise ValueError(f"`treebank` must hold Sentence objects, got {wrong[0]}.")
-    return found
 
 
 def _parts(treebank: Sequence[Sentence], split: Sequence[float], seed: int) -> tuple[list[int], list[int], list[int]]:

@@ -32,7 +32,7 @@ from lightning_interp.probing.statements import Statement, read_statements
 from lightning_interp.reading.reading import Reading
 from lightning_interp.run_settings import Settings
 from lightning_interp.tasks.likelihood import sentence_log_probs
-from lightning_interp.tasks.loading import imported_function
+from lightning_interp.tasks.loading import loaded
 
 __all__ = ["TruthProbe"]
 
@@ -105,17 +105,11 @@ class TruthProbe(SentenceProbe):
         likelihood: bool = True,
         **kwargs: Any,
     ) -> None:
-        if isinstance(statements, str | Path):
-            if Path(statements).exists():
-                statements = read_statements(statements)
-            else:  # a YAML file can name a function only
-                statements = imported_function(str(statements), "statements", "the path of a table that exists")
-        if callable(statements):
-            statements = statements()
+        given = loaded("statements", statements, read_statements, path="the path of a table that exists")
         unknown = [probe for probe in probes if probe not in PROBES]
         if isinstance(probes, str) or not probes or unknown:
             raise ValueError(f"`probes` must be some of {', '.join(map(repr, PROBES))}; got {probes!r}.")
-        self.statements = [Statement(*one) for one in statements]
+        self.statements = [Statement(*one) for one in given]
         _check_statements(self.statements)
         self.probes = tuple(dict.fromkeys(probes))
         self.likelihood = likelihood

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -18,7 +18,19 @@ from lightning_interp.tasks.grammar import grammar_tasks, grammar_words
 from lightning_interp.tasks.pairs import Task
 from lightning_interp.tasks.tokenizer import WordTokenizer
 
-__all__ = ["Tasks", "encode_task", "find_language_model", "find_tokenizer", "imported_function", "load_tasks"]
+__all__ = [
+    "Tasks",
+    "all_of_kind",
+    "encode_task",
+    "find_language_model",
+    "find_tokenizer",
+    "imported_function",
+    "load_tasks",
+    "loaded",
+]
+
+T = TypeVar("T")
+K = TypeVar("K")
 
 # Text first: jsonargparse takes the first kind that fits. With a Path among them it leaves the file to us.
 Tasks = str | Path | Sequence[Task] | Callable[[], Sequence[Task]]
@@ -38,16 +50,66 @@ def load_tasks(tasks: Tasks) -> list[Task]:
         30
 
     """
-    if isinstance(tasks, str | os.PathLike):
-        if tasks == "grammar":
-            return grammar_tasks()
-        if Path(tasks).exists():
-            return list(read_pairs(tasks) if Path(tasks).suffix in _TABLES else read_blimp(tasks))
-        tasks = imported_function(str(tasks), "tasks", "'grammar', a path that exists")
-    found = list(tasks() if callable(tasks) else tasks)
-    wrong = [type(one).__name__ for one in found if not isinstance(one, Task)]
+    given = loaded("tasks", tasks, _read_tasks, {"grammar": grammar_tasks})
+    return all_of_kind("tasks", given, Task)
+
+
+def _read_tasks(path: str | Path) -> Sequence[Task]:
+    return read_pairs(path) if Path(path).suffix in _TABLES else read_blimp(path)
+
+
+def loaded(
+    argument: str,
+    given: str | os.PathLike[str] | T | Callable[[], T],
+    read: Callable[[Path], T],
+    named: Mapping[str, Callable[[], T]] | None = None,
+    path: str = "a path that exists",
+) -> T:
+    """What an argument stands for: a name, a path, the dotted name of a function, a function, or the thing itself.
+
+    Text is all that a YAML file can give. It is looked up as a name, then as a path, then as a function's dotted name.
+
+    Args:
+        argument: What errors call it.
+        given: What the user gave.
+        read: Reads the file or folder at a path.
+        named: What names stand for.
+        path: What errors call such a path.
+
+    Raises:
+        ValueError: If it is text that is none of these.
+
+    Example:
+        >>> loaded("numbers", "small", Path.read_bytes, {"small": lambda: [1, 2]})
+        [1, 2]
+
+    """
+    if isinstance(given, str | os.PathLike):
+        names = named or {}
+        if str(given) in names:
+            return names[str(given)]()
+        if Path(given).exists():
+            return read(Path(given))
+        given = imported_function(str(given), argument, ", ".join([*map(repr, names), path]))
+    return given() if callable(given) else given
+
+
+def all_of_kind(argument: str, given: Iterable[Any], kind: type[K]) -> list[K]:
+    """A list that an argument gives, once it is known to hold objects of a class only.
+
+    Raises:
+        ValueError: If it holds another.
+
+    Example:
+        >>> all_of_kind("numbers", [1.5], int)
+        Traceback (most recent call last):
+        ValueError: `numbers` must hold int objects, got float.
+
+    """
+    found = list(given)
+    wrong = [type(one).__name__ for one in found if not isinstance(one, kind)]
     if wrong:
-        raise ValueError(f"`tasks` must hold Task objects, got {wrong[0]}.")
+        raise ValueError(f"`{argument}` must hold {kind.__name__} objects, got {wrong[0]}.")
     return found
 
 

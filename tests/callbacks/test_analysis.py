@@ -13,8 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp import RepresentationGeometry, RepresentationMetrics, RepresentationStructure, TrainingPhases
+from lightning_interp._seen import Seen
 from lightning_interp.metrics import SpectralGeometry
-from lightning_interp.positions import Selection
+from lightning_interp.reading.reading import Reading
 from tests.toy import Norm, Sequences, Tagger, loader, trainer
 
 
@@ -203,25 +204,25 @@ class Failing(RepresentationGeometry):
         super().__init__(sites={"enc": "encoder"}, **kwargs)
         self.where, self.at, self.seen = where, at, -1
 
-    def begin(self) -> None:
+    def begin(self, reading: Reading) -> None:
         self.seen += 1
-        super().begin()
+        super().begin(reading)
 
     def _fail(self, where: str) -> None:
         if self.where == where and self.seen in self.at:
             raise torch.cuda.OutOfMemoryError(f"planted in {where}")
 
-    def before_batch(self, *args: object) -> None:
+    def before_batch(self, seen: Seen) -> None:
         self._fail("before")
-        super().before_batch(*args)
+        super().before_batch(seen)
 
-    def after_batch(self, *args: object) -> None:
+    def after_batch(self, seen: Seen) -> None:
         self._fail("after")
-        super().after_batch(*args)
+        super().after_batch(seen)
 
-    def finish(self) -> object:
+    def finish(self, reading: Reading) -> object:
         self._fail("finish")
-        return super().finish()
+        return super().finish(reading)
 
 
 @pytest.mark.parametrize("where", ["before", "after", "finish"])
@@ -450,8 +451,8 @@ class Slow(RepresentationGeometry):
 
     clock: Hours
 
-    def after_batch(self, batch: Any, selection: Selection) -> None:
-        super().after_batch(batch, selection)
+    def after_batch(self, seen: Seen) -> None:
+        super().after_batch(seen)
         self.clock.now += 1
 
 

@@ -275,6 +275,6 @@ def test_a_page_that_fails_ends_no_training(tmp_path: Path) -> None:
             raise ZeroDivisionError("no charts")
 
     wrong = Wrong("encoder", draw_figures=False)
-    with pytest.warns(UserWarning, match="Wrong could not lay out its charts: ZeroDivisionError: no charts"):
+    with pytest.warns(UserWarning, match="lightning_interp could not lay out its charts: ZeroDivisionError: no charts"):
         run(tmp_path, [wrong], Tagger())
     assert len(wrong.history) == 3

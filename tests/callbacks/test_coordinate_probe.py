@@ -112,8 +112,13 @@ def test_entities_may_be_a_table_or_a_function(tmp_path: Path) -> None:
     file.write_text("\n".join(["name,latitude,longitude,block", *rows]))
     by_table = CoordinateProbe(file, "lm", folds=3)
     assert (by_table.entities.names[2], by_table.distance) == ("c2", "haversine")
-    by_function = CoordinateProbe(planted_places, "lm")
-    assert (len(by_function.entities), by_function.distance) == (200, "euclidean")
+    for function in (planted_places, "lightning_interp.probing.planted_places"):
+        by_function = CoordinateProbe(function, "lm")
+        assert (len(by_function.entities), by_function.distance) == (200, "euclidean")
+    with pytest.raises(ValueError, match=r"`entities` is 'no/such\.csv'; it must be the path of a table that exists"):
+        CoordinateProbe("no/such.csv", "lm")
+    with pytest.raises(ValueError, match="`entities` must be an Entities object, got list"):
+        CoordinateProbe(lambda: ["Paris"], "lm")
 
 
 # ------------------------------------------------- in a Trainer

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_interp import RepresentationGeometry, TrainingPhases
 from lightning_interp.callbacks import _drawing_clock
 from lightning_interp.callbacks._drawing_clock import AT_INTERRUPT, SHARE, DrawingClock, Picture
+from lightning_interp.reading.run_log import RunLog
 from tests.callbacks.scripted import Scripted, falling_loss, noise, rising, run
 from tests.toy import Tagger, loader, trainer
 
@@ -338,14 +339,17 @@ def test_callbacks_of_one_trainer_share_a_clock_and_each_fit_has_its_own(tmp_pat
     first, second = RepresentationGeometry({"enc": "encoder"}), phases(improving={"val_acc": "max"})
     fit = trainer(tmp_path, [first, second], max_epochs=1)
     fit.fit(Tagger(), loader(16), loader(16, seed=1))
-    before = first._clock
-    assert before is second._clock is not None
+    before = RunLog.of(fit).clock
+    assert before is not None
+    assert first in before
+    assert second in before
     fit.fit_loop.max_epochs = 2
     fit.fit(Tagger(), loader(16), loader(16, seed=1))
-    assert first._clock is second._clock is not before
+    assert RunLog.of(fit).clock is not before
     other = RepresentationGeometry({"enc": "encoder"})
-    trainer(tmp_path, [other], max_epochs=1).fit(Tagger(), loader(16), loader(16, seed=1))
-    assert other._clock is not first._clock
+    again = trainer(tmp_path, [other], max_epochs=1)
+    again.fit(Tagger(), loader(16), loader(16, seed=1))
+    assert RunLog.of(again).clock is not RunLog.of(fit).clock
 
 
 def test_a_resumed_fit_draws_new_readings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

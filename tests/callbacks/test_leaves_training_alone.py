@@ -58,10 +58,10 @@ def dropping(callback: ValidationAnalysis, *which: int) -> ValidationAnalysis:
     """Let readings of the fit fail; number 0 is that of the sanity check."""
     works, count = callback.finish, iter(range(100))
 
-    def finish() -> Mapping[str, Any]:
+    def finish(reading: Any) -> Mapping[str, Any]:
         if next(count) in which:
             raise torch.OutOfMemoryError("planted")
-        return works()
+        return works(reading)
 
     callback.finish = finish  # type: ignore[method-assign]
     return callback
@@ -123,8 +123,8 @@ def test_what_a_reading_leaves_undefined_leaves_no_old_value(tmp_path: Path, nam
     key = always_there(callback)
     works = callback.finish
 
-    def finish() -> dict[str, Any]:
-        found = dict(works())
+    def finish(reading: Any) -> dict[str, Any]:
+        found = dict(works(reading))
         if len(callback.history) == 1:
             found[key.removeprefix(callback.prefix)] = float("nan")
         return found
@@ -153,7 +153,7 @@ def test_what_is_no_number_is_refused_in_the_sanity_check(tmp_path: Path, name: 
     for bad in BAD.values():
         callback, model = analysis(name), Tagger()
         works = callback.finish
-        callback.finish = lambda works=works, bad=bad: {**works(), "planted": bad}  # type: ignore[method-assign]
+        callback.finish = lambda reading, works=works, bad=bad: {**works(reading), "planted": bad}  # type: ignore[method-assign]
         with pytest.raises(ValueError, match=r"'planted' is a .* one number under a key"):
             fit(tmp_path, [callback], model)
         assert model.global_step == 0
@@ -163,7 +163,7 @@ def test_what_is_no_number_is_refused_in_the_sanity_check(tmp_path: Path, name: 
 def test_what_is_no_number_later_costs_its_reading(tmp_path: Path, name: str) -> None:
     callback = analysis(name)
     works, bad = callback.finish, iter([1.0, *BAD.values(), 1.0])
-    callback.finish = lambda: {**works(), "planted": next(bad)}  # type: ignore[method-assign]
+    callback.finish = lambda reading: {**works(reading), "planted": next(bad)}  # type: ignore[method-assign]
     run = fit(tmp_path, [callback], max_epochs=len(BAD) + 1)
     assert run.global_step == (len(BAD) + 1) * STEPS
     assert (len(callback.history), callback.failed) == (1, len(BAD))
@@ -520,13 +520,13 @@ class ValidationOnly(ValidationAnalysis):
     def resolve(self, model: Any) -> None:
         self.seen = 0
 
-    def begin(self) -> None:
+    def begin(self, reading: Any) -> None:
         self.seen = 0
 
-    def after_batch(self, batch: Any, selection: Any) -> None:
+    def after_batch(self, seen: Any) -> None:
         self.seen += 1
 
-    def finish(self) -> dict[str, float]:
+    def finish(self, reading: Any) -> dict[str, float]:
         return {"batches": float(self.seen)}
 
 
@@ -535,8 +535,8 @@ def test_a_reading_that_leaves_another_parameter_is_dropped_and_it_is_put_back(t
     callback, model = analysis(name), Tagger()
     works, weight, steps = callback.finish, model.encoder[0].weight, []
 
-    def finish() -> Mapping[str, Any]:
-        found = works()
+    def finish(reading: Any) -> Mapping[str, Any]:
+        found = works(reading)
         if len(callback.history) == 1 and not callback.failed:
             model.encoder[0].weight = nn.Parameter(torch.zeros(8, 8))
         return found

@@ -15,7 +15,6 @@ import torchmetrics
 
 from lightning_interp import RepresentationGeometry, RepresentationMetrics, ValidationAnalysis
 from lightning_interp.distributed import Sum, run
-from lightning_interp.positions import Selection
 from tests.callbacks.recipes import ANALYSES, analysis
 from tests.toy import Norm, Tagger, loader, trainer
 
@@ -83,17 +82,17 @@ class Own(ValidationAnalysis):
     def resolve(self, model: Any) -> None:
         """Nothing to find."""
 
-    def begin(self) -> None:
+    def begin(self, reading: Any) -> None:
         self.rows = 0.0
 
-    def after_batch(self, batch: Any, selection: Selection) -> None:
-        self.rows += len(selection)
+    def after_batch(self, seen: Any) -> None:
+        self.rows += len(seen.selection)
 
     def _maybe(self, when: int) -> None:
         if when == self.when and dist.get_rank() == self.rank and len(self.history) == 1 and not self.failed:
             raise Frozen("planted")
 
-    def finish(self) -> Mapping[str, float]:
+    def finish(self, reading: Any) -> Mapping[str, float]:
         self._maybe(0)
 
         def steps() -> Any:

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_interp import RepresentationGeometry, RepresentationStructure
+from lightning_interp._seen import Seen
+from lightning_interp.reading.reading import Reading
 from tests.toy import Sequences, Tagger, loader, trainer
 
 
@@ -109,14 +111,14 @@ def test_a_sampler_of_the_users_own_is_told_and_sums_are_right(two_ranks: object
 class FailsOnOne(RepresentationGeometry):
     seen = -1
 
-    def begin(self) -> None:
+    def begin(self, reading: Reading) -> None:
         self.seen += 1
-        super().begin()
+        super().begin(reading)
 
-    def after_batch(self, *args: object) -> None:
+    def after_batch(self, seen: Seen) -> None:
         if self.seen == 2 and dist.get_rank() == 1:
             raise RuntimeError("planted on rank 1")
-        super().after_batch(*args)
+        super().after_batch(seen)
 
 
 def one_rank_fails() -> tuple[list[int], float, list[str]]:

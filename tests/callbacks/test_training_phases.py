@@ -56,10 +56,10 @@ class Robustness(ValidationAnalysis):
     def resolve(self, model: torch.nn.Module) -> None:
         self.model = model
 
-    def after_batch(self, batch: object, selection: object) -> None:
+    def after_batch(self, seen: object) -> None:
         pass
 
-    def finish(self) -> dict[str, float]:
+    def finish(self, reading: object) -> dict[str, float]:
         step = max(self.model.global_step, 1)
         value = self.curve(step)
         found = {"under_noise/enc/acc": value, "drift/enc/out/0.1": value}
