@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_interp._seen import Seen
-from lightning_interp.callbacks._acquisition import AcquisitionAnalysis
-from lightning_interp.distributed import Maximum, Steps, Sum, run
-from lightning_interp.functional._numerics import wide_dtype
-from lightning_interp.functional.acquisition import acquisition_step, forgetting_p
-from lightning_interp.functional.design_effect import design_effect, sample_sums
-from lightning_interp.functional.frequency_bands import frequency_bands
-from lightning_interp.labels import BatchReader, Key, LabelSource
+from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
+from lightning_interp.distributed import Steps
+from lightning_interp.functional.acquisition import LearnedCurve, acquisition_step, forgetting_p
+from lightning_interp.functional.design_effect import design_effect
+from lightning_interp.labels import Key, LabelSource
 from lightning_interp.metrics.measure import Measure
 from lightning_interp.metrics.measures.classes import (
     CLASS_ACCURACY,
@@ -31,7 +28,10 @@ from lightning_interp.metrics.measures.classes import (
     CLASSES_FORGOTTEN,
 )
 from lightning_interp.metrics.measures.geometry import NONFINITE
-from lightning_interp.predictions import PredictedRows, PredictionRecorder, Predictions, Scores
+from lightning_interp.parts.acquisition import Acquisition
+from lightning_interp.parts.class_tally import ClassTally, Tally
+from lightning_interp.predictions import Predictions, Scores
+from lightning_interp.reading.arguments import BatchArgs
 from lightning_interp.reading.reading import Reading
 from lightning_interp.run_settings import Settings
 from lightning_interp.sites import Call
@@ -41,7 +41,7 @@ __all__ = ["AcquisitionByClass"]
 _RESERVED = ("mean",)
 
 
-class AcquisitionByClass(AcquisitionAnalysis):
+class AcquisitionByClass(ValidationAnalysis):
     r"""Reads a model's accuracy on each class of what it predicts: part of speech, frequency band, any label.
 
     Chiang et al. 2020, *Pretrained Language Model Embryology* (arXiv 2010.02480): words of one part of speech are
@@ -141,8 +141,6 @@ class AcquisitionByClass(AcquisitionAnalysis):
 
     """
 
-    attached = ("_recorder",)
-
     def __init__(
         self,
         site: str | Predictions | Mapping[str, Predictions],
@@ -161,12 +159,12 @@ class AcquisitionByClass(AcquisitionAnalysis):
         chance: float = 0.0,
         alpha: float = 0.05,
         max_classes: int = 64,
-        **kwargs: Any,
+        **kwargs: Unpack[BatchArgs],
     ) -> None:
         super().__init__(**kwargs)
         own: dict[str, Any] = {"target": target, "ignore_index": ignore_index, "shift": shift, "mask": mask}
         own |= {"class_dim": class_dim, "scores": scores, "call": call}
-        self._given = _predictions(site, own)
+        given = _predictions(site, own)
         for name, value in (("share", share), ("alpha", alpha)):
             if not 0 < value <= 1:
                 raise ValueError(f"`{name}` must lie above 0 and not above 1, got {value}.")
@@ -180,8 +178,6 @@ class AcquisitionByClass(AcquisitionAnalysis):
             raise ValueError(f"`bands` must be at least 1, got {bands}.")
         self.site = site
         self.labels = labels
-        self.bands = bands
-        self.counts = None if counts is None else _as_counts(counts)
         self.share = share
         self.chance = chance
         self.alpha = alpha
@@ -189,31 +185,16 @@ class AcquisitionByClass(AcquisitionAnalysis):
         """The name of every class by its label."""
         if len(self.class_names) > max_classes:
             raise ValueError(f"there are {len(self.class_names)} classes, more than `max_classes={max_classes}`.")
-        # A prediction names a class where that is the target itself.
-        self._names_classes = labels is None and bands is None
-        self._reader = (
-            None if labels is None else BatchReader({"class": labels}, padding_idx=-1, batch_size=self.batch_size)
-        )
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget everything that belongs to one fit."""
-        super().clear()
-        self._predictions: dict[str, Predictions] = {}
-        self._recorder: PredictionRecorder | None = None
-        self._bands: dict[str, Tensor] = {}
-        self._batch_labels: Tensor | None = None
-        self._sums: dict[str, Tensor] = {}
-        """By name, for each class or target id: right ones, log-probabilities, how many, how often predicted."""
-        self._by_sample: dict[str, Tensor] = {}
-        """By name, of own rows that are right and of others that are named, for each class: :func:`sample_sums`."""
-        self._omitted: dict[str, Tensor] = {}
-        """By name: rows with logits that are not finite, with a target, a label that is unknown; then ``scored``."""
+        counted = None if counts is None else _as_counts(counts)
+        self.tally = ClassTally(given, self.class_names, labels, bands, counted, self.batch_size)
+        """Counts what is right."""
+        self.acquisition = Acquisition(self._accuracy_keys(), chance, "classes", "share right")
+        """When each class was learned, by the name of the class, with the site before it where there are several."""
 
     def identity(self) -> dict[str, Any]:
         """Tells instances apart by what they read."""
         return {
-            "predictions": [f"{name}: {one}" for name, one in self._given.items()],
+            "predictions": [f"{name}: {one}" for name, one in self.tally.given.items()],
             "classes": list(self.class_names.values()),
             "dataloader_idx": self.dataloader_idx,
             "prefix": self.prefix,
@@ -228,7 +209,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
 
     def declares(self) -> list[Measure]:
         """Accuracy, loss, acquisition and forgetting of classes, at each place where predictions are read."""
-        named = [CLASS_NAMED, CLASS_KNOWN] if self._names_classes else []
+        named = [CLASS_NAMED, CLASS_KNOWN] if self.tally.names_classes else []
         return [
             *(CLASS_ACCURACY, CLASS_ACCURACY.at("site", end="mean"), CLASSES_FORGOTTEN),
             *(CLASS_LOSS, CLASS_COUNT, CLASS_EFFECTIVE, *named, CLASS_ACQUIRED, CLASS_FORGOTTEN, NONFINITE),
@@ -236,60 +217,23 @@ class AcquisitionByClass(AcquisitionAnalysis):
 
     def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
         """Where predictions are read, and the classes."""
-        return {"site": list(self._named(model)), "class": list(self.class_names.values())}
+        return {"site": list(self.tally.named(model)), "class": list(self.class_names.values())}
 
-    def accuracy_keys(self) -> dict[str, str]:
+    def _accuracy_keys(self, model: nn.Module | None = None) -> dict[str, str]:
         """The classes, with the site before them where there are several, and the key of each one's accuracy."""
-        return self._class_keys(CLASS_ACCURACY)
-
-    def _class_keys(self, measure: Measure) -> dict[str, str]:
-        several = len(self._given) > 1
+        sites, names = self.tally.named(model), self.class_names.values()
         return {
-            f"{site}/{name}" if several else name: measure.key(site, name)
-            for site in self._predictions or self._named(None)
-            for name in self.class_names.values()
+            f"{site}/{name}" if len(sites) > 1 else name: CLASS_ACCURACY.key(site, name)
+            for site in sites
+            for name in names
         }
-
-    def chance_levels(self) -> dict[str, float]:
-        """The level of chance, one for all."""
-        return dict.fromkeys(self.accuracy_keys(), self.chance)
-
-    def notes(self) -> dict[str, str]:
-        """The classes that are forgotten at the last reading."""
-        keys = self._class_keys(CLASS_FORGOTTEN)
-        return {name: "forgotten" for name, key in keys.items() if self._curve(key)[1][-1:] == [1.0]}
-
-    def figure_names(self) -> tuple[str, str]:
-        """What tags begin with, and what colours stand for."""
-        return "classes", "share right"
-
-    def _named(self, model: nn.Module | None) -> dict[str, Predictions]:
-        """The predictions by the name in keys."""
-        return {name or one.short_name(model): one for name, one in self._given.items()}
 
     # ------------------------------------------------- reading
 
     def resolve(self, model: nn.Module) -> None:
-        """Attach hooks where logits are read."""
-        self._predictions = self._named(model)
-        self._recorder = PredictionRecorder(model, self._predictions)
-        self._recorder.attach()
-
-    def release(self) -> None:
-        """Take the hooks off."""
-        if self._recorder is not None:
-            self._recorder.detach()
-        self.abort()
-
-    def begin(self, reading: Reading) -> None:
-        """Start with empty sums."""
-        self.abort()
-
-    def abort(self) -> None:
-        """Forget the reading."""
-        if self._recorder is not None:
-            self._recorder.stop()
-        self._sums, self._by_sample, self._omitted, self._batch_labels = {}, {}, {}, None
+        """Attach hooks where logits are read; now names of sites are known."""
+        super().resolve(model)
+        self.acquisition.keys = self._accuracy_keys(model)
 
     def kept_for_samples(self) -> str:
         """Accuracies that later ones are compared with."""
@@ -297,142 +241,34 @@ class AcquisitionByClass(AcquisitionAnalysis):
             "accuracies are compared on the same ones, so class_acquired, class_forgotten and order() start anew here"
         )
 
-    def start_anew(self) -> None:
-        """Compare with later readings only."""
-        self._since = None if self.now is None else self.now.step
-
     def given_by_place(self) -> list[str]:
         """The labels, where they are an array."""
-        return ["labels"] if self._reader is not None and self._reader.arrays else []
+        return ["labels"] if self.tally.by_place else []
 
-    def before_batch(self, seen: Seen) -> None:
-        """Read targets and labels, and capture logits."""
-        assert self._recorder is not None
-        if self._reader is not None:
-            places = seen.selection.batch if self.positions.exact else None
-            found = self._reader.read(seen.batch, places, None, self.positions.num_samples).custom["class"]
-            if found.is_floating_point() or found.is_complex():
-                raise ValueError(f"`labels` must be integers, got {found.dtype}.")
-            self._batch_labels = found
-        self._recorder.start(seen.batch)
-
-    def after_batch(self, seen: Seen) -> None:
-        """Add the batch to the sums."""
-        assert self._recorder is not None
-        labels, self._batch_labels = self._batch_labels, None
-        for name, rows in self._recorder.take(seen.selection, seen.output).items():
-            own = rows.targets if labels is None else rows.spread(seen.selection.of(labels)).long()
-            self._add(name, rows, own)
-
-    def _add(self, name: str, rows: PredictedRows, labels: Tensor) -> None:
-        # Target ids until the reading ends, since bands may be known only then.
-        size = rows.logits.shape[1] if self.bands is not None else max(self.class_names) + 1
-        counted = rows.counted & (labels >= 0)
-        unknown = counted & (labels >= size)
-        counted = counted & ~unknown
-        dtype = wide_dtype(rows.logits.device)
-        # Not times `counted`: 0 × −inf is no number.
-        ones = torch.ones_like(counted, dtype=dtype)
-        guess = rows.logits.argmax(-1)
-        hits = (guess == rows.targets) & counted
-        scores = torch.stack([hits.to(dtype), rows.log_probs().to(dtype), ones, torch.zeros_like(ones)])
-        scores = torch.where(counted, scores, 0).T
-        before = self._sums.get(name)
-        if before is None:
-            before = scores.new_zeros(size, 4)
-        # Not in place: a state made under inference mode could not be written to outside it.
-        added = before.index_add(0, labels.masked_fill(~counted, 0), scores)
-        if self._names_classes:
-            named = counted & (guess < size)
-            column = torch.stack([*[torch.zeros_like(ones)] * 3, named.to(dtype)]).T
-            added = added.index_add(0, guess.masked_fill(~named, 0), column)
-        self._sums[name] = added
-        if self.step is not None:
-            self._add_by_sample(name, rows, labels, counted, guess)
-        omitted = torch.stack([rows.nonfinite, rows.unknown, unknown.sum(), *rows.scored])
-        self._omitted[name] = self._omitted.get(name, torch.zeros_like(omitted)) + omitted
-
-    def _add_by_sample(self, name: str, rows: PredictedRows, labels: Tensor, counted: Tensor, guess: Tensor) -> None:
-        """Add how alike rows of one sample are, which lie in one batch."""
-        if self.bands is not None:
-            if self.counts is not None and name not in self._bands:
-                self._band_of(name, torch.zeros(rows.logits.shape[1]))
-            if name not in self._bands:
-                return
-        device, samples, classes = labels.device, rows.shape[0], len(self.class_names)
-        # The last column is of rows with a label that has no name.
-        columns = torch.full((max(self.class_names) + 1,), classes)
-        columns[list(self.class_names)] = torch.arange(classes)
-        columns = (columns if self.bands is None else self._bands[name]).to(device)
-        places = torch.arange(samples, device=device).repeat_interleave(len(labels) // max(samples, 1))
-        dtype = wide_dtype(device)
-
-        def table(of: Tensor, among: Tensor) -> Tensor:
-            at = places * (classes + 1) + columns[of.masked_fill(~among, 0)]
-            found = torch.zeros(samples * (classes + 1), dtype=dtype, device=device)
-            return found.index_add(0, at, among.to(dtype)).view(samples, classes + 1)
-
-        hits, counts = table(labels, counted & (guess == rows.targets)), table(labels, counted)
-        sums = [sample_sums(hits, counts)]
-        if self._names_classes:
-            named = table(guess, counted & (guess < len(columns)))
-            sums.append(sample_sums(named - hits, counts.sum(1, keepdim=True) - counts))
-        found = torch.stack(sums)
-        self._by_sample[name] = self._by_sample.get(name, torch.zeros_like(found)) + found
-
-    def finish(self, reading: Reading) -> Mapping[str, Tensor | float]:
+    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
         """Merge ranks, and compare with earlier readings."""
-        try:
-            return run(self._steps(), self.group)
-        finally:
-            self.abort()
-
-    def _steps(self) -> Steps[dict[str, float]]:
+        found = yield from self.tally.read()
         values: dict[str, float] = {}
-        for name, predictions in self._predictions.items():
-            sums = self._sums.get(name)
-            # A rank that had no sample of its own does not know how many target ids there are.
-            size: Tensor = yield Maximum(torch.tensor(0 if sums is None else len(sums)))
-            if not int(size):
-                raise ValueError(f"no sample was read at {name!r}.")
-            if sums is None:
-                sums = torch.zeros(int(size), 4, dtype=torch.float64)
-            merged: Tensor = yield Sum(sums.cpu())
-            own = self._omitted.get(name, torch.zeros(6, dtype=torch.long))
-            omitted: Tensor = yield Sum(own.cpu())
-            empty = torch.zeros(1 + self._names_classes, len(self.class_names) + 1, 3, dtype=torch.float64)
-            by_sample: Tensor = yield Sum(self._by_sample.get(name, empty).cpu())
-            nonfinite, no_logit, no_name, *scored = omitted.tolist()
-            if no_logit:
-                raise ValueError(
-                    f"{no_logit} targets at {name!r} have no logit: see `target`, and `ignore_index` for those that "
-                    "are none. Where there is one logit for each, targets are 0 or 1."
-                )
-            predictions.check_scores(name, scored)
-            if no_name:
-                raise ValueError(f"{no_name} labels at {name!r} are beyond those that `names` has: {self.class_names}.")
-            values |= self._by_class(name, merged, by_sample)
-            values[f"nonfinite/{name}"] = float(nonfinite)
+        for site, tally in found.items():
+            values |= {**self._by_class(site, tally), f"nonfinite/{site}": float(tally.nonfinite)}
         return values
 
-    def _by_class(self, site: str, sums: Tensor, by_sample: Tensor) -> dict[str, float]:
-        if self.bands is not None:
-            band = self._band_of(site, sums[:, 2])
-            sums = sums.new_zeros(self.bands, 4).index_add(0, band, sums)
+    def _by_class(self, site: str, tally: Tally) -> dict[str, float]:
         values: dict[str, float] = {}
         forgotten = []
         for place, (label, name) in enumerate(self.class_names.items()):
-            right, log_p, count, named = sums[label].tolist()
+            right, log_p, count, named = tally.sums[label].tolist()
             values[f"class_count/{site}/{name}"] = count
-            if self._names_classes:
+            if self.tally.names_classes:
                 values[f"class_named/{site}/{name}"] = named
             values[f"class_accuracy/{site}/{name}"] = right / count if count else math.nan
             values[f"class_loss/{site}/{name}"] = -log_p / count if count else math.nan
             if self.step is not None:
-                own = _Rows(right, count, *by_sample[0, place].tolist())
+                own = _Rows(right, count, *tally.by_sample[0, place].tolist())
                 values[f"class_effective/{site}/{name}"] = count / own.design() if count else math.nan
-                if self._names_classes:
-                    others = _Rows(named - right, float(sums[:, 2].sum()) - count, *by_sample[1, place].tolist())
+                if self.tally.names_classes:
+                    number = float(tally.sums[:, 2].sum()) - count
+                    others = _Rows(named - right, number, *tally.by_sample[1, place].tolist())
                     values[f"class_known/{site}/{name}"] = _is_known(own, others, self.alpha)
                 acquired, lost = self._followed(site, name, own)
                 values[f"class_acquired/{site}/{name}"] = acquired
@@ -449,7 +285,8 @@ class AcquisitionByClass(AcquisitionAnalysis):
         """Since when the class is known, and whether it is forgotten."""
         if not now.number:
             return math.nan, math.nan
-        steps, levels = self._comparable(*self._curve(f"class_accuracy/{site}/{name}", now.right / now.number))
+        key = f"class_accuracy/{site}/{name}"
+        steps, levels = self.acquisition.comparable(self, key, now.right / now.number)
         acquired = acquisition_step(steps, levels, self.share, self.chance, max(levels), stays=False).high
         earlier = levels[:-1]
         if not earlier:
@@ -457,7 +294,7 @@ class AcquisitionByClass(AcquisitionAnalysis):
 
         # Values also stand at readings at which the class did not occur, so they are found by step.
         def at(what: str) -> dict[int, float]:
-            return dict(zip(*self._curve(f"class_{what}/{site}/{name}"), strict=True))
+            return dict(zip(*self.acquisition.curve(self, f"class_{what}/{site}/{name}"), strict=True))
 
         # Nothing is known of a class that is not the target.
         unknown = {step for step, known in at("known").items() if not known}
@@ -474,34 +311,39 @@ class AcquisitionByClass(AcquisitionAnalysis):
         tests = len(self.class_names) * 2 * len(earlier) * (len(earlier) + 1)
         return acquired, float(forgetting_p(*hits, design, design) < self.alpha / tests)
 
-    def _band_of(self, site: str, counted: Tensor) -> Tensor:
-        """The band of every target id."""
-        assert self.bands is not None
-        if site in self._bands:
-            return self._bands[site]
-        counts = counted if self.counts is None else self.counts
-        if len(counts) > len(counted):
-            raise ValueError(f"`counts` has target ids up to {len(counts) - 1}, but there are {len(counted)} logits.")
-        counts = torch.cat([counts.double(), counts.new_zeros(len(counted) - len(counts)).double()])
-        if not bool(counts.any()):
-            return torch.zeros(len(counted), dtype=torch.long)
-        found = frequency_bands(counts, self.bands)
-        # Neither the sanity check, which sees a part of the data, nor a validation before the fit settles them.
-        if self.step is not None:
-            self._bands[site] = found
-        return found
+    def upgraded(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state of before, in which its parts had none of their own."""
+        if "tally" in state:
+            return state
+        return {**state, "tally": {"bands": state["bands"]}, "acquisition": {"since": state.get("since")}}
 
-    # ------------------------------------------------- state
+    # ------------------------------------------------- what was learned when
 
-    def state_dict(self) -> dict[str, Any]:
-        """Readings, the band of every target id, and since when samples are the present ones."""
-        return {**super().state_dict(), "bands": dict(self._bands), "since": self._since}
+    def order(self, share: float = 0.9) -> list[LearnedCurve]:
+        """The classes by when they were learned; see :meth:`lightning_interp.parts.acquisition.Acquisition.order`.
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where a checkpoint left off."""
-        super().load_state_dict(state_dict)
-        self._bands = dict(state_dict["bands"])
-        self._since = state_dict.get("since")
+        Args:
+            share: Of the final level above chance.
+
+        """
+        return self.acquisition.order(self, share)
+
+    def summary(self, share: float = 0.9) -> str:
+        """:meth:`order` as a table of text, a line each, with the classes that are forgotten at the last reading.
+
+        Args:
+            share: Of the final level above chance.
+
+        """
+        keys = {
+            name: key.replace("class_accuracy", "class_forgotten", 1) for name, key in self.acquisition.keys.items()
+        }
+        lost = [name for name, key in keys.items() if self.acquisition.curve(self, key)[1][-1:] == [1.0]]
+        return self.acquisition.summary(self, share, dict.fromkeys(lost, "forgotten"))
+
+    def figures(self) -> Mapping[str, Draw]:
+        """The accuracies as a heat map, and when each class was learned."""
+        return self.acquisition.figures(self)
 
 
 class _Rows(NamedTuple):

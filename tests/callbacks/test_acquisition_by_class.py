@@ -397,7 +397,7 @@ def test_a_resumed_run_has_the_readings_of_one_that_was_not_stopped(tmp_path: Pa
         resumed = scripted(tmp_path / f"second{name}", 2, tmp_path / f"first{name}" / "last.ckpt", **kwargs)
         assert len(first.history) == 4
         assert timeless(resumed) == timeless(whole)
-        assert set(resumed._bands) == ({"answer"} if kwargs else set())
+        assert set(resumed.state_dict()["tally"]["bands"]) == ({"answer"} if kwargs else set())
 
 
 # ------------------------------------------------- what is left out
@@ -546,18 +546,18 @@ def test_ranks_read_what_one_process_reads(ranks: Any, batch_size: int) -> None:
 def test_nothing_is_read_back_from_the_device(arguments: dict[str, Any]) -> None:
     """Tensors without values: whatever asked for one would fail."""
     model, callback = nn.Linear(4, 3, device="meta"), AcquisitionByClass("", target=1, **arguments)
+    tally = callback.tally
     callback.resolve(model)
-    callback.now = Reading(model, step=1)
-    callback.begin(callback.now)
-
+    callback.begin(Reading(model, step=1))
     batch = (torch.zeros(5, 4, device="meta"), torch.zeros(5, dtype=torch.long, device="meta"))
     seen = Seen(batch, 0, 0, Selection(torch.arange(5), None, torch.arange(5)))
     callback.before_batch(seen)
     model(batch[0])
     callback.after_batch(seen)
-    assert callback._sums["model"].shape == (3, 4)
-    assert callback._by_sample["model"].shape == ((2, 4, 3) if "names" in arguments else (1, 3, 3))
+    assert vars(tally)["_sums"]["model"].shape == (3, 4)
+    assert vars(tally)["_by_sample"]["model"].shape == ((2, 4, 3) if "names" in arguments else (1, 3, 3))
     callback.release()
+    assert not vars(tally)["_sums"]
 
 
 def test_labels_given_one_by_one_do_not_stand_in_every_row_of_the_readings() -> None:

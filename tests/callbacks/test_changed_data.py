@@ -203,13 +203,14 @@ def test_classes_are_compared_on_the_same_samples(tmp_path: Path) -> None:
     callback = classes()
     fitted(tmp_path, [callback], loader(24, seed=1), loader(24, seed=2))
     steps = [one.step for one in callback.history.readings]
-    assert callback._comparable(steps, [0.0] * 4)[0] == steps[2:]
+    key = next(iter(callback.acquisition.keys.values()))
+    assert callback.acquisition.comparable(callback, key)[0] == steps[2:]
     third = callback.history.readings[2].values
     assert all(third[key] == steps[2] for key in third if key.startswith("class_acquired/"))
     assert third["classes_forgotten/head"] == 0
     again = classes()
     again.load_state_dict(callback.state_dict())
-    assert again._comparable(steps, [0.0] * 4)[0] == steps[2:]
+    assert again.acquisition.comparable(again, key)[0] == steps[2:]
 
 
 def test_the_probes_baseline_is_that_of_the_samples_read(tmp_path: Path) -> None:

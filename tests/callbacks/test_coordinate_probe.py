@@ -160,7 +160,6 @@ def test_maps_and_figures_of_a_fit(tmp_path: Path) -> None:
     assert titles[:4] == ["true", "step 2", "step 4", "step 6"]
     again = probe()
     again.load_state_dict(callback.state_dict())
-    again._names = callback._names
     assert [step for step, _ in again.maps] == steps
     assert torch.equal(again.maps[-1][1]["planted"], last)
 
