@@ -13,6 +13,7 @@ from torch import nn
 from lightning_interp._fresh import FreshMetrics
 from lightning_interp.callbacks._val_loop import why_no_validation
 from lightning_interp.compat import pl
+from lightning_interp.reading.keys import declared
 
 if TYPE_CHECKING:
     from lightning_interp.callbacks.analysis import ValidationAnalysis
@@ -28,9 +29,6 @@ __all__ = [
     "tell_nothing_read",
     "unique_name",
 ]
-
-# Facts about what was read, which several callbacks on one site share; the first of them reports.
-_FACTS = ("rows", "nonfinite")
 
 
 def analyses(trainer: pl.Trainer) -> list[ValidationAnalysis]:
@@ -48,13 +46,14 @@ def unique_name(analysis: ValidationAnalysis, trainer: pl.Trainer) -> str:
 
 def reported_earlier(analysis: ValidationAnalysis, trainer: pl.Trainer, model: nn.Module) -> frozenset[str]:
     """Facts that an earlier callback reports; any other key in common is an error."""
-    mine = {analysis.full_key(key): key for key in analysis._named_measures(model)}
+    analysis._named_measures(model)
+    mine = {analysis.full_key(key): one.measure.original for key, one in declared(analysis, model).items()}
     facts: set[str] = set()
     for other in analyses(trainer):
         if other is analysis:
             break
         shared = mine.keys() & {other.full_key(key) for key in other.measures(model)}
-        facts |= {key for key in shared if mine[key].split("/")[0] in _FACTS}
+        facts |= {key for key in shared if mine[key].shared}
         clash = sorted(shared - facts)
         if clash:
             raise ValueError(
