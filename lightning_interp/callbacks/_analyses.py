@@ -8,7 +8,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from lightning_interp.compat import pl
+from lightning_interp.reading.keys import declared
 
 if TYPE_CHECKING:
     from lightning_interp.callbacks.analysis import ValidationAnalysis
@@ -21,9 +24,6 @@ __all__ = [
     "silence_sync_warning",
     "unique_name",
 ]
-
-# Facts about what was read, which several callbacks on one site share; the first of them reports.
-_FACTS = ("rows", "nonfinite")
 
 
 def analyses(trainer: pl.Trainer) -> list[ValidationAnalysis]:
@@ -39,20 +39,21 @@ def unique_name(analysis: ValidationAnalysis, trainer: pl.Trainer) -> str:
     return type(analysis).__name__ + (f"_{place + 1}" if place else "")
 
 
-def clashes(analysis: Any, mine: Mapping[str, str], owners: Mapping[str, Any]) -> frozenset[str]:
+def clashes(analysis: ValidationAnalysis, model: nn.Module, owners: Mapping[str, Any]) -> frozenset[str]:
     """Facts that an earlier analysis reports; any other key in common is an error.
 
     Args:
         analysis: The analysis.
-        mine: Its whole keys, with what each is without prefix and loader.
+        model: What it is attached to.
         owners: The analysis that has a key, by whole key.
 
     Raises:
         ValueError: If they have another key in common.
 
     """
-    shared = {key for key in mine if key in owners}
-    facts = {key for key in shared if mine[key].split("/")[0] in _FACTS}
+    mine = {analysis.full_key(key): one.measure.original for key, one in declared(analysis, model).items()}
+    shared = mine.keys() & owners.keys()
+    facts = {key for key in shared if mine[key].shared}
     clash = sorted(shared - facts)
     if clash:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -252,15 +253,18 @@ class LayerProbe(RepresentationMetrics):
             found = self._tried_baseline(kept, reading) if due else self._baseline
             if reading.counts:
                 self._baseline = found
-            for key, value in found.items():
-                site, name = key.split("/")
-                values[f"probe_baseline/{key}"] = value
-                score = self._score(site, name)
-                values[f"probe_above_baseline/{key}"] = float(values[score]) - value
+            probe = PROBE.at("site", "name")
+            for site, name in itertools.product(self._names, self.names):
+                value = found.get(f"{site}/{name}")
+                if value is None:
+                    continue
+                values[BASELINE.of(probe).key(site, name)] = value
+                values[ABOVE_BASELINE.of(probe).key(site, name)] = float(values[self._score(site, name)]) - value
         layers = self._layers(values)
         if self._random.wanted and not found:
             # It weights by what is above the baseline.
-            layers = {key: value for key, value in layers.items() if not key.startswith("centre_of_gravity/")}
+            weighted = [CENTRE_OF_GRAVITY.key(name) for name in self.names]
+            layers = {key: value for key, value in layers.items() if key not in weighted}
         return values | layers
 
     def _score(self, site: str, name: str) -> str:

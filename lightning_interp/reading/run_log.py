@@ -133,10 +133,10 @@ class RunLog:
         """
         if self._claims.first(analysis):
             self._owners = {}
-        mine = {analysis.full_key(key): key for key in analysis.measures(model)}
-        facts = clashes(analysis, mine, self._owners)
+        facts = clashes(analysis, model, self._owners)
         check_twins(analysis, self._trainer)
-        self._owners |= dict.fromkeys(mine.keys() - self._owners.keys(), analysis)
+        mine = [analysis.full_key(key) for key in analysis.measures(model)]
+        self._owners |= {key: analysis for key in mine if key not in self._owners}
         if world_size() > 1:
             silence_sync_warning([*mine, *map(analysis.full_key, analysis.own_keys())])
         return facts
