@@ -34,7 +34,7 @@ def toy() -> CausalLM:
 def test_the_loss_is_that_of_each_sentence_alone() -> None:
     model = toy()
     alone = [-sentence_log_probs(model.lm, torch.tensor([one]), torch.ones(1, len(one))) for one in IDS]
-    expected = float(torch.cat(alone).sum()) / sum(len(one) - 1 for one in IDS)
+    expected = float(torch.cat(alone).sum().detach()) / sum(len(one) - 1 for one in IDS)
     ids, mask = batch().values()
     for given in (batch(), (ids, mask), [ids, mask]):
         assert float(model.loss(given)) == pytest.approx(expected, rel=1e-5)
@@ -92,7 +92,7 @@ def test_it_trains_logs_and_is_found_by_callbacks(tmp_path: Path) -> None:
     held_out = [model.loss(one).item() * len(one["input_ids"]) for one in sentence_loader(lines[160:], 16)]
     run.validate(model, sentence_loader(lines[160:], 16), verbose=False)
     assert float(run.callback_metrics["val_loss"]) == pytest.approx(sum(held_out) / 40, rel=1e-5)
-    assert losses[-1] < 4.5
+    assert losses[-1] < float(CausalLM(small_gpt2(WORDS, width=16, heads=2)).loss(batch())) - 0.5
 
 
 def test_a_rate_that_does_not_change_has_no_schedule() -> None:
