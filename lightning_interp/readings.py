@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["HasHistory", "IntervalCurve", "Readings", "Source", "mean_curve", "nearest"]
 
 
+Curve: TypeAlias = tuple[list[int], list[float]]
+"""Steps, increasing, and the value at each."""
+
+
 @runtime_checkable
 class HasHistory(Protocol):
     """A callback that keeps its readings."""
@@ -140,7 +144,7 @@ class Readings:
         """The steps at which a key was read, or without one all steps, increasing."""
         return sorted({int(row["step"]) for row in self.rows if key is None or key in row})
 
-    def series(self, key: str) -> tuple[list[int], list[float]]:
+    def series(self, key: str) -> Curve:
         """Steps, increasing, and values of a key, where it was read; of several at one step the last counts."""
         by_step = {int(row["step"]): row[key] for row in self.rows if key in row}
         steps = sorted(by_step)
@@ -161,6 +165,45 @@ class Readings:
     def until(self, step: int) -> Readings:
         """The readings up to a step, which is included."""
         return Readings([row for row in self.rows if row["step"] <= step])
+
+    def panels(self, panels: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Curve]]:
+        """What the functions of :mod:`lightning_interp.figures` draw: panels of curves, without what was not read.
+
+        Args:
+            panels: Title of each panel → name of each line → its key.
+
+        Example:
+            >>> run = Readings([{"step": 10, "val_loss": 2.0}])
+            >>> run.panels({"loss": {"validation": "val_loss"}, "score": {"validation": "val_acc"}})
+            {'loss': {'validation': ([10], [2.0])}}
+
+        """
+        drawn = {
+            panel: {line: self.series(key) for line, key in lines.items() if self.steps(key)}
+            for panel, lines in panels.items()
+        }
+        return {panel: lines for panel, lines in drawn.items() if lines}
+
+    def table(self, columns: Mapping[str, str], digits: int = 4) -> str:
+        """The readings as text: a line a step, blank where a key was not read.
+
+        Args:
+            columns: Heading of each column → its key.
+            digits: Behind the point.
+
+        Example:
+            >>> print(Readings([{"step": 10, "val_loss": 2.0}, {"step": 20}]).table({"loss": "val_loss"}))
+              step        loss
+                10      2.0000
+                20
+
+        """
+        width = max(10, *map(len, columns))
+        lines = ["  ".join(["  step", *(f"{name:>{width}}" for name in columns)])]
+        for row in self.rows:
+            cells = (f"{row[key]:{width}.{digits}f}" if key in row else " " * width for key in columns.values())
+            lines.append("  ".join([f"{row['step']:6.0f}", *cells]).rstrip())
+        return "\n".join(lines)
 
     def to_pandas(self) -> pd.DataFrame:
         """A row a step, which is the index; a column for the epoch, where it is known, and for each key.

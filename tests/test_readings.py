@@ -98,6 +98,23 @@ def test_a_data_frame_has_a_row_a_step() -> None:
     assert list(Readings([{"step": 4, "a": 1.0}]).to_pandas().columns) == ["a"]
 
 
+def test_a_table_and_panels_leave_blank_what_was_not_read() -> None:
+    run = Readings.of(STRUCTURE, NOISE)
+    keys = {"information": "information/a", "robust": "robustness/a/val_acc", "nothing": "nothing"}
+    lines = run.table(keys, digits=2).splitlines()
+    assert [line.split() for line in lines] == [
+        ["step", *keys],
+        ["1", "0.90"],
+        ["10", "0.80", "0.50"],
+        ["30", "0.25"],
+    ]
+    # Numbers end where their heading ends.
+    assert lines[0].index("robust") + len("robust") == len(lines[2]) == len(lines[3])
+    assert run.panels({"x": keys, "y": {"nothing": "nothing"}}) == {
+        "x": {"information": ([1, 10], [0.9, 0.8]), "robust": ([10, 30], [0.5, 0.25])}
+    }
+
+
 def test_errors() -> None:
     with pytest.raises(ValueError, match="`sources` is empty"):
         Readings.of()
