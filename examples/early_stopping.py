@@ -8,9 +8,10 @@ seed:
   starts to count when ``TrainingPhases`` has seen the second phase begin;
 - **never**: all steps.
 
-It prints at which step each stopped and how many new combinations of familiar words the model solved there.
+It prints at which step each stopped and how many new combinations of familiar words the model solved there. Several
+seeds, and what each rule loses: ``benchmarks/studies/early_stopping.py``.
 
-    python examples/early_stopping.py --seeds 5
+    python examples/early_stopping.py
     python examples/early_stopping.py --steps 1000
 """
 
@@ -28,7 +29,6 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 
 from lightning_interp import NoiseRobustness, PhaseEarlyStopping, TrainingPhases, ValidationSchedule
 from lightning_interp.datasets import GrammarDataModule
-from lightning_interp.functional import mean_interval
 from lightning_interp.models import Seq2SeqModule
 
 RULES = ("loss", "robustness", "never")
@@ -52,28 +52,24 @@ class Stop(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> list[Stop]:
-    """Train with each rule from each seed."""
-    args = parse(argv)
-    for name in (".*does not have many workers.*", ".*smaller than the logging interval.*"):
-        warnings.filterwarnings("ignore", name)
-    # A model this small gains nothing from a second thread, and loses much where the other core is busy.
-    torch.set_num_threads(1)
-    stops = []
-    for seed in range(args.seed, args.seed + args.seeds):
-        for rule in RULES:
-            stops.append(train(rule, seed, args))
-            print(line(stops[-1]), flush=True)
-    print(summary(stops))
-    return stops
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Command line → settings."""
+    """Train with each rule."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and batches; default: %(default)s")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each rule, from --seed on; default: %(default)s")
     parser.add_argument("--steps", type=int, default=4000, help="the most optimizer steps; default: %(default)s")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    return each_rule(args.seed, args.steps)
+
+
+def each_rule(seed: int, steps: int) -> list[Stop]:
+    """Train with each rule from one seed, and print where it stopped."""
+    for name in (".*does not have many workers.*", ".*smaller than the logging interval.*"):
+        warnings.filterwarnings("ignore", name)
+    torch.set_num_threads(1)  # a model this small gains nothing from a second thread
+    stops = []
+    for rule in RULES:
+        stops.append(train(rule, seed, steps))
+        print(line(stops[-1]), flush=True)
+    return stops
 
 
 def rule_callbacks(rule: str) -> list[Callback]:
@@ -99,7 +95,7 @@ def rule_callbacks(rule: str) -> list[Callback]:
     return []
 
 
-def train(rule: str, seed: int, args: argparse.Namespace) -> Stop:
+def train(rule: str, seed: int, steps: int) -> Stop:
     """Train from a seed until the rule stops it."""
     pl.seed_everything(seed, verbose=False)
     # Four batches of each validation set: their spread tells the noise of a metric.
@@ -107,7 +103,7 @@ def train(rule: str, seed: int, args: argparse.Namespace) -> Stop:
     model = Seq2SeqModule(len(data.source_vocabulary), len(data.target_vocabulary))
     callbacks = rule_callbacks(rule)
     trainer = pl.Trainer(
-        max_steps=args.steps,
+        max_steps=steps,
         callbacks=callbacks,
         accelerator="cpu",
         limit_val_batches=0.0 if rule == "never" else 1.0,
@@ -148,34 +144,6 @@ def line(stop: Stop) -> str:
         f"seed {stop.seed}  {stop.rule:10}  {stop.steps:5} steps  in-distribution {stop.in_distribution:.3f}  "
         f"out-of-distribution {stop.out_of_distribution:.3f}  {stop.seconds:4.0f} s  {stop.reason or 'not stopped'}"
     )
-
-
-def summary(stops: Sequence[Stop]) -> str:
-    """A table in Markdown: mean ± half of the 95 % interval over seeds, and the differences from never stopping."""
-    lines = [
-        "",
-        "| stopped on | steps | in-distribution | out-of-distribution | out-of-distribution, less than never stopped |",
-        "|---|---|---|---|---|",
-    ]
-    never = {stop.seed: stop for stop in stops if stop.rule == "never"}
-    for rule in RULES:
-        mine = [stop for stop in stops if stop.rule == rule]
-        lost = [never[stop.seed].out_of_distribution - stop.out_of_distribution for stop in mine]
-        cells = [
-            interval([stop.steps for stop in mine], "{:.0f}"),
-            interval([stop.in_distribution for stop in mine]),
-            interval([stop.out_of_distribution for stop in mine]),
-            "" if rule == "never" else interval(lost),
-        ]
-        lines.append(f"| {rule} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def interval(values: Sequence[float], style: str = "{:.3f}") -> str:
-    """Mean ± half of its 95 % interval."""
-    if len(values) < 2:
-        return style.format(values[0])
-    return " ± ".join(style.format(part) for part in mean_interval(values))
 
 
 if __name__ == "__main__":

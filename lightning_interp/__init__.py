@@ -1,5 +1,6 @@
 """What is my model learning, and when: Lightning callbacks that read representations while a model trains."""
 
+from lightning_interp.acquisition_order import acquisition, acquisition_agreement
 from lightning_interp.analyze import analyze
 from lightning_interp.callbacks import (
     AcquisitionByClass,
@@ -23,6 +24,7 @@ from lightning_interp.callbacks import (
 )
 from lightning_interp.checkpoints import analyze_checkpoints
 from lightning_interp.compare import compare
+from lightning_interp.readings import Readings
 from lightning_interp.task_space import task_space
 
 __version__ = "0.1.0"
@@ -49,5 +51,8 @@ __all__ = [
     "analyze",
     "analyze_checkpoints",
     "compare",
+    "Readings",
+    "acquisition",
+    "acquisition_agreement",
     "task_space",
 ]

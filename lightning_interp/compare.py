@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TypeAlias
 
 from matplotlib.figure import Figure
 
 from lightning_interp._watched import MOST_PANELS, left_out, titles_of, watched
 from lightning_interp.figures.interval_curves import interval_curves
-from lightning_interp.functional.student import mean_interval, t_quantile
-from lightning_interp.history import History, merge_rows, read_rows
+from lightning_interp.functional.student import t_quantile
+from lightning_interp.history import History
+from lightning_interp.readings import HasHistory, IntervalCurve, Readings, Source, interval_curve, nearest, rows_of
 
 __all__ = ["Comparison", "HasHistory", "IntervalCurve", "compare"]
 
 
-@runtime_checkable
-class HasHistory(Protocol):
-    """A callback that keeps its readings."""
-
-    history: History
-
-
-Source: TypeAlias = History | HasHistory | str | os.PathLike[str]
 _Curves: TypeAlias = dict[str, dict[int, float]]
 
 # Below it the interval of a mean is many times as wide as what differs between the seeds.
@@ -37,26 +29,6 @@ _FEW = 3
 # What a row says of itself, and what readings cost or failed at: nothing of the model.
 _NOT_MEASURED = ("step", "epoch")
 _UPKEEP = ("seconds/", "failed/")
-
-
-@dataclass(frozen=True)
-class IntervalCurve:
-    """One key of one kind of run over training.
-
-    Args:
-        steps: Steps at which every seed has a finite value, increasing.
-        means: The mean over the seeds at each.
-        halves: Half the width of its interval; NaN for one seed, which has none.
-        seeds: How many seeds there are.
-        left_out: At how many further steps some seed, but not every one, has a finite value.
-
-    """
-
-    steps: tuple[int, ...]
-    means: tuple[float, ...]
-    halves: tuple[float, ...]
-    seeds: int
-    left_out: int
 
 
 @dataclass(frozen=True)
@@ -144,7 +116,7 @@ class Comparison:
 
     def _of(self, key: str) -> Mapping[str, IntervalCurve]:
         if key not in self.curves:
-            raise ValueError(f"{key!r} is not compared; {_offer(key, self.keys)}.")
+            raise ValueError(f"{key!r} is not compared; {nearest(key, self.keys)}.")
         return self.curves[key]
 
 
@@ -159,7 +131,7 @@ def compare(
 
     Args:
         runs: A label for each kind of run → its seeds, one source each: a ``History``, a callback that has one, or the
-            path of a ``readings.csv``.
+            path of a ``readings.csv``, or ``Readings``, such as those of several callbacks.
         keys: What to compare, measured or logged by the model. Without them, every key that all sources have, at
             steps that the seeds of each label share, but for ``seconds/…`` and ``failed/…``.
         level: Confidence of the intervals.
@@ -206,7 +178,8 @@ def compare(
     else:
         chosen = _common(read)
     curves = {
-        key: {label: _curve([seed[key] for seed in seeds], level) for label, seeds in read.items()} for key in chosen
+        key: {label: interval_curve([seed[key] for seed in seeds], level) for label, seeds in read.items()}
+        for key in chosen
     }
     return Comparison(curves, level)
 
@@ -216,7 +189,7 @@ def compare(
 
 def _check_sources(label: str, sources: Sequence[Source]) -> None:
     """Before anything is read: whether these are sources at all, and whether files are there."""
-    if isinstance(sources, str | os.PathLike | History | HasHistory):
+    if isinstance(sources, str | os.PathLike | History | HasHistory | Readings):
         raise TypeError(f"runs[{label!r}] is one source; expected a list with one for each seed.")
     for place, source in enumerate(sources):
         if isinstance(source, str | os.PathLike) and not Path(source).is_file():
@@ -269,30 +242,16 @@ def _identity(source: Source) -> object:
 
 def _read(where: str, source: Source) -> _Curves:
     """Key → step → finite value, rows as in a ``readings.csv`` whatever the source."""
-    if isinstance(source, str | os.PathLike):
-        rows = _rows(where, Path(source))
-    elif isinstance(source, History):
-        rows = merge_rows([source])
-    elif isinstance(source, HasHistory) and isinstance(source.history, History):
-        rows = merge_rows([source.history])
-    else:
-        raise TypeError(
-            f"{where} is a {type(source).__name__}; expected a History, a callback with `.history`, or the path of a "
-            "readings.csv."
-        )
+    try:
+        rows = rows_of(source, where)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     curves: _Curves = {}
     for row in rows:
         for key, value in row.items():
             if key not in _NOT_MEASURED and math.isfinite(value):
                 curves.setdefault(key, {})[int(row["step"])] = float(value)
     return curves
-
-
-def _rows(where: str, path: Path) -> list[dict[str, float]]:
-    try:
-        return read_rows(path)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
 
 
 # ------------------------------------------------- keys and curves
@@ -303,7 +262,7 @@ def _check_keys(keys: Sequence[str], read: Mapping[str, Sequence[_Curves]]) -> N
         for label, seeds in read.items():
             for place, seed in enumerate(seeds):
                 if key not in seed:
-                    raise ValueError(f"runs[{label!r}][{place}] has no finite value of {key!r}; {_offer(key, seed)}.")
+                    raise ValueError(f"runs[{label!r}][{place}] has no finite value of {key!r}; {nearest(key, seed)}.")
             if not _shared([seed[key] for seed in seeds]):
                 steps = [sorted(seed[key])[:5] for seed in seeds]
                 raise ValueError(f"The seeds of {label!r} share no step of {key!r}; their first steps are {steps}.")
@@ -326,23 +285,3 @@ def _common(read: Mapping[str, Sequence[_Curves]]) -> list[str]:
 
 def _shared(seeds: Sequence[Mapping[int, float]]) -> list[int]:
     return sorted(set.intersection(*(set(seed) for seed in seeds)))
-
-
-def _curve(seeds: Sequence[Mapping[int, float]], level: float) -> IntervalCurve:
-    steps = _shared(seeds)
-    if len(seeds) == 1:
-        intervals = [(seeds[0][step], math.nan) for step in steps]
-    else:
-        intervals = [mean_interval([seed[step] for seed in seeds], level) for step in steps]
-    return IntervalCurve(
-        steps=tuple(steps),
-        means=tuple(mean for mean, _ in intervals),
-        halves=tuple(half for _, half in intervals),
-        seeds=len(seeds),
-        left_out=len(set().union(*seeds)) - len(steps),
-    )
-
-
-def _offer(key: str, available: Sequence[str] | Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(key, list(available), n=3)
-    return f"nearest are {near}" if near else f"available are {list(available)[:12]}"

@@ -14,7 +14,7 @@ from lightning_interp._plain_values import plain_value
 from lightning_interp._watched import MOST_PANELS, left_out, places_of, watched
 from lightning_interp.figures.measure_curves import measure_curves
 from lightning_interp.readings_file import CsvLog
-from lightning_interp.readings_table import SETTING, read_rows, read_settings, write_rows
+from lightning_interp.readings_table import SETTING, data_frame, read_rows, read_settings, write_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,16 +154,8 @@ class History:
             ImportError: If pandas is not installed.
 
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError(
-                "to_pandas() needs pandas: pip install pandas, or this package as lightning-interp[pandas]. Without it "
-                "there are history.series(key) and history.write_csv(path)."
-            ) from error
         rows = merge_rows([self])
-        columns = list(dict.fromkeys(["step", "epoch", *(key for row in rows for key in row)]))
-        frame = pd.DataFrame(rows, columns=columns).astype({"step": "int64", "epoch": "int64"}).set_index("step")
+        frame = data_frame(rows, ["step", "epoch"], "history.series(key) and history.write_csv(path)")
         if rows:
             frame.attrs["settings"] = self.settings(int(rows[-1]["step"]))
         return frame

@@ -9,12 +9,25 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from lightning_interp._text_files import opened_text
 
-__all__ = ["REASON", "SETTING", "columns_of", "put_whole", "read_rows", "read_settings", "row_bytes", "write_rows"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "REASON",
+    "SETTING",
+    "columns_of",
+    "data_frame",
+    "put_whole",
+    "read_rows",
+    "read_settings",
+    "row_bytes",
+    "write_rows",
+]
 
 SETTING = "setting/"
 """How the columns of a file of readings begin that hold not a reading but how it was taken."""
@@ -150,6 +163,30 @@ def write_rows(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) 
         Path(path),
         b"".join([row_bytes(columns), *(row_bytes([row.get(column, "") for column in columns]) for row in rows)]),
     )
+
+
+def data_frame(rows: Sequence[Mapping[str, float]], columns: Sequence[str], instead: str) -> pd.DataFrame:
+    """Rows as a data frame whose index is the step.
+
+    Args:
+        rows: They have a ``step``.
+        columns: Those that there are even without rows; ``step`` is one of them.
+        instead: What there is without pandas, for the error.
+
+    Raises:
+        ImportError: If pandas is not installed.
+
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError(
+            "to_pandas() needs pandas: pip install pandas, or this package as lightning-interp[pandas]. Without it "
+            f"there are {instead}."
+        ) from error
+    every = list(dict.fromkeys([*columns, *(key for row in rows for key in row)]))
+    whole = {name: "int64" for name in ("step", "epoch") if name in every}
+    return pd.DataFrame([dict(row) for row in rows], columns=every).astype(whole).set_index("step")
 
 
 def put_whole(path: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The examples as modules, so that they run in the process of the test."""
+"""The examples and studies as modules, so that they run in the process of the test."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+STUDIES = ROOT / "benchmarks" / "studies"
 
 
-def load(name: str) -> ModuleType:
+def load(name: str, folder: Path = EXAMPLES) -> ModuleType:
     """The example of that name, fresh."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def load_study(name: str) -> ModuleType:
+    """The study of that name, fresh."""
+    return load(name, STUDIES)

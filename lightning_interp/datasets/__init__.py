@@ -4,6 +4,7 @@ from lightning_interp.datasets.cogs import CogsDataModule, CogsExample, read_cog
 from lightning_interp.datasets.encoding import Batch, EncodedPairs, Pair
 from lightning_interp.datasets.grammar import Clause, GrammarDataModule, GrammarSplits, NounPhrase, generate_splits
 from lightning_interp.datasets.scan import SCAN_SPLITS, ScanDataModule, read_scan, scan_commands, scan_split
+from lightning_interp.datasets.sentences import sentence_loader
 from lightning_interp.datasets.seq2seq import Seq2SeqDataModule
 from lightning_interp.datasets.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Vocabulary
 
@@ -12,6 +13,7 @@ __all__ = [
     "ScanDataModule",
     "CogsDataModule",
     "Seq2SeqDataModule",
+    "sentence_loader",
     "Vocabulary",
     "PAD_ID",
     "BOS_ID",

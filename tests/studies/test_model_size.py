@@ -19,12 +19,14 @@ from types import ModuleType
 
 import pytest
 import torch
-from example_files import EXAMPLES, load
+from example_files import STUDIES, load_study
+
+from lightning_interp import Readings
 
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    return load("model_size")
+    return load_study("model_size")
 
 
 def tiny(folder: Path, *more: str) -> list[str]:
@@ -37,13 +39,13 @@ def test_runs_tables_and_figure(example: ModuleType, tmp_path: Path, capsys: pyt
     )
     assert list(runs) == [(32, 1), (36, 1)]
     for (size, seed), rows in runs.items():
-        assert [row["step"] for row in rows] == [5, 10, 13, 14]
+        assert rows.steps() == [5, 10, 13, 14]
         assert {(row["size"], row["seed"]) for row in rows} == {(size, seed)}
         for key in (*example.PANELS.values(), *(series.key for series in example.STRUCTURE.values())):
-            assert key in rows[-1], key
-        assert rows[-1]["exact_match/agent_to_theme"] == 0
-    assert [rows[-1]["lr"] for rows in runs.values()] == [1e-3, 2e-3]
-    assert runs[36, 1][-1]["parameters"] > runs[32, 1][-1]["parameters"]
+            assert rows.steps(key)[-1] == 14, key
+        assert rows.last("exact_match/agent_to_theme") == 0
+    assert [rows.last("lr") for rows in runs.values()] == [1e-3, 2e-3]
+    assert runs[36, 1].last("parameters") > runs[32, 1].last("parameters")
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == [
         "model_size.png",
         "results.json",
@@ -57,7 +59,7 @@ def test_runs_tables_and_figure(example: ModuleType, tmp_path: Path, capsys: pyt
 
     # From the file alone the same comes out.
     again = example.main(["--analyse-only", str(tmp_path / "x"), "--early", "5", "--permutations", "99"])
-    assert str(again) == str(runs)
+    assert str({run: rows.rows for run, rows in again.items()}) == str({run: rows.rows for run, rows in runs.items()})
     assert capsys.readouterr().out.strip() in printed
     only = example.main(["--analyse-only", str(tmp_path / "x"), "--sizes", "36", "--permutations", "99"])
     assert list(only) == [(36, 1)]
@@ -87,35 +89,37 @@ def test_time_that_is_up_and_a_run_that_fails(example: ModuleType) -> None:
     assert outcomes[3] == ((44, 0), "width 44, seed 0: no time left to start it")
 
 
+def job(size: int, seed: int) -> str:
+    if size == 1:
+        raise ValueError("no such size")
+    if size == 2:
+        os._exit(3)
+    if size == 3:
+        time.sleep(60)
+    return f"{size}, {seed} done"
+
+
 def test_side_by_side(example: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Forked, since a process that is spawned imports everything first.
+    # Forked, since a process that is spawned imports everything first; what it is sent is found by name.
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(example.multiprocessing, "get_context", lambda method: fork)
-
-    def work(size: int, seed: int) -> str:
-        if size == 1:
-            raise ValueError("no such size")
-        if size == 2:
-            os._exit(3)
-        if size == 3:
-            time.sleep(60)
-        return f"{size}, {seed} done"
+    monkeypatch.setitem(sys.modules, example.__name__, example)
 
     tasks = [(0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (0, 2)]
     began = time.time()
-    outcomes = dict(outcome for outcome in example.side_by_side(work, tasks, 2, began + 2, grace=0) if outcome[0])
+    outcomes = dict(outcome for outcome in example.side_by_side(job, tasks, 2, began + 2, grace=0) if outcome[0])
     assert time.time() - began < 30
     assert set(outcomes) == set(tasks)
     assert [outcomes[0, seed] for seed in range(3)] == ["0, 0 done", "0, 1 done", "0, 2 done"]
     assert "width 1, seed 0 FAILED" in outcomes[1, 0]
     assert "no such size" in outcomes[1, 0]
-    assert outcomes[2, 0] == "width 2, seed 0 FAILED: its process ended with 3"
+    assert outcomes[2, 0].startswith("width 2, seed 0 FAILED: A process in the process pool was terminated abruptly")
     assert outcomes[3, 0] == "width 3, seed 0: ended, it did not stop in time"
 
 
 @pytest.mark.slow
 def test_as_a_script_with_two_processes(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "model_size.py"), *tiny(tmp_path / "x", "--seeds", "3", "--jobs", "2")]
+    command = [sys.executable, str(STUDIES / "model_size.py"), *tiny(tmp_path / "x", "--seeds", "3", "--jobs", "2")]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=280).stdout
     assert printed.count("14 of 14 steps") == 6
     assert "6 runs, seeds [0, 1, 2]" in printed
@@ -134,11 +138,11 @@ def test_what_did_not_finish_is_gathered_too(example: ModuleType, tmp_path: Path
     assert example.run_folder(tmp_path, 32, 1).exists()
     example.gather(tmp_path, everything=True)
     runs = example.read_runs([tmp_path])
-    assert runs[32, 0] == [
+    assert runs[32, 0].rows == [
         {"size": 32, "seed": 0, "step": 10, "a": 0.5},
         {"size": 32, "seed": 0, "step": 20, "a": 0.25, "b": 1, "parameters": 7},
     ]
-    assert [row["step"] for row in runs[32, 1]] == [10, 20]
+    assert runs[32, 1].steps() == [10, 20]
     assert [path.name for path in tmp_path.iterdir()] == ["runs.csv"]
     with (tmp_path / "runs.csv").open() as file:
         assert len(list(csv.reader(file))) == 5
@@ -180,7 +184,7 @@ def made(example: ModuleType, compression: float, seeds: int = 6) -> dict:
                         example.OUT_OF_DISTRIBUTION: 0.3 + 0.2 * doublings + luck if late else 0.0,
                     }
                 )
-            runs[size, seed] = rows
+            runs[size, seed] = Readings(rows)
     return runs
 
 
@@ -235,7 +239,7 @@ def test_planted_prediction_is_found_within_sizes_and_chance_is_not(example: Mod
 
 def test_unfinished_runs_are_left_out_and_told(example: ModuleType) -> None:
     runs = made(example, compression=0.01, seeds=4)
-    runs[128, 3] = runs[128, 3][:-1]
+    runs[128, 3] = runs[128, 3].until(950)
     found = example.analyse(runs, [100], None, 99)
     assert found["unfinished"] == ["width 128, seed 3"]
     assert found["seeds"]["128"] == [0, 1, 2]
@@ -307,7 +311,7 @@ def test_ctrl_c_is_one_line_and_keeps_what_was_read(
     ) as stop:
         example.main(tiny(tmp_path))
     assert stop.value.__suppress_context__
-    assert (tmp_path / "runs.csv").read_text().splitlines() == ["size,seed,step,val_loss", "32,0,5.0,0.5"]
+    assert (tmp_path / "runs.csv").read_text().splitlines() == ["size,seed,step,val_loss", "32,0,5,0.5"]
     (tmp_path / "runs.csv").unlink()
     monkeypatch.setattr(example, "one_by_one", lambda *_: iter_raising(error))
     with pytest.raises(SystemExit, match="stopped; nothing was read yet"):
@@ -321,7 +325,7 @@ def iter_raising(error: type[BaseException]) -> Iterator[object]:
 
 @pytest.mark.slow
 def test_ctrl_c_in_a_terminal_ends_all_processes_without_a_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "model_size.py"), "--sizes", "32", "--seeds", "2", "--jobs", "2"]
+    command = [sys.executable, str(STUDIES / "model_size.py"), "--sizes", "32", "--seeds", "2", "--jobs", "2"]
     process = subprocess.Popen(
         [*command, "--steps", "100000", "--early", "5", "--logdir", str(tmp_path)],
         stdout=subprocess.PIPE,

@@ -5,10 +5,10 @@ named together the nearer they are, and true statements, some of them negated. A
 what it can do and what linear probes find in its layers. At the end stand the order in which things were learned, what
 was forgotten again, and one picture of all of it; over several seeds, how far their orders agree.
 
-    python examples/embryology.py
-    python examples/embryology.py --seeds 3
-    python examples/embryology.py --model gpt2 --data lines.txt --steps 500
-    python examples/embryology.py --model path/to/folder --data lines.txt --blimp blimp.tar.gz --conllu ud.conllu
+    python benchmarks/studies/embryology.py
+    python benchmarks/studies/embryology.py --seeds 3
+    python benchmarks/studies/embryology.py --model gpt2 --data lines.txt --steps 500
+    python benchmarks/studies/embryology.py --model folder --data lines.txt --blimp blimp.tar.gz --conllu ud.conllu
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import argparse
 import importlib.util
 import math
 import random
-import re
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -31,7 +30,6 @@ from matplotlib.figure import Figure
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from lightning_interp import (
     AcquisitionByClass,
@@ -40,16 +38,17 @@ from lightning_interp import (
     CoordinateProbe,
     LayerProbe,
     MinimalPairs,
+    Readings,
     RepresentationDrift,
     StructuralProbe,
     TruthProbe,
     ValidationAnalysis,
     ValidationSchedule,
+    acquisition,
+    acquisition_agreement,
 )
-from lightning_interp.figures import acquisition_chart
-from lightning_interp.functional import Acquisition, LearnedCurve, acquisition_order, kendall_w, mean_interval
-from lightning_interp.functional.rank_correlation import average_ranks
-from lightning_interp.history import merge_rows
+from lightning_interp.acquisition_order import KINDS, AcquisitionOrder, Kind, keys_of
+from lightning_interp.models import CausalLM, small_gpt2
 from lightning_interp.predictions import Predictions
 from lightning_interp.probing import (
     city_entities,
@@ -67,69 +66,15 @@ from lightning_interp.task_space import load_causal_lm
 from lightning_interp.tasks import WordTokenizer, fact_world, generate_corpus, grammar_tasks, grammar_words
 from lightning_interp.tasks.batching import pad_right
 
-Rows = list[dict[str, float]]
 Sites = dict[str, str]
 
 NAME = "NAME"  # the tag of made-up names, beside the grammar's parts of speech
 NONE = -100
-LEAST_RISE = 0.05  # what rises less above its floor is not there at the end
-LOST = 0.2  # of the highest rise: what ends so far below is called forgotten
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
-class Kind(NamedTuple):
-    """A kind of things that may be learned: a panel of the picture, a part of the tables."""
-
-    group: str
-    title: str
-    key: str
-    """Of the readings; the braces stand for a thing, or for a site."""
-    thing: str
-    """What things are called. Without braces there is one, at the site where most of it is read in the end."""
-    chance: Callable[[dict[str, float], str], float] = lambda row, label: 0.0
-    baseline: str = ""
-    """Key of the same with random weights; without one, the first reading takes its place."""
-
-
-def _chain(row: dict[str, float], site: str) -> float:
-    return row[f"uuas/{site}"] - row[f"uuas_above_chain/{site}"]
-
-
-def _guessed(row: dict[str, float], relation: str) -> float:
-    return max(row[f"cloze_{level}/{relation}"] for level in ("majority", "frequency", "chance"))
-
-
-KINDS = [
-    Kind("words", "next word right", "class_accuracy/lm/{}", "{}"),
-    Kind("phenomena", "minimal pairs right", "pairs_accuracy/{}", "{}", lambda row, label: 0.5),
-    Kind("relations", "facts right", "cloze_accuracy/{}", "{}", _guessed),
-    Kind(
-        "probes",
-        "part of speech of unseen words",
-        "probe_accuracy/{}/pos",
-        "part of speech",
-        lambda row, site: row[f"probe_chance/{site}/pos"],
-        "probe_baseline/{}/pos",
-    ),
-    Kind("probes", "edges of trees (UUAS)", "uuas/{}", "tree distance", _chain, "uuas_baseline/{}"),
-    Kind(
-        "probes",
-        "coordinates of unseen places (R²)",
-        "coordinate_r2/{}",
-        "coordinates",
-        baseline="coordinate_r2_baseline/{}",
-    ),
-    Kind(
-        "probes",
-        "truth, unseen topic, with negations",
-        "truth_overall/{}/mass_mean",
-        "truth",
-        lambda row, site: 0.5,
-        "truth_overall_baseline/{}/mass_mean",
-    ),
-    Kind("probes", "confidence tells right from wrong", "auroc_confidence/{}", "confidence", lambda row, site: 0.5),
-    Kind("shape", "CKA with the last reading", "cka/{}/last", "shape of {}"),
-]
+SHAPE = Kind("shape", "CKA with the last reading", "cka/{layer}/last", "shape of {layer}")
+WATCHED = (*KINDS, SHAPE)
 
 
 class Tagged(NamedTuple):
@@ -149,62 +94,12 @@ class Setting(NamedTuple):
     readers: list[ValidationAnalysis]
 
 
-class Found(NamedTuple):
-    """When and how far a thing was learned."""
-
-    group: str
-    site: str
-    """Where it is read, of several sites."""
-    chance: float
-    baseline: float
-    curve: LearnedCurve
-    learned: bool
-    forgotten: bool
-
-
 class Run(NamedTuple):
     """What is left of a training."""
 
     seed: int
-    rows: Rows
-    found: dict[str, Found]
-
-
-class LanguageModel(pl.LightningModule):
-    """A causal model of transformers."""
-
-    def __init__(self, lm: nn.Module, lr: float, steps: int) -> None:
-        super().__init__()
-        self.lm = lm.train()  # `from_pretrained` gives a model in eval mode, and Lightning leaves it there
-        self.lr, self.steps = lr, steps
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
-        """Logits of the next token."""
-        return self.lm(input_ids=input_ids, attention_mask=attention_mask)
-
-    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Cross-entropy of the next token, without padding."""
-        logits = self(batch["input_ids"], batch["attention_mask"]).logits[:, :-1]
-        targets = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, NONE)[:, 1:]
-        return nn.functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=NONE)
-
-    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """One step."""
-        loss = self.loss(batch)
-        self.log("train_loss", loss)
-        return loss
-
-    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """The same on held-out sentences."""
-        self.log("val_loss", self.loss(batch), batch_size=len(batch["input_ids"]))
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW, whose rate rises over 50 steps and then falls to a tenth."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / 50) * max(0.1, 1 - 0.9 * step / self.steps)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    readings: Readings
+    order: AcquisitionOrder
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -245,12 +140,11 @@ def main(argv: Sequence[str] | None = None) -> list[Run]:
         torch.set_num_threads(1)  # a model this small gains nothing from a second thread
     runs = [train(args, seed) for seed in range(args.seed, args.seed + args.seeds)]
     if args.seeds > 1:
-        print(over_seeds(runs))
+        agreed = acquisition_agreement([run.order for run in runs])
+        print(f"\n{len(runs)} seeds: mean rank and step with 95 % intervals, earliest first\n{agreed.table()}")
         curves(runs, f"mean and range of {args.seeds} seeds").savefig(args.logdir / "embryology.png", dpi=110)
-        steps = [int(row["step"]) for row in runs[0].rows]
-        acquired = {name: [run.found[name].curve.acquired for run in runs] for name in runs[0].found}
         title = f"when 90 % of the final rise was reached, {args.seeds} seeds"
-        acquisition_chart(acquired, title, steps).savefig(args.logdir / "order.png", dpi=110)
+        agreed.plot(title).savefig(args.logdir / "order.png", dpi=110)
         print(f"\npictures: {args.logdir / 'embryology.png'}, {args.logdir / 'order.png'}")
     return runs
 
@@ -271,21 +165,22 @@ def train(args: argparse.Namespace, seed: int) -> Run:
     )
     data = [loader(part, args.batch_size, part is setting.training) for part in (setting.training, setting.held_out)]
     started = time.perf_counter()
-    trainer.fit(LanguageModel(setting.lm, args.lr, args.steps), *data)
+    trainer.fit(CausalLM(setting.lm, lr=args.lr, warmup=50, steps=args.steps), *data)
     seconds = time.perf_counter() - started
 
-    rows = merge_rows(reader.history for reader in readers)
-    by_step = {row["step"]: row for row in rows}
-    for site, (steps, values) in next(r for r in readers if isinstance(r, RepresentationDrift)).to_last().items():
-        for step, value in zip(steps, values, strict=True):
-            by_step[step][f"cka/{site}/last"] = value
-    run = Run(seed, rows, {name: found for kind in KINDS for name, found in judged(kind, rows).items()})
+    shape = [
+        {"step": step, f"cka/{site}/last": value}
+        for site, curve in next(r for r in readers if isinstance(r, RepresentationDrift)).to_last().items()
+        for step, value in zip(*curve, strict=True)
+    ]
+    readings = Readings.of(*readers, Readings(shape))
+    run = Run(seed, readings, acquisition(readings, kinds=WATCHED))
     folder = Path(trainer.log_dir)
     picture = folder / "embryology.png"
     curves([run], args.model or f"seed {seed}").savefig(picture, dpi=110)
-    print(table(run))
-    spent = sum(value for row in rows for key, value in row.items() if key.startswith("seconds/"))
-    print(f"\n{trainer.global_step} steps in {seconds:.0f} s; {len(rows)} readings took {spent:.0f} s of them")
+    print(f"\nseed {seed}: when 90 % of the final rise was reached\n{run.order.table()}")
+    spent = sum(value for row in readings for key, value in row.items() if key.startswith("seconds/"))
+    print(f"\n{trainer.global_step} steps in {seconds:.0f} s; {len(readings)} readings took {spent:.0f} s of them")
     print(f"picture:  {picture}\nreadings: {folder / 'readings.csv'}\ncurves:   tensorboard --logdir {args.logdir}")
     return run
 
@@ -329,10 +224,7 @@ def generated(args: argparse.Namespace, seed: int) -> Setting:
     held_out += tagged(words, [line.split() for line in apart], named, tags)
     random.Random(seed).shuffle(held_out)
 
-    shape = {"n_positions": 32, "n_embd": args.width, "n_layer": args.layers, "n_head": 4}
-    calm = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-    special = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
-    lm = GPT2LMHeadModel(GPT2Config(vocab_size=len(words), **shape, **calm, **special))
+    lm = small_gpt2(words, args.width, args.layers, length=32)
     sites = sites_of(lm)
     shared = {"sites": sites, "tokenizer": words, "model": "lm", "log": "full", "seed": seed, "draw_figures": False}
     model = {"tokenizer": words, "model": "lm", "draw_figures": False}
@@ -435,141 +327,47 @@ def sites_of(lm: nn.Module) -> Sites:
     }
 
 
-# ------------------------------------------------- what was learned when
-
-
-def series(rows: Rows, key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a key, where it was read."""
-    return [int(row["step"]) for row in rows if key in row], [row[key] for row in rows if key in row]
-
-
-def labels_of(kind: Kind, rows: Rows) -> list[str]:
-    """What the braces of its key stand for in the readings."""
-    pattern = re.compile(re.escape(kind.key).replace(r"\{\}", "([^/]+)"))
-    found = [match[1] for key in dict.fromkeys(key for row in rows for key in row) if (match := pattern.fullmatch(key))]
-    return [label for label in found if label != "mean"]
-
-
-def judged(kind: Kind, rows: Rows) -> dict[str, Found]:
-    """Its things with when they came to 90 % of their final rise above chance and random weights."""
-    labels = labels_of(kind, rows)
-    if "{}" not in kind.thing and labels:
-        # The end of a curve is the mean of three readings here, since one may be high by luck.
-        labels = [max(labels, key=lambda label: fmean(series(rows, kind.key.format(label))[1][-3:]))]
-    found = {}
-    for label in labels:
-        steps, values = series(rows, kind.key.format(label))
-        chance = kind.chance(rows[-1], label)
-        untrained = [value for key, value in rows[-1].items() if kind.baseline and _matches(kind.baseline, key)]
-        # That of the site where random weights do best: the probe had its choice of sites too.
-        baseline = max(untrained, default=values[0])
-        floor = max(chance, baseline)
-        name = kind.thing.format(label)
-        (curve,) = acquisition_order({name: (steps, values)}, chance=floor)
-        learned = curve.final - floor >= LEAST_RISE
-        if not learned:
-            curve = curve._replace(acquired=Acquisition(*[math.nan] * 3))
-        smooth = [fmean(values[max(0, end - 3) : end]) for end in range(1, len(values) + 1)]
-        rise = max(smooth) - floor
-        forgotten = rise >= LEAST_RISE and max(smooth) - smooth[-1] > LOST * rise
-        site = label if name == kind.thing else ""
-        found[name] = Found(kind.group, site, chance, baseline, curve, learned, forgotten)
-    return found
-
-
-def _matches(pattern: str, key: str) -> bool:
-    return re.fullmatch(re.escape(pattern).replace(r"\{\}", "[^/]+"), key) is not None
-
-
-def table(run: Run) -> str:
-    """What was learned first, a line a thing."""
-    lines = [
-        f"\nseed {run.seed}: when 90 % of the final rise was reached",
-        f"{'':28}  {'chance':>6}  {'random':>6}  {'final':>6}  step (between readings)",
-    ]
-    for group in dict.fromkeys(one.group for one in run.found.values()):
-        lines.append(group)
-        of = {name: one for name, one in run.found.items() if one.group == group}
-        for name, one in sorted(of.items(), key=lambda item: _last_if_never(item[1])):
-            acquired = one.curve.acquired
-            when = f"{acquired.step:.0f} ({acquired.low:.0f} to {acquired.high:.0f})" if one.learned else "not there"
-            where = f"  at {one.site}" if one.site else ""
-            levels = "  ".join(f"{value:6.2f}" for value in (one.chance, one.baseline, one.curve.final))
-            lines.append(f"  {name:26}  {levels}  {when}{where}{'  forgotten' if one.forgotten else ''}")
-    return "\n".join(lines)
-
-
-def _last_if_never(one: Found) -> float:
-    step = one.curve.acquired.step
-    return math.inf if math.isnan(step) else step
-
-
-def over_seeds(runs: list[Run]) -> str:
-    """Which things come first over seeds, and how far the orders agree."""
-    lines = [f"\n{len(runs)} seeds: mean rank and step with 95 % intervals, earliest first"]
-    names = [name for name in runs[0].found if all(name in run.found for run in runs)]
-    for group in dict.fromkeys(runs[0].found[name].group for name in names):
-        of = [name for name in names if runs[0].found[name].group == group]
-        steps = torch.tensor([[_last_if_never(run.found[name]) for name in of] for run in runs], dtype=torch.float64)
-        if len(of) < 2:
-            continue
-        agreed = kendall_w(steps)
-        lines.append(f"\n{group}: Kendall's W {agreed.w:.2f} (p = {agreed.p:.3f}, {len(of)} things)")
-        ranks = torch.stack([average_ranks(row) for row in steps])
-        lines.append(f"{'':28}  {'rank':>11}  {'step':>20}  {'chance':>6}  {'random':>6}  {'final':>11}  learned, lost")
-        for place in ranks.mean(0).argsort(stable=True).tolist():
-            found = [run.found[of[place]] for run in runs]
-            logs = [math.log(one.curve.acquired.step) for one in found if one.learned]
-            step = ""
-            if len(logs) > 1:
-                middle, half = mean_interval(logs)
-                step = f"{math.exp(middle):.0f} ({math.exp(middle - half):.0f} to {math.exp(middle + half):.0f})"
-            finals = "{:.2f} ± {:.2f}".format(*mean_interval([one.curve.final for one in found]))
-            rank = "{:.1f} ± {:.1f}".format(*mean_interval(ranks[:, place].tolist()))
-            levels = [fmean(one.chance for one in found), fmean(one.baseline for one in found)]
-            counts = f"{sum(one.learned for one in found)}, {sum(one.forgotten for one in found)}"
-            lines.append(
-                f"  {of[place]:26}  {rank:>11}  {step:>20}  {levels[0]:6.2f}  {levels[1]:6.2f}  {finals:>11}  {counts}"
-            )
-    return "\n".join(lines)
-
-
 # ------------------------------------------------- the picture
 
 
 def curves(runs: list[Run], title: str) -> Figure:
     """A panel a kind of things, over log-scaled steps; dashes are chance, dots the best of random weights."""
-    kinds = [kind for kind in KINDS if labels_of(kind, runs[0].rows)]
-    rows = math.ceil(len(kinds) / 3)
+    panels = {kind: keys for kind in WATCHED if (keys := lines_of(kind, runs[0]))}
+    rows = math.ceil(len(panels) / 3)
     figure = Figure(figsize=(15, 4 * rows), layout="constrained")
     lines = "" if len(runs) > 1 else ", grey: 90 % of the final rise"
     figure.suptitle(f"{title}; dashed: chance, dotted: random weights{lines}")
-    for axes, kind in zip(figure.subplots(rows, 3, squeeze=False).flat, kinds, strict=False):
+    for axes, (kind, keys) in zip(figure.subplots(rows, 3, squeeze=False).flat, panels.items(), strict=False):
         axes.set_xscale("log")
-        axes.set_xlim(runs[0].rows[0]["step"], runs[0].rows[-1]["step"])
-        for place, label in enumerate(labels_of(kind, runs[0].rows)):
-            of = [dict(zip(*series(run.rows, kind.key.format(label)), strict=True)) for run in runs]
+        steps = runs[0].readings.steps()
+        axes.set_xlim(steps[0], steps[-1])
+        for place, (label, key) in enumerate(keys.items()):
+            of = [dict(zip(*run.readings.series(key), strict=True)) for run in runs]
             steps = [step for step in of[0] if all(step in one for one in of)]
             values = [[one[step] for one in of] for step in steps]
             colour, dash = COLOURS[place % len(COLOURS)], ("-", "-.")[place // len(COLOURS) % 2]
             axes.plot(steps, [fmean(one) for one in values], dash, color=colour, marker=".", label=label)
             if len(runs) > 1:
                 axes.fill_between(steps, [*map(min, values)], [*map(max, values)], color=colour, alpha=0.15, lw=0)
-        for run in runs:
-            for one in judged(kind, run.rows).values():
-                axes.axhline(one.chance, color="0.5", ls="--", lw=0.8)
-                if kind.baseline:
-                    axes.axhline(one.baseline, color="0.5", ls=":", lw=0.8)
-                if one.learned and len(runs) == 1:
-                    axes.axvline(one.curve.acquired.step, color="0.8", lw=0.8, zorder=0)
-        axes.set_title(kind.title, fontsize=11)
+        for one in [run.order.things[name] for run in runs for name in keys_of(kind, run.readings)]:
+            axes.axhline(one.chance, color="0.5", ls="--", lw=0.8)
+            if kind.baseline:
+                axes.axhline(one.baseline, color="0.5", ls=":", lw=0.8)
+            if one.learned and len(runs) == 1:
+                axes.axvline(one.curve.acquired.step, color="0.8", lw=0.8, zorder=0)
+        axes.set_title(kind.says, fontsize=11)
         axes.legend(fontsize=7, ncols=2, framealpha=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    for axes in figure.axes[len(kinds) :]:
+    for axes in figure.axes[len(panels) :]:
         axes.remove()
     for axes in figure.axes[-3:]:
         axes.set_xlabel("training step (log scale)")
     return figure
+
+
+def lines_of(kind: Kind, run: Run) -> dict[str, str]:
+    """Label → key of each line of a panel: a site where things are read at several, else a thing."""
+    return {words.get("site", name): key for name, keys in keys_of(kind, run.readings).items() for key, words in keys}
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
-"""Linguistic task spaces: which rules a language model follows by the same means, and since when.
+r"""Linguistic task spaces: which rules a language model follows by the same means, and since when.
 
 A small GPT-2 learns sentences of the built-in grammar. At log-spaced steps the ``TaskSpace`` callback reads the
 gradients of 30 tasks, minimal pairs of 9 phenomena; in the middle of training and at its end the model is tuned on each
 task in turn, and all are scored each time. Tables stand beside five findings of Weber et al. 2024 (arXiv 2406.06441),
 with verdicts by stated rules: three seeds or more decide, three sizes or more for the first.
 
-    python examples/task_space.py
-    python examples/task_space.py --sizes 32 64 128 --seeds 5
+    python benchmarks/studies/task_space.py
+    python benchmarks/studies/task_space.py --sizes 32 64 128 --seeds 5
 
 The gradients of a pretrained model on BLiMP, or on any minimal pairs in its format:
 
-    python examples/task_space.py --model gpt2 --pairs path/to/blimp.tar.gz --pairs-per-task 32
-    python examples/task_space.py --model folder --gguf-file model.gguf --pairs path/to/blimp.tar.gz --no-start-token
+    python benchmarks/studies/task_space.py --model gpt2 --pairs path/to/blimp.tar.gz --pairs-per-task 32
+    python benchmarks/studies/task_space.py --model folder --gguf-file model.gguf --pairs path/to/blimp.tar.gz \
+        --no-start-token
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import math
 import resource
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -30,12 +31,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from lightning_interp import TaskSpace, ValidationSchedule, task_space
+from lightning_interp import Readings, TaskSpace, ValidationSchedule, task_space
+from lightning_interp.datasets import sentence_loader
 from lightning_interp.functional import mean_interval, spearman
-from lightning_interp.history import merge_rows
+from lightning_interp.models import CausalLM, small_gpt2
 from lightning_interp.schedule import log_spaced_steps
 from lightning_interp.tasks import (
     METHODS,
@@ -49,7 +49,6 @@ from lightning_interp.tasks import (
     read_blimp,
     split_pairs,
 )
-from lightning_interp.tasks.batching import pad_right
 
 WORDS = WordTokenizer(grammar_words())
 FEWEST_SEEDS = 3
@@ -76,7 +75,7 @@ class Run(NamedTuple):
     size: int
     seed: int
     parameters: int
-    rows: list[dict[str, float]]
+    rows: Readings
     """The readings, a row a validation."""
     middle: TaskSpaceResult
     end: TaskSpaceResult
@@ -90,60 +89,6 @@ class Verdict(NamedTuple):
     rule: str
     verdict: str
     numbers: str
-
-
-class SmallLM(pl.LightningModule):
-    """A GPT-2 of a few layers that learns to continue sentences.
-
-    Args:
-        width: Of the residual stream.
-        layers: Blocks.
-        steps: Of training; the learning rate falls to a tenth over them.
-        lr: Its highest value, after 50 steps.
-
-    """
-
-    def __init__(self, width: int = 64, layers: int = 2, steps: int = 2400, lr: float = 2e-3) -> None:
-        super().__init__()
-        rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-        marks = {"bos_token_id": WORDS.bos_token_id, "eos_token_id": WORDS.eos_token_id}
-        config = GPT2Config(
-            vocab_size=len(WORDS), n_positions=64, n_embd=width, n_layer=layers, n_head=4, **rates, **marks
-        )
-        self.model = GPT2LMHeadModel(config)
-        self.steps = steps
-        self.lr = lr
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Ids and their mask, both (B, T) → logits (B, T, V)."""
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        """The loss of a batch, per token."""
-        loss = self._loss(batch)
-        self.log("train_loss", loss)
-        return loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        """The same on other sentences."""
-        self.log("val_loss", self._loss(batch), batch_size=len(batch[0]))
-
-    def configure_optimizers(self) -> dict[str, object]:
-        """AdamW, whose rate rises over 50 steps and then falls to a tenth."""
-        optimizer = torch.optim.AdamW(self.parameters(), self.lr, weight_decay=0.01)
-
-        def rate(step: int) -> float:
-            return min(1.0, (step + 1) / 50) * max(0.1, 1 - 0.9 * step / self.steps)
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        ids, mask = batch
-        logits = self(ids, mask)[:, :-1]
-        return nn.functional.cross_entropy(
-            logits.flatten(0, 1), ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100).flatten()
-        )
 
 
 class KeepWeights(pl.Callback):
@@ -237,11 +182,10 @@ def train(args: argparse.Namespace, size: int, seed: int) -> Run:
     """One training with its readings, and what is probed in the middle and at the end of it."""
     pl.seed_everything(seed)
     held_out = generate_corpus(500, seed=seed + 10_000)
-    module = SmallLM(size, args.layers, args.steps)
+    lm = small_gpt2(WORDS, size, args.layers)
+    module = CausalLM(lm, WORDS, lr=2e-3, warmup=50, steps=args.steps)
     tasks = grammar_tasks(args.pairs_per_task, seed=seed + 1, paradigms=args.paradigms)
-    reader = TaskSpace(
-        tasks, WORDS, model="model", pairs_per_task=max(2, args.pairs_per_task // 2), buckets=args.buckets
-    )
+    reader = TaskSpace(tasks, WORDS, model="lm", pairs_per_task=max(2, args.pairs_per_task // 2), buckets=args.buckets)
     middle = KeepWeights(args.middle)
     steps = [*log_spaced_steps(per_decade=8, start=min(10, args.steps), stop=args.steps)]
     trainer = pl.Trainer(
@@ -256,8 +200,8 @@ def train(args: argparse.Namespace, size: int, seed: int) -> Run:
         log_every_n_steps=10,
     )
     started = time.perf_counter()
-    corpus = loader(generate_corpus(args.sentences, seed=seed), shuffle=True)
-    trainer.fit(module, corpus, loader(held_out))
+    corpus, apart = ([WORDS.encode(one) for one in part] for part in (generate_corpus(args.sentences, seed), held_out))
+    trainer.fit(module, sentence_loader(corpus, 64, shuffle=True, drop_last=True), sentence_loader(apart, 64))
     seconds = time.perf_counter() - started
     folder = Path(trainer.logger.log_dir)
     parameters = sum(one.numel() for one in module.parameters())
@@ -265,7 +209,7 @@ def train(args: argparse.Namespace, size: int, seed: int) -> Run:
 
     def probe(name: str) -> TaskSpaceResult:
         found = task_space(
-            module.model,
+            module.lm,
             tasks,
             WORDS,
             "both",
@@ -283,14 +227,8 @@ def train(args: argparse.Namespace, size: int, seed: int) -> Run:
     end = probe("end")
     module.load_state_dict(middle.weights)
     half = probe(f"step_{args.middle}")
-    methods = compare_methods(module.model, half, tasks, held_out[:200], seed)
-    return Run(size, seed, parameters, merge_rows([reader.history]), half, end, methods)
-
-
-def loader(sentences: Sequence[str], shuffle: bool = False) -> DataLoader:
-    """Batches of 64 sentences between their start and end tokens."""
-    ids = [torch.tensor(row) for row in WORDS(list(sentences))["input_ids"]]
-    return DataLoader(ids, batch_size=64, shuffle=shuffle, drop_last=shuffle, collate_fn=pad_right)
+    methods = compare_methods(module.lm, half, tasks, held_out[:200], seed)
+    return Run(size, seed, parameters, Readings.of(reader), half, end, methods)
 
 
 def compare_methods(
@@ -332,7 +270,7 @@ def generalisation(space: TaskSpaceResult) -> float:
     return within_less_between(space, "margin_transfer") / float(space.matrix("margin_transfer").diagonal().mean())
 
 
-def excess(row: dict[str, float], name: str) -> float:
+def excess(row: Mapping[str, float], name: str) -> float:
     """Of a reading, the mean within phenomena less that between them; NaN where it has none."""
     return row.get(f"{name}/within", math.nan) - row.get(f"{name}/between", math.nan)
 

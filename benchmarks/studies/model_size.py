@@ -10,16 +10,15 @@ Information is read by both estimators, in the model's own dimensions and at mat
 of 32 dimensions for each width, the same at all seeds and steps. Tables, ``results.json`` and ``model_size.png`` are
 made of ``runs.csv``, which holds every reading of every run.
 
-    python examples/model_size.py
-    python examples/model_size.py --sizes 32 64 128 256 --seeds 8 --steps 12000 --jobs 16 --accelerator cuda
-    python examples/model_size.py --analyse-only logs/model_size
-    python examples/model_size.py --dataset cogs --data-dir path/to/cogs --sizes 64 --seeds 1 --steps 4000
+    python benchmarks/studies/model_size.py
+    python benchmarks/studies/model_size.py --sizes 32 64 128 256 --seeds 8 --steps 12000 --jobs 16 --accelerator cuda
+    python benchmarks/studies/model_size.py --analyse-only logs/model_size
+    python benchmarks/studies/model_size.py --dataset cogs --data-dir path/to/cogs --sizes 64 --seeds 1 --steps 4000
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import logging
 import math
@@ -32,10 +31,11 @@ import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -46,6 +46,7 @@ from matplotlib.figure import Figure
 
 from lightning_interp import (
     NoiseRobustness,
+    Readings,
     RepresentationGeometry,
     RepresentationMetrics,
     RepresentationStructure,
@@ -55,14 +56,15 @@ from lightning_interp import (
 from lightning_interp.datasets import CogsDataModule, GrammarDataModule, Seq2SeqDataModule
 from lightning_interp.figures import interval_curves
 from lightning_interp.functional import bootstrap_interval, holm, mean_interval, rank_test, stratified_spearman
-from lightning_interp.history import read_rows
 from lightning_interp.metrics import BinnedStructure, Projected, SoftStructure
 from lightning_interp.models import Seq2SeqModule
+from lightning_interp.readings import mean_curve
+from lightning_interp.readings_table import read_rows, write_rows
 from lightning_interp.schedule import log_spaced_steps
 
-Rows = list[dict[str, float]]
-Runs = dict[tuple[int, int], Rows]
+Runs = dict[tuple[int | float, ...], Readings]
 """Size and seed → readings."""
+RUN = ("size", "seed")
 
 MATCHED = 32
 LATE = (0.9, 0.925, 0.95, 0.975)
@@ -305,9 +307,9 @@ def side_by_side(
     ended after the grace.
     """
     waiting = deque(tasks)
-    context = multiprocessing.get_context("spawn")
-    busy: dict[Connection, tuple[Any, tuple[int, int]]] = {}
-    idle: list[tuple[Any, Connection]] = []
+    # A pool for each process: the death of one breaks its pool, and no other.
+    idle: list[ProcessPoolExecutor] = []
+    busy: dict[Future[str], tuple[ProcessPoolExecutor, tuple[int, int]]] = {}
     try:
         while waiting or busy:
             late = deadline is not None and time.time() > deadline
@@ -315,55 +317,39 @@ def side_by_side(
                 task = waiting.popleft()
                 yield task, f"width {task[0]}, seed {task[1]}: no time left to start it"
             while waiting and len(busy) < jobs:
-                process, connection = idle.pop() if idle else start_worker(context, work)
+                pool = idle.pop() if idle else ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
                 task = waiting.popleft()
-                busy[connection] = (process, task)
-                connection.send(task)
+                busy[submitted(pool, work, task)] = (pool, task)
             if deadline is not None and time.time() > deadline + grace:
                 for _, task in busy.values():
                     yield task, f"width {task[0]}, seed {task[1]}: ended, it did not stop in time"
                 return
-            ready = wait(list(busy), timeout=1.0)
-            for connection in ready:
-                process, task = busy.pop(connection)
+            ready, _ = wait(busy, timeout=1.0, return_when=FIRST_COMPLETED)
+            for done in ready:
+                pool, task = busy.pop(done)
                 try:
-                    outcome = connection.recv()
-                except EOFError:
-                    process.join()
-                    yield task, f"width {task[0]}, seed {task[1]} FAILED: its process ended with {process.exitcode}"
-                    continue
-                idle.append((process, connection))
+                    outcome = done.result()
+                    idle.append(pool)
+                except BrokenProcessPool as error:
+                    outcome = f"width {task[0]}, seed {task[1]} FAILED: {error}"
                 yield task, outcome
             if not ready:
                 yield None, ""
     finally:
-        for process in [*(process for process, _ in idle), *(process for process, _ in busy.values())]:
+        for process in multiprocessing.active_children():
             process.terminate()
-            process.join()
+        for pool in [*idle, *(pool for pool, _ in busy.values())]:
+            pool.shutdown(cancel_futures=True)
 
 
-def start_worker(context: Any, work: Work) -> tuple[Any, Connection]:
-    """A process that waits for tasks, and the connection to it."""
-    here, there = context.Pipe()
-    process = context.Process(target=serve, args=(there, work), daemon=True)
+def submitted(pool: ProcessPoolExecutor, work: Work, task: tuple[int, int]) -> Future[str]:
+    """Hand a task to a pool, whose process is started where it has none."""
     # Ctrl-C reaches all processes of a terminal: those that inherit this leave it to the first, which ends them.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        process.start()
+        return pool.submit(attempt, work, task)
     finally:
         signal.signal(signal.SIGINT, before)
-    there.close()
-    return process, here
-
-
-def serve(connection: Connection, work: Work) -> None:
-    """Do tasks until the other side is gone."""
-    while True:
-        try:
-            task = connection.recv()
-        except EOFError:
-            return
-        connection.send(attempt(work, task))
 
 
 # ------------------------------------------------- files
@@ -391,13 +377,7 @@ def gather(logdir: Path, everything: bool = False) -> None:
         rows += [{"size": int(size), "seed": int(seed), **row} for row in found]
         taken.append(folder)
     if taken:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        draft = path.with_suffix(".draft")
-        with draft.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        draft.replace(path)
+        write_rows(path, rows)
     for folder in taken:
         shutil.rmtree(folder)
     if everything and running.exists():
@@ -406,11 +386,7 @@ def gather(logdir: Path, everything: bool = False) -> None:
 
 def read_runs(folders: Sequence[Path]) -> Runs:
     """The readings of all runs in the folders."""
-    runs: Runs = {}
-    for folder in folders:
-        for row in read_rows(folder / "runs.csv"):
-            runs.setdefault((int(row["size"]), int(row["seed"])), []).append(row)
-    return runs
+    return {run: one for folder in folders for run, one in Readings.runs(folder / "runs.csv", RUN).items()}
 
 
 # ------------------------------------------------- statistics
@@ -489,9 +465,9 @@ class Ends(NamedTuple):
     """Its mean over the readings from .9 of the steps on, since late readings wander."""
 
 
-def ends(rows: Rows, key: str, last: int) -> Ends:
+def ends(rows: Readings, key: str, last: int) -> Ends:
     """Where a measure began to count, was highest and ended."""
-    read = [(row["step"], row[key]) for row in rows if key in row]
+    read = list(zip(*rows.series(key), strict=True))
     solved_at = next((row["step"] for row in rows if row.get(IN_DISTRIBUTION, 0.0) >= 0.99), math.inf)
     late = [value for step, value in read if step >= LATE[0] * last]
     return Ends(
@@ -586,18 +562,19 @@ def analyse(runs: Runs, early: Sequence[int], until: int | None, permutations: i
     """All numbers."""
     if not runs:
         raise ValueError("There are no readings: no run got as far as its first.")
-    last = until or int(max(rows[-1]["step"] for rows in runs.values()))
-    cut = {run: [row for row in rows if row["step"] <= last] for run, rows in runs.items()}
-    whole = {run: rows for run, rows in cut.items() if rows and rows[-1]["step"] == last}
+    reached = {run: rows.steps()[-1] for run, rows in runs.items()}
+    last = until or max(reached.values())
+    cut = {run: rows.until(last) for run, rows in runs.items()}
+    whole = {run: rows for run, rows in cut.items() if len(rows) and rows.steps()[-1] == last}
     if not whole:
-        raise ValueError(f"No run got to step {last}; they end at {sorted({r[-1]['step'] for r in runs.values()})}.")
+        raise ValueError(f"No run got to step {last}; they end at {sorted(set(reached.values()))}.")
     sizes = sorted({size for size, _ in whole})
     found: dict[str, Any] = {
         "steps": last,
         "sizes": sizes,
         "seeds": {str(size): sorted(seed for one, seed in whole if one == size) for size in sizes},
         "unfinished": [f"width {size}, seed {seed}" for size, seed in runs if (size, seed) not in whole],
-        "end_readings": max(sum(row["step"] >= LATE[0] * last for row in rows) for rows in whole.values()),
+        "end_readings": max(sum(step >= LATE[0] * last for step in rows.steps()) for rows in whole.values()),
     }
     found["parameters"] = {
         str(size): next((row["parameters"] for row in rows if "parameters" in row), math.nan)
@@ -654,17 +631,11 @@ def curve(runs: Runs, key: str, sizes: Sequence[int]) -> dict[str, Any]:
     """Mean over seeds with half its interval, by size, at steps where every seed has a value."""
     found: dict[str, Any] = {}
     for size in sizes:
-        seeds = [{row["step"]: row[key] for row in rows if key in row} for run, rows in runs.items() if run[0] == size]
-        steps = sorted(set.intersection(*map(set, seeds)))
-        each = [interval([seed[step] for seed in seeds]) for step in steps]
-        if steps:
-            halves = [one["half"] if len(seeds) > 1 else 0.0 for one in each]
-            found[str(size)] = {
-                "steps": [int(step) for step in steps],
-                "mean": [one["mean"] for one in each],
-                "half": halves,
-                "n": len(seeds),
-            }
+        mean = mean_curve([rows for run, rows in runs.items() if run[0] == size], key)
+        if mean.steps:
+            halves = mean.halves if mean.seeds > 1 else [0.0] * len(mean.steps)
+            columns = {"steps": mean.steps, "mean": mean.means, "half": halves}
+            found[str(size)] = {name: list(values) for name, values in columns.items()} | {"n": mean.seeds}
     return found
 
 
@@ -682,7 +653,7 @@ def predict(runs: Runs, early: Sequence[int], last: int, sizes: Sequence[int], p
     found["outcome"] = {f"{size}/{seed}": value for (size, seed), value in zip(kept, outcome, strict=True)}
     for name, series in PREDICTORS.items():
         for step in early:
-            read = [{row["step"]: row.get(series.key) for row in runs[run]}.get(step) for run in kept]
+            read = [dict(zip(*runs[run].series(series.key), strict=True)).get(step) for run in kept]
             if None in read or step > last:
                 continue
             test = prediction(read, outcome, [size for size, _ in kept], [seed for _, seed in kept], permutations)
@@ -693,10 +664,10 @@ def predict(runs: Runs, early: Sequence[int], last: int, sizes: Sequence[int], p
 
 def categories(runs: Runs, sizes: Sequence[int]) -> dict[str, Any]:
     """Exact match of each kind of out-of-distribution sentence at the end, by size."""
-    keys = sorted({key for rows in runs.values() for key in rows[-1] if key.startswith("exact_match/")})
+    keys = sorted({key for rows in runs.values() for key in rows.keys if key.startswith("exact_match/")})
     return {
         key.removeprefix("exact_match/"): {
-            str(size): interval([rows[-1].get(key, math.nan) for run, rows in runs.items() if run[0] == size])
+            str(size): interval([rows.rows[-1].get(key, math.nan) for run, rows in runs.items() if run[0] == size])
             for size in sizes
         }
         for key in keys

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from example_files import load
+from example_files import load_study
 
+from lightning_interp import Readings
 from lightning_interp.tasks import grammar_words
 from lightning_interp.tasks.space import TaskSpaceResult
 
@@ -19,7 +20,7 @@ TINY += ["agreement_simple", "agreement_auxiliary", "npi_ever", "npi_any"]
 
 
 def test_tables_pictures_and_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    example = load("task_space")
+    example = load_study("task_space")
     (run,) = example.main([*TINY, "--sizes", "8", "--seed", "3", "--logdir", str(tmp_path)])
     assert [row["step"] for row in run.rows] == [10, 12]
     assert (run.size, run.seed) == (8, 3)
@@ -41,7 +42,7 @@ def test_tables_pictures_and_verdicts(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_verdicts_follow_from_the_numbers(tmp_path: Path) -> None:
-    example = load("task_space")
+    example = load_study("task_space")
     (run,) = example.main([*TINY, "--sizes", "8", "--logdir", str(tmp_path)])
 
     def made(size: int, seed: int, strength: float) -> object:
@@ -63,7 +64,7 @@ def test_verdicts_follow_from_the_numbers(tmp_path: Path) -> None:
             "shuffled": (0.01 * seed, 0.0),
         }
         methods = {name: example.Tuned(gain, gain, cost) for name, (gain, cost) in tuned.items()}
-        return run._replace(size=size, seed=seed, rows=rows, middle=space, end=space, methods=methods)
+        return run._replace(size=size, seed=seed, rows=Readings(rows), middle=space, end=space, methods=methods)
 
     def judged(strengths: dict[int, float], seeds: int) -> list[str]:
         runs = [made(size, seed, strength) for size, strength in strengths.items() for seed in range(seeds)]
@@ -81,7 +82,7 @@ def test_a_pretrained_model_on_pairs_in_the_format_of_blimp(tmp_path: Path, caps
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    example = load("task_space")
+    example = load_study("task_space")
     marks = ["<pad>", "<bos>", "<eos>", "<unk>"]
     ids = {word: place for place, word in enumerate([*marks, *grammar_words()])}
     plain = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
@@ -108,7 +109,7 @@ def test_a_pretrained_model_on_pairs_in_the_format_of_blimp(tmp_path: Path, caps
 
 
 def test_what_does_not_belong_together_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    example = load("task_space")
+    example = load_study("task_space")
     with pytest.raises(SystemExit):
         example.main(["--model", "gpt2"])
     assert "--model and --pairs belong together" in capsys.readouterr().err
