@@ -14,21 +14,20 @@ for and whose curves are what layers do to tokens before anything is learned.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from lightning_interp import RepresentationGeometry, RepresentationStructure, analyze
+from lightning_interp.datasets import sentence_loader
+from lightning_interp.models import small_gpt2
 from lightning_interp.sites import resolve_sites
 from lightning_interp.task_space import load_causal_lm
 from lightning_interp.tasks import generate_corpus
-
-Batch = dict[str, Tensor]
 
 # GPT-2; Llama, Mistral, Qwen and most others; GPT-NeoX and Pythia; OPT.
 LAYERS = ("transformer.h.*", "model.layers.*", "gpt_neox.layers.*", "model.decoder.layers.*")
@@ -77,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     # The first token of a line is an attention sink in most models: its vector is unlike all others, whatever it is.
     shared = {"sites": sites, "max_examples": None, "skip_positions": 1}
     readers = [RepresentationStructure(labels=["token", "bigram"], **shared), RepresentationGeometry(**shared)]
-    values = analyze(model, list(batches(ids, args.batch_size)), readers)
+    values = analyze(model, sentence_loader(ids, args.batch_size), readers)
 
     found = {
         name: {column: values[key] for column, pattern in COLUMNS.items() if (key := pattern.format(name)) in values}
@@ -93,14 +92,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
 
 def random_gpt2(lines: Sequence[str], length: int) -> tuple[nn.Module, list[Tensor]]:
     """A small GPT-2 that has learned nothing, and the lines as ids of their words."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
     words = sorted({word for line in lines for word in line.split()})
     number = {word: place for place, word in enumerate(words)}
     torch.manual_seed(0)
-    shape = {"n_positions": length, "n_embd": 64, "n_layer": 6, "n_head": 4}
-    config = GPT2Config(vocab_size=len(words), bos_token_id=None, eos_token_id=None, **shape)
-    return GPT2LMHeadModel(config), [torch.tensor([number[word] for word in line.split()[:length]]) for line in lines]
+    ids = [torch.tensor([number[word] for word in line.split()[:length]]) for line in lines]
+    return small_gpt2(words, layers=6, length=length), ids
 
 
 def layers_of(model: nn.Module) -> str:
@@ -113,14 +109,6 @@ def layers_of(model: nn.Module) -> str:
     raise SystemExit(
         f"The layers of {type(model).__name__} are none of {LAYERS}; name them with --sites, as of {lists}"
     )
-
-
-def batches(ids: Sequence[Tensor], size: int) -> Iterator[Batch]:
-    """Padded batches with their masks."""
-    for start in range(0, len(ids), size):
-        some = ids[start : start + size]
-        mask = [torch.ones_like(one) for one in some]
-        yield {"input_ids": pad_sequence(some, True), "attention_mask": pad_sequence(mask, True)}
 
 
 def table(found: dict[str, dict[str, float]]) -> str:

@@ -22,11 +22,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_interp import RepresentationGeometry, RepresentationStructure, ValidationSchedule
+from lightning_interp import Readings, RepresentationGeometry, RepresentationStructure, ValidationSchedule
 from lightning_interp.figures import measure_curves
-from lightning_interp.history import merge_rows
-
-Rows = list[dict[str, float]]
 
 SHAPES = ("horizontal bar", "vertical bar", "cross", "ring", "corner")
 SITES = {"early": "stages.0", "late": "stages.1", "pooled": "pool"}
@@ -87,7 +84,7 @@ def shapes(number: int, seed: int, side: int = 16) -> TensorDataset:
     return TensorDataset(images[:, None], classes)
 
 
-def main(argv: Sequence[str] | None = None) -> Rows:
+def main(argv: Sequence[str] | None = None) -> Readings:
     """Train, print the readings and draw them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=600, help="optimizer steps; default: %(default)s")
@@ -113,29 +110,16 @@ def main(argv: Sequence[str] | None = None) -> Rows:
     )
     trainer.fit(ShapeClassifier(), train, val)
 
-    rows = merge_rows(reader.history for reader in readers)
-    print(table(rows))
-    folder = Path(trainer.logger.log_dir)
+    readings = Readings.of(*readers)
     lines = {panel: {site: pattern.format(site) for site in SITES} for panel, pattern in MEASURES.items()}
-    lines["validation accuracy"] = {"model": "val_acc"}
-    steps = [int(row["step"]) for row in rows]
-    panels = {
-        panel: {name: (steps, [row[key] for row in rows]) for name, key in keys.items()}
-        for panel, keys in lines.items()
-    }
+    columns = {f"{panel.split()[0]} {site}": key for panel, of in lines.items() for site, key in of.items()}
+    print(readings.table({"accuracy": "val_acc", **columns}))
+    panels = readings.panels({**lines, "validation accuracy": {"model": "val_acc"}})
+    folder = Path(trainer.logger.log_dir)
     measure_curves(panels, "Shapes").savefig(folder / "vision.png", dpi=110)
     print(f"\npicture:  {folder / 'vision.png'}\nreadings: {folder / 'readings.csv'}")
     print(f"curves:   tensorboard --logdir {args.logdir / 'vision'}")
-    return rows
-
-
-def table(rows: Rows) -> str:
-    """The readings as text, a line a validation: each measure at each site."""
-    columns = {f"{panel.split()[0]} {site}": key.format(site) for panel, key in MEASURES.items() for site in SITES}
-    columns = {"accuracy": "val_acc", **columns}
-    lines = ["  ".join(["  step", *(f"{name:>18}" for name in columns)])]
-    lines += ["  ".join([f"{row['step']:6.0f}", *(f"{row[key]:18.4f}" for key in columns.values())]) for row in rows]
-    return "\n".join(lines)
+    return readings
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from example_files import load
 
 from lightning_interp.history import read_rows, read_settings
@@ -57,17 +56,6 @@ def test_a_saved_model_on_lines_of_a_file(tmp_path: Path) -> None:
     # Of three tokens a line the first is skipped; the full stop, the fourth, is cut off.
     assert set(words.split()) <= set("efghij")
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == weights
-
-
-def test_the_loss_leaves_padding_out_and_the_model_is_in_training_mode() -> None:
-    example = load("finetune")
-    words = example.WordTokenizer(["a", "b"])
-    module = example.LanguageModel(example.small_gpt2(words).eval(), 0.1)
-    assert all(one.training for one in module.modules())
-    module.eval()
-    short = {"input_ids": torch.tensor([[1, 4, 2]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
-    padded = {"input_ids": torch.tensor([[1, 4, 2, 0]]), "attention_mask": torch.tensor([[1, 1, 1, 0]])}
-    assert module.loss(padded).item() == pytest.approx(module.loss(short).item(), rel=1e-6)
 
 
 def test_text_needs_a_model(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

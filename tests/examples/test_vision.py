@@ -10,17 +10,17 @@ from example_files import load
 
 def test_measures_at_maps_and_pooled_features(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     example = load("vision")
-    rows = example.main(["--steps", "10", "--logdir", str(tmp_path)])
-    assert [row["step"] for row in rows] == [1, 2, 3, 5, 7, 10]
+    readings = example.main(["--steps", "10", "--logdir", str(tmp_path)])
+    assert readings.steps() == [1, 2, 3, 5, 7, 10]
     # One vector a pixel in a feature map, one an image after pooling.
-    assert [rows[-1][f"rows/{site}"] for site in example.SITES] == [500 * 64, 500 * 16, 500]
+    assert [readings.last(f"rows/{site}") for site in example.SITES] == [500 * 64, 500 * 16, 500]
     for pattern in example.MEASURES.values():
         for site in example.SITES:
-            assert len({row[pattern.format(site)] for row in rows}) > 1
-    assert rows[-1]["regularity_above_chance/pooled/class"] > 0
+            assert len(set(readings.series(pattern.format(site))[1])) > 1
+    assert readings.last("regularity_above_chance/pooled/class") > 0
     assert (tmp_path / "vision" / "version_0" / "vision.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
-    assert f"{rows[-1]['rankme/late']:.4f}" in printed
+    assert f"{readings.last('rankme/late'):.4f}" in printed
     assert "vision.png" in printed
 
 

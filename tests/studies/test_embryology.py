@@ -34,6 +34,7 @@ def example() -> ModuleType:
     return load_study("embryology")
 
 
+@pytest.mark.slow
 def test_two_seeds(example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     runs = example.main([*TINY, "--places", "40", "--seeds", "2", "--logdir", str(tmp_path)])
     assert [run.seed for run in runs] == [0, 1]
