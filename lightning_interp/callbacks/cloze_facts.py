@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,7 +39,7 @@ from lightning_interp.tasks.cloze import encode_cloze, mask_cloze
 from lightning_interp.tasks.encoding import Tokenizer
 from lightning_interp.tasks.facts import Fact, draw_facts, frequency_share, majority_share, read_facts, with_candidates
 from lightning_interp.tasks.likelihood import Forward
-from lightning_interp.tasks.loading import imported_function
+from lightning_interp.tasks.loading import all_of_kind, loaded
 
 __all__ = ["ClozeFacts"]
 
@@ -292,15 +291,9 @@ class ClozeFacts(ValidationAnalysis):
 
 
 def _loaded(facts: Facts) -> list[Fact]:
-    if isinstance(facts, str | os.PathLike):
-        if Path(facts).exists():
-            facts = read_facts(facts)
-        else:
-            facts = imported_function(str(facts), "facts", "a path that exists")
-    found = list(facts() if callable(facts) else facts)
-    wrong = [type(one).__name__ for one in found if not isinstance(one, Fact)]
-    if wrong or not found:
-        raise ValueError(f"`facts` must hold Fact objects, at least one, got {wrong[0] if wrong else 'none'}.")
+    found = all_of_kind("facts", loaded("facts", facts, read_facts), Fact)
+    if not found:
+        raise ValueError("`facts` must hold Fact objects, at least one, got none.")
     for fact in found:
         if "/" in fact.relation or fact.relation in _RESERVED:
             raise ValueError(

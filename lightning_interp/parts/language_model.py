@@ -55,6 +55,26 @@ class LanguageModel:
             raise ValueError(f"`special_tokens` must be 'bos', 'own' or 'none', got {self.special_tokens!r}.")
         checked_forward(self.forward, FORWARD_TAKES)
 
+    def starts_with_bos(self, add_bos: bool | None = None) -> bool | None:
+        """What :func:`~lightning_interp.tasks.encode_sentences` is told of the start token of a causal model.
+
+        Args:
+            add_bos: What an argument of a callback says beside: ``True`` for an error where there is none.
+
+        Raises:
+            ValueError: If the two contradict each other, or the tokenizer would put what a causal model never saw.
+
+        Example:
+            >>> LanguageModel().starts_with_bos(), LanguageModel(special_tokens="none").starts_with_bos()
+            (None, False)
+
+        """
+        if self.special_tokens == "own":
+            raise ValueError("`special_tokens='own'` is not for causal models, which score with 'bos' or 'none'.")
+        if self.special_tokens == "none" and add_bos:
+            raise ValueError("`add_bos=True` contradicts `special_tokens='none'`.")
+        return False if self.special_tokens == "none" else add_bos
+
     def find(self, module: nn.Module) -> tuple[nn.Module, Tokenizer, int]:
         """The model in a module, its tokenizer, and the id of padding.
 

@@ -89,19 +89,15 @@ class SentenceScores(Part):
             raise ValueError(
                 "`add_bos` and `bos_token_id` belong to kind='causal'; a masked model's tokenizer adds its own."
             )
-        if kind == "causal" and lm.special_tokens == "own":
-            raise ValueError("`special_tokens='own'` is for kind='masked'; a causal model scores with 'bos' or 'none'.")
         if kind == "masked" and lm.special_tokens == "none":
             raise ValueError("`special_tokens='none'` is for kind='causal'; a masked model's tokenizer adds its own.")
         if kind == "masked" and mask is None:
             raise ValueError("`mask` is needed for kind='masked': a function that gives the predicted tokens.")
-        if add_bos and lm.special_tokens == "none":
-            raise ValueError("`add_bos=True` contradicts `special_tokens='none'`.")
         self.lm = lm
         self.encode = encode
         self.mask = mask
         self.kind: Kind = kind
-        self.add_bos = False if lm.special_tokens == "none" else add_bos
+        self.add_bos = lm.starts_with_bos(add_bos) if kind == "causal" else None
         self._found: _Attached | None = None
 
     def attach(self, model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from lightning_interp.functional.alignment import cosine_matrix, disattenuate, reliability
 from lightning_interp.functional.overlap import overlap_above_null
 
-__all__ = ["alignment_matrices", "overlap_matrices"]
+__all__ = ["alignment_matrices", "known_matrix", "overlap_matrices"]
 
 
 def alignment_matrices(sketches: Sequence[Tensor], groups: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
@@ -54,16 +55,17 @@ def alignment_matrices(sketches: Sequence[Tensor], groups: Sequence[str]) -> tup
     return matrices, reliability(first, second)
 
 
-def overlap_matrices(samples: Tensor, swapped: Tensor, fraction: float) -> dict[str, Tensor]:
+def overlap_matrices(samples: Tensor, null: Tensor, fraction: float, matched: bool = True) -> dict[str, Tensor]:
     """Overlap of the tasks' largest coordinates, and its null.
 
-    The null gradient of a task is that of its own pairs with the sentences of half of them swapped, which costs no
-    further pass: one half's sum less the other's. That this is the null is this library's choice.
+    The null gradient of a task is by default that of its own pairs with the sentences of half of them swapped, which
+    costs no further pass: one half's sum less the other's. That this is the null is this library's choice.
 
     Args:
         samples: The gradients at a sample of coordinates, (tasks, sample).
-        swapped: Their nulls.
+        null: Their nulls, or gradients of general text at the same coordinates, (draws, sample).
         fraction: Share of the coordinates in a set.
+        matched: Whether row i of the null belongs to task i.
 
     Returns:
         ``overlap``, ``overlap_null`` and ``overlap_above``, (tasks, tasks); see :func:`overlap_above_null`.
@@ -76,5 +78,23 @@ def overlap_matrices(samples: Tensor, swapped: Tensor, fraction: float) -> dict[
         {'overlap': 1.0, 'overlap_null': 1.0, 'overlap_above': 0.0}
 
     """
-    found = overlap_above_null(samples, swapped, fraction, matched=True)
+    found = overlap_above_null(samples, null, fraction, matched)
     return {"overlap": found.overlap, "overlap_null": found.null, "overlap_above": found.above}
+
+
+def known_matrix(matrix: Tensor, known: Tensor, tasks: int) -> Tensor:
+    """A matrix over all tasks from one over some of them; NaN for the others.
+
+    Args:
+        matrix: Shape (known, known), or (known,) for a vector.
+        known: The places of the tasks that it is of, rising.
+        tasks: How many there are in all.
+
+    Example:
+        >>> known_matrix(torch.tensor([[1.0, 0.5], [0.5, 1.0]]), torch.tensor([0, 2]), 3)[0]
+        tensor([1.0000,    nan, 0.5000])
+
+    """
+    whole = torch.full((tasks,) * matrix.ndim, math.nan, dtype=matrix.dtype)
+    whole[(known[:, None], known) if matrix.ndim == 2 else known] = matrix
+    return whole

@@ -400,6 +400,20 @@ def test_a_resumed_run_has_the_readings_of_one_that_was_not_stopped(tmp_path: Pa
         assert set(resumed.state_dict()["tally"]["bands"]) == ({"answer"} if kwargs else set())
 
 
+def test_a_checkpoint_of_before_its_parts_had_states_of_their_own(tmp_path: Path) -> None:
+    whole = scripted(tmp_path / "whole", 2, names=None, bands=2)
+    state = whole.state_dict()
+    tally, acquisition = state.pop("tally"), state.pop("acquisition")
+    again = AcquisitionByClass(Predictions(output="", target=0), bands=2)
+    again.load_state_dict({**state, **tally, "since": 2})
+    assert again.state_dict()["tally"]["bands"].keys() == tally["bands"].keys() == {"answer"}
+    assert torch.equal(again.state_dict()["tally"]["bands"]["answer"], tally["bands"]["answer"])
+    assert again.state_dict()["acquisition"] == {"since": 2} != acquisition
+    # The oldest do not know of other samples.
+    again.load_state_dict({**state, **tally})
+    assert again.state_dict()["acquisition"] == {"since": None}
+
+
 # ------------------------------------------------- what is left out
 
 

@@ -335,7 +335,7 @@ def test_a_resumed_run_has_the_readings_of_one_that_was_not_stopped(tmp_path: Pa
         ({"kind": "encoder"}, "`kind` must be 'causal' or 'masked', got 'encoder'"),
         ({"dataloader_idx": 1}, "`dataloader_idx` has no meaning here"),
         ({"facts": []}, "at least one, got none"),
-        ({"facts": ["Paris"]}, "must hold Fact objects, at least one, got str"),
+        ({"facts": ["Paris"]}, "must hold Fact objects, got str"),
         ({"facts": "no.such.function"}, "`facts` is 'no.such.function'; it must be a path that exists"),
         ({"facts": [Fact("mean", "a ___", "b", ("c",))]}, "`facts` has the relation 'mean'"),
         ({"facts": [Fact("r", "a ___", "b")]}, "relation 'r' has the one answer 'b' and no candidates"),

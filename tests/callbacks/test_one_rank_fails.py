@@ -58,7 +58,7 @@ def test_a_failure_drops_the_reading_on_all_ranks(two_ranks: Any, name: str, whe
     assert first[:2] == ([0, 2], 1)
 
 
-AFTER = ("settings", "keep", "logged_keys")
+AFTER = ("settings", "commit", "logged_keys")
 
 
 @pytest.mark.parametrize("name", ANALYSES)

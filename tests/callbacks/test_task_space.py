@@ -391,7 +391,7 @@ def test_sentences_start_with_the_token_that_is_asked_for() -> None:
     for start in ({}, {"add_bos": False}, {"bos_token_id": 3}):
         callback = TaskSpace(TASKS, **SMALL, **start)
         callback.resolve(model)
-        found.append([ids.tolist() for ids in callback._pairs[0][0]])
+        found.append([ids.tolist() for ids in callback.gradients.pairs[0][0]])
     own, none, other = found
     for with_own, without, with_other in zip(own, none, other, strict=True):
         assert with_own[1:] == without == with_other[1:]

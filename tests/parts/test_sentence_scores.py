@@ -191,7 +191,7 @@ def test_a_language_model_says_what_its_parts_would_say_one_by_one(kind: type[An
     [
         ({"lm": LanguageModel(), "model": "lm"}, "`model='lm'` is said beside `lm`"),
         ({"lm": LanguageModel(), "batch_tokens": 8}, "`batch_tokens=8` is said beside `lm`"),
-        ({"lm": LanguageModel(special_tokens="own")}, "`special_tokens='own'` is for kind='masked'"),
+        ({"lm": LanguageModel(special_tokens="own")}, "`special_tokens='own'` is not for causal models"),
         (
             {"lm": LanguageModel(special_tokens="none"), "kind": "masked"},
             "`special_tokens='none'` is for kind='causal'",
