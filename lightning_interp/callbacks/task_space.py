@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from matplotlib.figure import Figure
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lightning_interp._forward import checked_forward
 from lightning_interp._kept_readings import KeptReadings, evenly_spread
-from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis, refuse_batch_arguments
+from lightning_interp.callbacks._argument_names import refuse_unknown_arguments
+from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.compat import pl
 from lightning_interp.distributed import Gather, Steps, rank_in, world_size
 from lightning_interp.figures import measure_curves
@@ -25,6 +26,7 @@ from lightning_interp.functional.mds import cosine_maps
 from lightning_interp.functional.overlap import overlap_above_null
 from lightning_interp.functional.rank_correlation import matrix_correlation, off_diagonal
 from lightning_interp.metrics.base import FULL, SUMMARY
+from lightning_interp.reading.arguments import AnalysisArgs
 from lightning_interp.reading.reading import Reading
 from lightning_interp.tasks.encoding import EncodedPair, Tokenizer, encode_sentences, padding_id
 from lightning_interp.tasks.gradients import GradientReader, Groups, group_names
@@ -161,10 +163,10 @@ class TaskSpace(ValidationAnalysis):
         batch_tokens: int = 4096,
         add_bos: bool | None = None,
         bos_token_id: int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[AnalysisArgs],
     ) -> None:
-        refuse_batch_arguments(kwargs, "See `pairs_per_task`.")
-        super().__init__(max_examples=None, dataloader_idx=0, **kwargs)
+        refuse_unknown_arguments(type(self), kwargs, AnalysisArgs)
+        super().__init__(max_examples=None, dataloader_idx=0, batch_size=None, **kwargs)
         for name, value, least in (
             ("pairs_per_task", pairs_per_task, 2),
             ("buckets", buckets, 1),
