@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp._kept_readings import KeptReadings
-from lightning_interp.callbacks.analysis import ValidationAnalysis, refuse_batch_arguments
+from lightning_interp.callbacks._argument_names import refuse_unknown_arguments
+from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.callbacks.representation import site_key
 from lightning_interp.distributed import Steps
 from lightning_interp.isolation import kept_random_state, seeded
@@ -138,8 +139,8 @@ class SentenceProbe(ValidationAnalysis):
         lm: LanguageModel | None = None,
         **kwargs: Unpack[AnalysisArgs],
     ) -> None:
-        refuse_batch_arguments(kwargs, "Give fewer sentences.")
-        super().__init__(max_examples=None, dataloader_idx=0, **kwargs)
+        refuse_unknown_arguments(type(self), kwargs, AnalysisArgs)
+        super().__init__(max_examples=None, dataloader_idx=0, batch_size=None, **kwargs)
         self.seed = seed
         lm = one_language_model(
             lm,

@@ -12,13 +12,15 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lightning_interp._kept_readings import evenly_spread
-from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis, refuse_batch_arguments
+from lightning_interp.callbacks._argument_names import refuse_unknown_arguments
+from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.distributed import Steps
 from lightning_interp.figures import measure_curves
 from lightning_interp.figures.task_heatmap import task_heatmap
 from lightning_interp.figures.task_map import task_map
 from lightning_interp.functional.alignment import cosine_matrix, within_between
 from lightning_interp.functional.mds import cosine_maps
+from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.metrics.measure import FULL, SUMMARY, Measure
 from lightning_interp.metrics.measures.geometry import NONFINITE
 from lightning_interp.metrics.measures.tasks import (
@@ -177,8 +179,8 @@ class TaskSpace(ValidationAnalysis):
         lm: LanguageModel | None = None,
         **kwargs: Unpack[AnalysisArgs],
     ) -> None:
-        refuse_batch_arguments(kwargs, "See `pairs_per_task`.")
-        super().__init__(max_examples=None, **kwargs)
+        refuse_unknown_arguments(type(self), kwargs, AnalysisArgs)
+        super().__init__(max_examples=None, dataloader_idx=0, batch_size=None, **kwargs)
         for name, value, least in (("pairs_per_task", pairs_per_task, 2), ("permutations", permutations, 1)):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")

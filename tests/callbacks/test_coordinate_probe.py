@@ -98,7 +98,6 @@ def test_latitude_and_longitude_are_measured_on_the_sphere() -> None:
         ({"distance": "miles"}, r"`distance` must be 'euclidean' or 'haversine', got 'miles'"),
         ({"distance": "haversine"}, r"the coordinates are \('north', 'east'\)"),
         ({"template": "the city"}, r"`template` must have one place for the name"),
-        ({"max_examples": 5}, "`max_examples` has no meaning here"),
     ],
 )
 def test_refusals(changes: dict[str, Any], told: str) -> None:
