@@ -22,7 +22,7 @@ from lightning_interp.compat import pl
 from lightning_interp.distributed import world_size
 from lightning_interp.history import CsvLog, merge_rows, with_settings
 from lightning_interp.reporting import Reporter, log_folder
-from lightning_interp.run_settings import arguments
+from lightning_interp.run_settings import Settings, arguments
 
 __all__ = ["Columns", "Member", "RunLog"]
 
@@ -151,7 +151,7 @@ class RunLog:
             self._forget_page()
             readers = self.analyses
             if readers:
-                check_same_arguments({unique_name(one, trainer): arguments(one, leave_out=_OF_RANK) for one in readers})
+                check_same_arguments({unique_name(one, trainer): _told(one) for one in readers})
             self.reporter = Reporter(log_folder(trainer))
             self.clock = DrawingClock() if trainer.is_global_zero else None
         if self.clock is not None and hasattr(type(member), "drawable"):
@@ -275,6 +275,14 @@ class RunLog:
         ]
         assert self.reporter is not None
         self.reporter.layout(trainer, page(list(self._own), sources, names), first=True)
+
+
+def _told(analysis: Any) -> Settings:
+    """The arguments of an analysis and of its parts, as far as they are plain."""
+    found: Settings = {}
+    for _, part in analysis.all_parts():
+        found |= arguments(part)
+    return found | arguments(analysis, leave_out=_OF_RANK)
 
 
 _LOGS: WeakKeyDictionary[Any, RunLog] = WeakKeyDictionary()
