@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 from matplotlib.figure import Figure
 from torch import nn
@@ -19,6 +19,7 @@ from lightning_interp.functional import vmf_temperature
 from lightning_interp.labels import LabelSource
 from lightning_interp.metrics import BinnedStructure, SoftStructure, StructureMetric
 from lightning_interp.metrics.base import FULL
+from lightning_interp.parts.site_args import SiteArgs
 from lightning_interp.run_settings import Settings
 
 __all__ = ["RepresentationStructure"]
@@ -128,7 +129,7 @@ class RepresentationStructure(RepresentationMetrics):
         jackknife: int = 0,
         seed: int = 0,
         units: Mapping[str, str] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[SiteArgs],
     ) -> None:
         if estimator not in _ESTIMATORS:
             raise ValueError(f"`estimator` must be one of {list(_ESTIMATORS)}, got {estimator!r}.")
@@ -182,7 +183,10 @@ class RepresentationStructure(RepresentationMetrics):
         found = super().settings()
         soft = self.metrics.get("soft")
         if isinstance(soft, SoftStructure) and soft.temperature is None:
-            found |= {f"temperature/{site}": vmf_temperature(dim, soft.num_points) for site, dim in self._dims.items()}
+            found |= {
+                f"temperature/{site}": vmf_temperature(dim, soft.num_points)
+                for site, dim in self.rows.dimensions.items()
+            }
         return found | ({"information_plane": json.dumps(self.plane)} if self.plane else {})
 
     def figures(self) -> Mapping[str, Draw]:
@@ -198,7 +202,7 @@ class RepresentationStructure(RepresentationMetrics):
                 if labels and not self._lines(f"{prefix}variation/{labels}"):
                     continue
                 pictures[tag] = partial(self._structure_curves, prefix, labels)
-            if len(self._names) > 1:
+            if len(self.rows.names) > 1:
                 pictures[f"{prefix}sites/information"] = partial(
                     self._heatmap, f"{prefix}information", "share of log n"
                 )
