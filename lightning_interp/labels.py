@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -14,7 +15,7 @@ from lightning_interp._batches import BatchSize, Key, batch_size, describe_batch
 from lightning_interp.functional.ngrams import NO_LABEL, built_in_labels
 from lightning_interp.metrics._names import BUILT_IN_LABELS, check_names
 
-__all__ = ["BatchReader", "Key", "LabelSource", "ReadBatch", "batch_size", "describe_batch", "look_up"]
+__all__ = ["BatchReader", "Key", "LabelSource", "ReadBatch", "batch_size", "describe_batch", "hashable", "look_up"]
 
 LabelSource = Key | Sequence[int] | np.ndarray[Any, Any] | Tensor | None
 _TOKEN_KEY = "input_ids"
@@ -128,6 +129,20 @@ class BatchReader:
         self.skip_positions = skip_positions
         self.batch_size = batch_size
         self._marked: set[Key] = set()
+
+    def fresh(self) -> BatchReader:
+        """One with the same arguments that has read nothing yet."""
+        found = copy.copy(self)
+        found.shared_padding = found.used_padding = None
+        found._marked = set()
+        return found
+
+    @property
+    def key(self) -> Hashable:
+        """What tells readers apart that may read a batch in different ways; arrays of labels by where they lie."""
+        padding = (self.padding_idx, self.shared_padding, self.ignore_tokens, self.skip_positions)
+        sources = tuple((name, hashable(one)) for name, one in self.sources.items())
+        return self.names, sources, *map(hashable, (self.tokens, self.mask, self.batch_size)), padding
 
     def count(self, batch: Any) -> int:
         """The number of samples in a batch."""
@@ -308,6 +323,17 @@ class BatchReader:
                 f"`labels[{name!r}]` is an array of length {len(table)}, but sample {int(positions.max())} was read."
             )
         return table[positions]
+
+
+def hashable(given: Any) -> Hashable:
+    """What two arguments have in common that are the same; a callable that cannot say so is like itself alone."""
+    if isinstance(given, Tensor):
+        return given.data_ptr(), given.dtype, tuple(given.shape), given.stride()
+    try:
+        hash(given)
+    except TypeError:
+        return "itself", id(given)
+    return given  # type: ignore[no-any-return]
 
 
 def _table(name: str, given: Any) -> Tensor:

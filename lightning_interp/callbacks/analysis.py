@@ -286,6 +286,8 @@ class ValidationAnalysis(pl.Callback):
 
     def take_padding(self, padding_idx: int | None) -> None:
         """What the ``LightningModule`` or the data module says of padding in an attribute of this name, if it does."""
+        for _, part in self.all_parts():
+            part.take_padding(padding_idx)
 
     def release(self) -> None:
         """Detach from the model and free what was kept for readings."""
@@ -295,7 +297,9 @@ class ValidationAnalysis(pl.Callback):
 
     def count(self, batch: Any) -> int:
         """The number of samples in a batch."""
-        return batch_size(batch, self.batch_size)
+        told = (part.count(batch) for _, part in self.all_parts())
+        number = next((one for one in told if one is not None), None)
+        return batch_size(batch, self.batch_size) if number is None else number
 
     def begin(self, reading: Reading) -> None:
         """A reading starts."""
@@ -320,8 +324,8 @@ class ValidationAnalysis(pl.Callback):
     @property
     def reads_batches(self) -> bool:
         """Whether batches of the validation run are read; else they may be of any kind."""
-        own = type(self).after_batch is not ValidationAnalysis.after_batch
-        return own or any(part.reads_batches for _, part in self.all_parts())
+        told = [part.reads_batches for _, part in self.all_parts() if part.reads_batches is not None]
+        return any(told) if told else type(self).after_batch is not ValidationAnalysis.after_batch
 
     def collect(self, reading: Reading) -> None:
         """The validation run is over: read on this rank what is not part of it. Called on all ranks, or on none."""
@@ -358,11 +362,12 @@ class ValidationAnalysis(pl.Callback):
 
     def read_from(self) -> str:
         """What batches come from, for messages."""
-        return f"validation loader {self.dataloader_idx}"
+        told = (part.read_from() for _, part in self.all_parts())
+        return next(filter(None, told), f"validation loader {self.dataloader_idx}")
 
     def given_by_place(self) -> list[str]:
         """Arguments that hold an entry for each sample of the data set, so that they need to know which is which."""
-        return []
+        return [argument for _, part in self.all_parts() for argument in part.given_by_place()]
 
     def commit(self, reading: Reading) -> None:
         """The reading is logged, and counts: take over what it found. Called on all ranks, or on none."""
@@ -471,6 +476,8 @@ class ValidationAnalysis(pl.Callback):
         if log.reporter is not None:
             costs = {key: describe_key(key, self.prefix) for key in map(self.full_key, self.own_keys())}
             log.reporter.describe(trainer, descriptions_of(self, pl_module) | costs)
+        for _, part in self.all_parts():
+            part.fit_starts(trainer, self._name)
         self._resumed = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -603,15 +610,17 @@ class ValidationAnalysis(pl.Callback):
 
     def before(self, reading: Reading, batch: Any, index: int, loader: int = 0) -> None:
         """Choose the samples that are read of a batch, and get ready for it."""
-        selection = reading.positions.select(self.count(batch))
+        seen = Seen(batch, index, loader, reading.positions.select(self.count(batch)))
+        self.watch(reading, seen)
+        if len(seen.selection):
+            self.before_batch(seen)
+            reading.seen = seen
+
+    def watch(self, reading: Reading, seen: Seen) -> None:
+        """See whether it is known which samples a batch has, and whether they are those of the reading before."""
         self._check_positions(reading.positions)
-        if not len(selection):
-            return
-        if self.kept_for_samples():
-            reading.checksum.add(batch, self.watched(selection))
-        seen = Seen(batch, index, loader, selection)
-        self.before_batch(seen)
-        reading.seen = seen
+        if len(seen.selection) and self.kept_for_samples():
+            reading.checksum.add(seen.batch, self.watched(seen.selection))
 
     def after(self, reading: Reading, output: Any) -> None:
         """Take in what the model's forward pass on that batch showed, where samples of it are read."""
@@ -765,7 +774,9 @@ class ValidationAnalysis(pl.Callback):
         log = RunLog.of(trainer)
         if reading is not None and reading.counts and reading.values is not None:
             values = reading.values
+            started = time.perf_counter()
             self._afterwards("keep what it found", lambda: self.commit(reading))
+            self._spent += time.perf_counter() - started
             self._afterwards("write its reading down", lambda: self._write_down(trainer, values))
             log.draw("reading", self)
         self._afterwards("forget the reading", self.abort)
@@ -787,6 +798,9 @@ class ValidationAnalysis(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the whole history, write what could not be written before, and say where there is none."""
         RunLog.of(trainer).fit_ends(self, pl_module)
+        for _, part in self.all_parts() if len(self.history) else ():
+            show = partial(part.fit_ends, trainer, self.full_key, self.history.readings[-1].step)
+            self._afterwards("show what it read last", show)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave nothing attached to the model, and nothing held."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Unpack
 
 from lightning_interp.callbacks._titles import measure_title
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import RepresentationMetrics
 from lightning_interp.figures import measure_curves
+from lightning_interp.labels import LabelSource
 from lightning_interp.metrics import SpectralGeometry
+from lightning_interp.parts.site_args import SiteArgs
 
 __all__ = ["RepresentationGeometry"]
 
@@ -48,6 +50,7 @@ class RepresentationGeometry(RepresentationMetrics):
             published: of effective rank, participation ratio and α, not of RankMe and matrix entropy.
         thin_above: Dimensions above which only every so-manieth position enters all but curvature; see
             :class:`~lightning_interp.metrics.SpectralGeometry`.
+        labels: Label sets that ``projector`` shows.
         kwargs: Arguments of :class:`~lightning_interp.callbacks.RepresentationMetrics` and
             :class:`~lightning_interp.callbacks.ValidationAnalysis`.
 
@@ -65,9 +68,11 @@ class RepresentationGeometry(RepresentationMetrics):
         sites: str | Sequence[str] | Mapping[str, str],
         center: bool | None = None,
         thin_above: int | None = 2048,
-        **kwargs: Any,
+        labels: Sequence[str] | Mapping[str, LabelSource] = (),
+        **kwargs: Unpack[SiteArgs],
     ) -> None:
-        super().__init__({"geometry": SpectralGeometry(center=center, thin_above=thin_above)}, sites, **kwargs)
+        metric = SpectralGeometry(center=center, thin_above=thin_above)
+        super().__init__({"geometry": metric}, sites, labels=labels, **kwargs)
 
     def figures(self) -> Mapping[str, Draw]:
         """Curves of every measure; for several sites a heat map of the effective rank."""
@@ -76,6 +81,6 @@ class RepresentationGeometry(RepresentationMetrics):
                 {measure_title(one): lines for one in _CURVES if (lines := self._lines(one))}, "Geometry"
             )
         }
-        if len(self._names) > 1:
+        if len(self.rows.names) > 1:
             pictures["sites/effective_rank"] = lambda: self._heatmap("effective_rank", "dimensions")
         return pictures

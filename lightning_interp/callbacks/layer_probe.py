@@ -4,41 +4,45 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp._forward import default_forward
 from lightning_interp._seen import Seen
-from lightning_interp.callbacks.analysis import Draw
-from lightning_interp.callbacks.representation import RepresentationMetrics, site_key
-from lightning_interp.compat import pl
-from lightning_interp.distributed import Steps, run
+from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.figures import measure_curves, site_heatmap
 from lightning_interp.functional.layers import best_layer, centre_of_gravity
-from lightning_interp.isolation import ModuleState, seeded
 from lightning_interp.labels import LabelSource
 from lightning_interp.metrics.derived import ABOVE_BASELINE, ABOVE_CHANCE, BASELINE
 from lightning_interp.metrics.linear_probe import STRENGTHS, LinearProbe
 from lightning_interp.metrics.measure import FULL, Measure
 from lightning_interp.metrics.measures.probes import BEST_LAYER, CENTRE_OF_GRAVITY, PROBE
-from lightning_interp.own_data import apart
-from lightning_interp.probing.random_weights import Fresh, RandomBaseline
+from lightning_interp.parts.probe_set import ProbeSet
+from lightning_interp.parts.projector import Projector
+from lightning_interp.parts.site_args import SiteArgs, split_site_args
+from lightning_interp.parts.site_metrics import SiteMetrics, site_key
+from lightning_interp.parts.validation_sites import ValidationSites
+from lightning_interp.probing.random_weights import Fresh
+from lightning_interp.reading.grids import site_grid
 from lightning_interp.reading.reading import Reading
-from lightning_interp.replay import StepReplay, independent
 from lightning_interp.run_settings import Settings
+from lightning_interp.site_rows import SiteRows
 
 __all__ = ["LayerProbe"]
 
 Named = Sequence[str] | Mapping[str, LabelSource]
 _SITE = "<site>"
+_NO_WORDS = (
+    "They are read since `types='token'` says which word stands at a position; where there are no words, as in images, "
+    "give `types=None`."
+)
 
 
-class LayerProbe(RepresentationMetrics):
+class LayerProbe(ValidationAnalysis):
     r"""Reads with linear probes what a layer's representations make readable: labels (POS, class, number) and numbers.
 
     Every reading fits new probes in closed form: ridge regression, for labels a ridge classifier, on words held out by
@@ -123,7 +127,8 @@ class LayerProbe(RepresentationMetrics):
 
     """
 
-    _runs_batches = True
+    _outward = (*ValidationAnalysis._outward, "projector", "label_names")
+    told_apart = ("sites", "metrics", "labels", "dataloader_idx", "prefix")
 
     def __init__(
         self,
@@ -142,7 +147,7 @@ class LayerProbe(RepresentationMetrics):
         seed: int = 0,
         units: Mapping[str, str] | None = None,
         shuffles: int = 3,
-        **kwargs: Any,
+        **kwargs: Unpack[SiteArgs],
     ) -> None:
         for name, value in (("labels", labels), ("targets", targets)):
             if isinstance(value, str):
@@ -162,33 +167,41 @@ class LayerProbe(RepresentationMetrics):
             units=units,
             shuffles=shuffles,
         )
+        of_sites, rest = split_site_args(kwargs)
+        super().__init__(**rest)
         self.probe = probe
-        super().__init__({"probe": probe}, sites, labels={**_sources(labels), **_sources(targets)}, **kwargs)
+        self.metrics = {"probe": probe}
+        self.sites = sites
         self.names = (*probe.labels, *probe.targets)
         """What is read."""
-        self.baseline = baseline
-        self._random = RandomBaseline(baseline)
         self.seed = seed
-        self._kept: list[Seen] = []
-        self.clear()
+        self.projector, self.label_names = of_sites.pop("projector", None), of_sites.pop("label_names", None)
+        self.site_metrics = SiteMetrics(self.metrics)
+        self.rows = ValidationSites(
+            sites,
+            {**dict.fromkeys(probe.needs), **_sources(labels), **_sources(targets)},
+            **of_sites,
+            optional=("token", *self.site_metrics.needs_if_there),
+            batch_size=self.batch_size,
+            max_examples=self.max_examples,
+            dataloader_idx=self.dataloader_idx,
+            given_as=dict.fromkeys(probe.targets, "targets"),
+            advice=_NO_WORDS if types == "token" else "",
+        )
+        self.vectors = Projector(self.projector, self.labels, self.label_names)
+        self.baseline = ProbeSet(baseline, seed, keeps=self.rows.own is None)
 
-    def clear(self) -> None:
-        """Forget everything that belongs to one fit."""
-        super().clear()
-        self._baseline: dict[str, float] = {}
-        self._unsteady = False
-        self._random.forget()
-
-    def settings(self) -> Settings:
-        """How readings are taken: arguments, and what became of the baseline."""
-        return {**super().settings(), **self._random.settings()}
+    @property
+    def labels(self) -> list[str]:
+        """The label sets that are read, targets and word types among them."""
+        return self.rows.labels
 
     # ------------------------------------------------- keys
 
     def declares(self) -> list[Measure]:
         """What the probe gives, what random weights give, and where it is best."""
-        found = super().declares()
-        if self._random.wanted:
+        found = self.site_metrics.declares()
+        if self.baseline.wanted:
             # Random weights are above chance already, so that the distance from them is what to watch.
             found = [replace(one, level=FULL) if ABOVE_CHANCE in one.derived else one for one in found]
             for axis in ("labels", "target"):
@@ -198,81 +211,78 @@ class LayerProbe(RepresentationMetrics):
 
     def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
         """The sites, labels and targets; names of both where there are several sites to compare."""
-        found = super().axes(model)
-        several = len(found["site"]) > 1 or _SITE in found["site"]
-        return {**found, "name": self.names if several else ()}
+        sites = self.site_names(model)
+        several = len(sites) > 1 or _SITE in sites
+        return {"site": sites, **self.site_metrics.axes(), "name": self.names if several else ()}
+
+    def site_names(self, model: nn.Module | None = None) -> list[str]:
+        """Short names of the sites; ``<site>`` where they cannot be known without the model."""
+        return self.rows.short_names(model)
 
     # ------------------------------------------------- reading
 
-    def abort(self) -> None:
-        """Forget the reading."""
-        super().abort()
-        self._kept = []
-
-    def given_by_place(self) -> list[str]:
-        """Labels and targets that are arrays."""
-        return [f"{'labels' if name in self.probe.labels else 'targets'}[{name!r}]" for name in self._reader.arrays]
-
     def kept_for_samples(self) -> str:
         """The values with random weights, unless they are of a probe set."""
-        if not self._random.wanted or self._own is not None:
+        if not self.baseline.wanted or self.rows.own is not None:
             return ""
         return "probe_baseline is of those, so it is read anew, at the next reading where not at this one"
 
-    def start_anew(self) -> None:
-        """Keep batches at the next reading too, since its samples may be others again."""
-        self._unsteady = True
+    def after_batch(self, seen: Seen) -> None:
+        """Hand the representations of a validation batch to the probes."""
+        super().after_batch(seen)
+        for site, rows in self.rows.rows(seen):
+            self._take(site, rows)
 
-    def before_batch(self, seen: Seen) -> None:
-        """Get ready for a validation batch, unless there is a probe set."""
-        if self._baseline_due() or self._unsteady:
-            self._kept.append(replace(seen, batch=independent(seen.batch)))
-        super().before_batch(seen)
+    def collect(self, reading: Reading) -> None:
+        """Read a probe set of one's own."""
+        self.rows.run_own(reading, self._take, self.seed, self.watch)
 
-    def _before_rows(self, seen: Seen) -> None:
-        try:
-            super()._before_rows(seen)
-        except ValueError as error:
-            if self.probe.types != "token" or "token ids" not in str(error):
-                raise
-            raise ValueError(
-                f"{error} They are read since `types='token'` says which word stands at a position; where there are no "
-                "words, as in images, give `types=None`."
-            ) from error
+    def _take(self, site: str, rows: SiteRows) -> None:
+        self.vectors.update(site, rows)
+        self.site_metrics.update(site, rows, self.labels)
 
     def finish(self, reading: Reading) -> Mapping[str, Tensor | float]:
         """Fit the probes, those of the baseline too where it is not known yet, and compare."""
-        kept, due = self._kept, self._baseline_due()
-        values: dict[str, Tensor | float] = dict(super().finish(reading))
-        found: dict[str, float] = {}
-        if self._random.wanted:
-            if reading.changed is not None and not due:
-                # On other samples random weights have other values; without batches these are read at the next reading.
-                self._baseline, due = {}, self._unsteady
-            self._unsteady = self._unsteady and reading.rehearsal
-            found = self._tried_baseline(kept, reading) if due else self._baseline
-            if reading.counts:
-                self._baseline = found
-            probe = PROBE.at("site", "name")
-            for site, name in itertools.product(self._names, self.names):
-                value = found.get(f"{site}/{name}")
-                if value is None:
-                    continue
+        # In the mode of the validation run, since the model runs again.
+        sites = list(self.rows.names)
+        values = self.site_metrics.compute(sites)
+        self.vectors.choose(sites, reading.group)
+        found: Mapping[str, float] = {}
+        if self.baseline.wanted:
+            found = self.baseline.of_reading(reading, partial(self._with_random_weights, reading), type(self).__name__)
+        probe = PROBE.at("site", "name")
+        for site, name in itertools.product(sites, self.names):
+            value = found.get(f"{site}/{name}")
+            if value is not None:
                 values[BASELINE.of(probe).key(site, name)] = value
                 values[ABOVE_BASELINE.of(probe).key(site, name)] = float(values[self._score(site, name)]) - value
         layers = self._layers(values)
-        if self._random.wanted and not found:
+        if self.baseline.wanted and not found:
             # It weights by what is above the baseline.
             weighted = [CENTRE_OF_GRAVITY.key(name) for name in self.names]
             layers = {key: value for key, value in layers.items() if key not in weighted}
         return values | layers
+
+    def _with_random_weights(self, reading: Reading) -> dict[str, float]:
+        """Accuracy and R² with random weights, by site and name."""
+        probe = self.probe.clone()
+        # Its controls would be those of the model.
+        probe.control = probe.codelength = False
+        probe.shuffles = 0
+        probes = SiteMetrics({"probe": probe})
+        probes.begin(reading)
+        sites = list(self.rows.names)
+        take = partial(probes.update, labels=self.labels)
+        self.baseline.run(reading, self.rows, take, type(self).__name__)
+        found = probes.compute(sites)
+        return {f"{site}/{name}": float(found[self._score(site, name)]) for site in sites for name in self.names}
 
     def _score(self, site: str, name: str) -> str:
         return site_key(f"{self.probe.score(name)}/{name}", site)
 
     def _layers(self, values: Mapping[str, Tensor | float]) -> dict[str, float]:
         """Where each thing is read best."""
-        sites = list(self._names)
+        sites = list(self.rows.names)
         if len(sites) < 2:
             return {}
         found: dict[str, float] = {}
@@ -290,70 +300,17 @@ class LayerProbe(RepresentationMetrics):
         known = [level for level in found if not math.isnan(level)]
         return max(known if self.probe.shuffles and known else [0.0, *known])
 
-    # ------------------------------------------------- the baseline
+    # ------------------------------------------------- state
 
-    def _baseline_due(self) -> bool:
-        fitting = self.now is not None and self.now.step is not None
-        return self._random.wanted and not (fitting and self._baseline)
+    def settings(self) -> Settings:
+        """How readings are taken: arguments, also of the probe; how sites are read, and what became of the baseline."""
+        return self.site_metrics.with_arguments(super().settings(), self, self._outward)
 
-    def _tried_baseline(self, kept: Sequence[Seen], reading: Reading) -> dict[str, float]:
-        """The baseline; nothing where it failed on any rank and was not asked for."""
-        try:
-            return self._read_baseline(kept, reading)
-        except Exception as error:
-            super().abort()
-            self._random.give_up(error, type(self).__name__)
-            return {}
-
-    def _read_baseline(self, kept: Sequence[Seen], reading: Reading) -> dict[str, float]:
-        """Accuracy and R² with random weights, by site and name."""
-        for site in self._names:
-            copy = self.probe.clone()
-            # Its controls would be those of the model.
-            copy.control = copy.codelength = False
-            copy.shuffles = 0
-            copy.process_group = self.group
-            self._metrics[site, "probe"] = copy
-        run(_together(partial(self._read_random, kept, reading)), reading.group)
-        found = super().finish(reading)
-        return {f"{site}/{name}": float(found[self._score(site, name)]) for site in self._names for name in self.names}
-
-    def _read_random(self, kept: Sequence[Seen], reading: Reading) -> None:
-        """Run the batches of this reading through the model with random weights."""
-        model, trainer = self._model, reading.trainer
-        assert model is not None
-        # Buffers are drawn anew too: on a copy.
-        with apart(model, trainer), self._random.installed(model, self.seed, type(self).__name__):
-            if self._own is not None:
-                self._read_own(self._own, reading)
-            elif trainer is not None and self.forward is None:
-                assert isinstance(model, pl.LightningModule)
-                replay = StepReplay(trainer, model, [], ModuleState(model).copy(), self.seed)
-                life = replay.life()
-                for one in kept:
-                    self._before_rows(one)
-                    replay.run(life, one)
-                    self._after_rows(one)
-            else:
-                step = reading.run_batch or default_forward(model)
-                model.eval()
-                for one in kept:
-                    self._before_rows(one)
-                    seeded(self.seed + one.index)
-                    step(model, one.batch, one.index) if self.forward is None else self.forward(model, one.batch)
-                    self._after_rows(one)
-
-    # ------------------------------------------------- life in a Trainer
-
-    def state_dict(self) -> dict[str, Any]:
-        """Readings, and the values with random weights."""
-        return {**super().state_dict(), "baseline": dict(self._baseline), "random": self._random.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where a checkpoint left off."""
-        super().load_state_dict(state_dict)
-        self._baseline = dict(state_dict["baseline"])
-        self._random.load_state_dict(state_dict["random"])
+    def upgraded(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Once the values of the baseline stood beside what came of its weights."""
+        if "random" not in state:
+            return state
+        return {**state, "baseline": {**state["random"], "values": state["baseline"]}}
 
     # ------------------------------------------------- pictures
 
@@ -362,12 +319,17 @@ class LayerProbe(RepresentationMetrics):
         pictures: dict[str, Draw] = {}
         for name in self.names:
             pictures[f"probe/{name}"] = partial(self._curves_of, name)
-            if len(self._names) > 1:
+            if len(self.rows.names) > 1:
                 pictures[f"sites/probe/{name}"] = partial(self._map_of, name)
         return pictures
 
     def _label(self, name: str) -> str:
         return "accuracy" if name in self.probe.labels else "R²"
+
+    def _lines(self, measure: str) -> dict[str, tuple[list[int], list[float]]]:
+        """Steps and values of a measure, by site."""
+        lines = {site: self.history.series(self.full_key(site_key(measure, site))) for site in self.rows.names}
+        return {site: line for site, line in lines.items() if line[0]}
 
     def _curves_of(self, name: str) -> Figure:
         measures = {
@@ -383,13 +345,8 @@ class LayerProbe(RepresentationMetrics):
         return measure_curves({title: lines for title, lines in panels.items() if lines}, f"Probes for {name}")
 
     def _map_of(self, name: str) -> Figure:
-        return site_heatmap(*self._grid(f"{self.probe.score(name)}/{name}"), f"Probes for {name}", self._label(name))
-
-
-def _together(work: Callable[[], None]) -> Steps[None]:
-    """Work in which ranks exchange nothing, and after which all of them go on, or none."""
-    work()
-    yield from ()
+        keys = {site: self.full_key(self._score(site, name)) for site in self.rows.names}
+        return site_heatmap(*site_grid(self.history, keys), f"Probes for {name}", self._label(name))
 
 
 def _sources(names: Named) -> dict[str, LabelSource]:

@@ -3,47 +3,35 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Unpack
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp._kept_readings import KeptReadings, evenly_spread
+from lightning_interp._kept_readings import evenly_spread
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import RepresentationMetrics, name_of, names_by_set
 from lightning_interp.figures import measure_curves
 from lightning_interp.figures.representation_map import representation_map
 from lightning_interp.functional.cka import CenteredCloud, debiased_cka
-from lightning_interp.functional.counter_noise import counter_hash
-from lightning_interp.functional.mds import laid_over
-from lightning_interp.functional.principal import principal_axes
 from lightning_interp.labels import LabelSource
 from lightning_interp.metrics.measure import Measure
 from lightning_interp.metrics.measures.similarity import CKA
 from lightning_interp.metrics.separation import ClassSeparation, SampledRows
+from lightning_interp.parts.kept import Kept
+from lightning_interp.parts.site_args import SiteArgs
+from lightning_interp.parts.site_maps import SiteMaps
 from lightning_interp.reading.reading import Reading
 
 __all__ = ["RepresentationDrift"]
 
 _ALIGN = ("procrustes", "first")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
-_POINTS = 500  # points of a map
-_MAPS = 9  # readings whose maps are kept
 _PANELS = 6
 _LEAST_ROWS = 4
-
-
-class Map(NamedTuple):
-    """The positions that a site's map shows, the same for a whole run."""
-
-    key: Tensor
-    """Sample and place within it in one number, int64 (M,)."""
-    labels: Tensor
-    """Label of each in the first label set, -1 where there is none, int64 (M,)."""
 
 
 class RepresentationDrift(RepresentationMetrics):
@@ -129,7 +117,7 @@ class RepresentationDrift(RepresentationMetrics):
         keep_dtype: str = "float32",
         seed: int = 0,
         units: Mapping[str, str] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[SiteArgs],
     ) -> None:
         if isinstance(labels, str):
             raise ValueError(f"`labels` must be a list of names or a mapping, got the string {labels!r}.")
@@ -151,22 +139,16 @@ class RepresentationDrift(RepresentationMetrics):
         names = kwargs.pop("label_names", None)
         # Maps have names too, so here they are for more than the projector.
         super().__init__({"drift": metric}, sites, labels=labels, **kwargs)
-        self.label_names = names
+        self.label_names = self.vectors.names = names
         self.label_sets = tuple(labels)
         self.align = align
         self.keep_readings = keep_readings
         self.keep_dtype = keep_dtype
         self.seed = seed
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget everything that belongs to one fit."""
-        super().clear()
-        self._kept = KeptReadings(self.keep_readings)
-        self._maps = KeptReadings(_MAPS)
-        self._shown: dict[str, Map] = {}
-        self._planes: dict[str, tuple[Tensor, Tensor]] = {}
-        self._found: dict[str, SampledRows] = {}
+        self.kept = Kept(keep_readings)
+        """The samples that later ones are compared with, by site."""
+        self.maps = SiteMaps(align, seed)
+        """Where each site's positions lie in two dimensions."""
 
     # ------------------------------------------------- keys
 
@@ -188,39 +170,28 @@ class RepresentationDrift(RepresentationMetrics):
             "CKA compares the same positions, so it is not logged at this reading; it and the maps start anew from it"
         )
 
-    def start_anew(self) -> None:
-        """Forget earlier readings."""
-        self._kept, self._maps = KeptReadings(self.keep_readings), KeptReadings(_MAPS)
-        self._shown, self._planes = {}, {}
-
-    def abort(self) -> None:
-        """Forget the reading."""
-        super().abort()
-        self._found = {}
-
     def finish(self, reading: Reading) -> Mapping[str, Tensor | float]:
         """Merge the sample over ranks, measure it, and compare it with earlier ones."""
         # What is kept must also be usable outside inference mode.
         with torch.inference_mode(False), torch.no_grad():
-            metrics = {site: metric for (site, _), metric in self._metrics.items()}
+            metrics = {site: self.site_metrics.at(site, "drift") for site in self.rows.names}
             values = dict(super().finish(reading))
             found: dict[str, SampledRows] = {}
             for site, metric in metrics.items():
                 assert isinstance(metric, ClassSeparation)
                 assert metric.sample is not None
                 found[site] = SampledRows(*(one.clone() for one in metric.sample))
-                values |= self._likeness(site, found[site])
-            self._found = found
+                values |= self._likeness(site, found[site], reading)
+            self.kept.now = {site: _kept(rows, _DTYPES[self.keep_dtype]) for site, rows in found.items()}
+            self.maps.now = found if self.draw_figures else None
             return values
 
-    def _likeness(self, site: str, rows: SampledRows) -> dict[str, float]:
-        earlier = [one.get(site) for one in self._kept.values] if self.now is None or self.now.changed is None else []
+    def _likeness(self, site: str, rows: SampledRows, reading: Reading) -> dict[str, float]:
+        earlier = [one.get(site) for one in self.kept.values] if reading.changed is None else []
         compare = _Comparison(rows.key, rows.z)
         likeness = {"first": compare(earlier[0]) if earlier else math.nan}
         # Outside of a fit the last reading is the model's own, not one before.
-        likeness["previous"] = (
-            compare(earlier[-1]) if earlier and self.now is not None and self.now.step is not None else math.nan
-        )
+        likeness["previous"] = compare(earlier[-1]) if earlier and reading.step is not None else math.nan
         return {f"cka/{site}/{which}": value for which, value in likeness.items()}
 
     def to_last(self) -> dict[str, tuple[list[int], list[float]]]:
@@ -233,7 +204,7 @@ class RepresentationDrift(RepresentationMetrics):
             Steps rising, and NaN where a reading has too few positions.
 
         """
-        steps, readings = self._kept.steps, self._kept.values
+        steps, readings = self.kept.steps, self.kept.values
         found: dict[str, tuple[list[int], list[float]]] = {}
         for site in dict.fromkeys(site for reading in readings for site in reading):
             last = readings[-1].get(site)
@@ -242,76 +213,26 @@ class RepresentationDrift(RepresentationMetrics):
                 found[site] = (steps, [compare(reading.get(site)) for reading in readings])
         return found
 
-    # ------------------------------------------------- life in a Trainer
+    # ------------------------------------------------- state
 
-    def commit(self, reading: Reading) -> None:
-        """Keep the sample."""
-        found, self._found = self._found, {}
-        assert reading.step is not None
-        started = time.perf_counter()
-        dtype = _DTYPES[self.keep_dtype]
-        with torch.inference_mode(False), torch.no_grad():
-            self._kept.add(reading.step, {site: _kept(rows, dtype) for site, rows in found.items()})
-            if self.draw_figures:
-                self._maps.add(reading.step, {site: self._mapped(site, rows) for site, rows in found.items()})
-        self._spent += time.perf_counter() - started
-
-    def state_dict(self) -> dict[str, Any]:
-        """Readings, and what later ones are compared with."""
-        return {
-            **super().state_dict(),
-            "kept": self._kept.state_dict(),
-            "maps": self._maps.state_dict(),
-            "shown": {site: {"key": one.key, "labels": one.labels} for site, one in self._shown.items()},
-            "planes": {site: {"mean": mean, "axes": axes} for site, (mean, axes) in self._planes.items()},
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where a checkpoint left off."""
-        super().load_state_dict(state_dict)
-        self._kept.load_state_dict(state_dict["kept"])
-        self._maps.load_state_dict(state_dict["maps"])
-        self._shown = {site: Map(one["key"], one["labels"]) for site, one in state_dict["shown"].items()}
-        self._planes = {site: (one["mean"], one["axes"]) for site, one in state_dict["planes"].items()}
-
-    # ------------------------------------------------- maps
-
-    def _mapped(self, site: str, rows: SampledRows) -> Tensor:
-        """Coordinates of the positions that are shown, float32 (M, 2), laid over the map before; NaN where missing."""
-        if site not in self._shown and len(rows.key):
-            chosen = counter_hash(rows.key, self.seed).argsort()[:_POINTS].sort().values
-            labels = rows.labels[:, 0] if rows.labels.shape[1] else torch.full_like(rows.key, -1)
-            self._shown[site] = Map(rows.key[chosen], labels[chosen])
-        if site not in self._shown:
-            return torch.zeros(0, 2)
-        shown = self._shown[site].key
-        there, here = torch.isin(shown, rows.key), torch.isin(rows.key, shown)
-        points = torch.full((len(shown), 2), math.nan, dtype=torch.float64)
-        if bool(there.any()):
-            cloud = rows.z[here].double()
-            if self.align == "first":
-                mean, axes = self._planes.setdefault(site, principal_axes(cloud))
-                points[there] = (cloud - mean) @ axes
-            else:
-                mean, axes = principal_axes(cloud)
-                points[there] = (cloud - mean) @ axes
-                before = self._maps.values[-1].get(site) if len(self._maps) else None
-                if before is not None and len(before) == len(points):
-                    points = laid_over(points, before)
-        return points.float()
+    def upgraded(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Once what maps are of stood beside them."""
+        if "shown" not in state:
+            return state
+        return {**state, "maps": {**state["maps"], "shown": state["shown"], "planes": state["planes"]}}
 
     # ------------------------------------------------- pictures
 
     def figures(self) -> Mapping[str, Draw]:
         """Curves, heat maps over sites, and a map of every site."""
         pictures: dict[str, Draw] = {"drift/curves": self._drift_curves}
-        if len(self._names) > 1:
+        if len(self.rows.names) > 1:
             for which in ("first", "previous"):
                 if self._lines(f"cka/{which}"):
                     pictures[f"sites/cka_{which}"] = partial(self._heatmap, f"cka/{which}", "debiased CKA")
         for labels in self.label_sets:
             pictures[f"separation/{labels}"] = partial(self._separation_curves, labels)
-        pictures |= {f"drift/map/{site}": partial(self._map_figure, site) for site in self._shown}
+        pictures |= {f"drift/map/{site}": partial(self._map_figure, site) for site in self.maps.shown}
         return pictures
 
     def _drift_curves(self) -> Figure:
@@ -329,10 +250,10 @@ class RepresentationDrift(RepresentationMetrics):
         return measure_curves(panels, f"Class separation by {labels}")
 
     def _map_figure(self, site: str) -> Figure:
-        shown = self._shown[site]
+        shown = self.maps.shown[site]
         maps = {
             step: one[site].numpy()
-            for step, one in zip(self._maps.steps, self._maps.values, strict=True)
+            for step, one in self.maps.readings
             if site in one and len(one[site]) == len(shown.key)
         }
         steps = list(maps)

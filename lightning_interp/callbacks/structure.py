@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 from matplotlib.figure import Figure
 from torchmetrics import Metric
@@ -20,6 +20,7 @@ from lightning_interp.labels import LabelSource
 from lightning_interp.metrics import BinnedStructure, SoftStructure, StructureMetric
 from lightning_interp.metrics.derived import BINNED
 from lightning_interp.metrics.measure import FULL, Measure
+from lightning_interp.parts.site_args import SiteArgs
 from lightning_interp.run_settings import Settings
 
 __all__ = ["RepresentationStructure"]
@@ -134,7 +135,7 @@ class RepresentationStructure(RepresentationMetrics):
         jackknife: int = 0,
         seed: int = 0,
         units: Mapping[str, str] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[SiteArgs],
     ) -> None:
         if estimator not in _ESTIMATORS:
             raise ValueError(f"`estimator` must be one of {list(_ESTIMATORS)}, got {estimator!r}.")
@@ -188,7 +189,10 @@ class RepresentationStructure(RepresentationMetrics):
         found = super().settings()
         soft = self.metrics.get("soft")
         if isinstance(soft, SoftStructure) and soft.temperature is None:
-            found |= {f"temperature/{site}": vmf_temperature(dim, soft.num_points) for site, dim in self._dims.items()}
+            found |= {
+                f"temperature/{site}": vmf_temperature(dim, soft.num_points)
+                for site, dim in self.rows.dimensions.items()
+            }
         return found | ({"information_plane": json.dumps(self.plane)} if self.plane else {})
 
     def figures(self) -> Mapping[str, Draw]:
@@ -204,7 +208,7 @@ class RepresentationStructure(RepresentationMetrics):
                 if labels and not self._lines(f"{prefix}variation/{labels}"):
                     continue
                 pictures[tag] = partial(self._structure_curves, prefix, labels)
-            if len(self._names) > 1:
+            if len(self.rows.names) > 1:
                 pictures[f"{prefix}sites/information"] = partial(
                     self._heatmap, f"{prefix}information", "share of log n"
                 )

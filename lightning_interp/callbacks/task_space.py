@@ -20,7 +20,6 @@ from lightning_interp.figures.task_heatmap import task_heatmap
 from lightning_interp.figures.task_map import task_map
 from lightning_interp.functional.alignment import cosine_matrix, within_between
 from lightning_interp.functional.mds import cosine_maps
-from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.metrics.measure import FULL, SUMMARY, Measure
 from lightning_interp.metrics.measures.geometry import NONFINITE
 from lightning_interp.metrics.measures.tasks import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from torch import nn
@@ -37,8 +37,8 @@ class Part:
 
     """
 
-    reads_batches = False
-    """Whether it reads the batches of the validation run."""
+    reads_batches: bool | None = None
+    """Whether it reads the batches of the validation run; ``None`` where it has no say in that."""
     attached: tuple[str, ...] = ()
     """Attributes that belong to a model: a copy has None there."""
 
@@ -47,6 +47,24 @@ class Part:
 
     def detach(self) -> None:
         """Let go of the model."""
+
+    def take_padding(self, padding_idx: int | None) -> None:
+        """What the ``LightningModule`` or the data module says of padding in an attribute of this name, if it does."""
+
+    def count(self, batch: Any) -> int | None:
+        """The number of samples in a batch; ``None`` where it does not know better than the batch itself."""
+        return None
+
+    def read_from(self) -> str:
+        """What it reads batches from, for messages; ``""`` where that is the validation run or nothing."""
+        return ""
+
+    def given_by_place(self) -> list[str]:
+        """Arguments that hold an entry for each sample of the data set."""
+        return []
+
+    def fit_starts(self, trainer: Any, name: str) -> None:
+        """A fit starts, and the analysis of that name is attached."""
 
     def begin(self, reading: Reading) -> None:
         """A reading starts."""
@@ -68,6 +86,9 @@ class Part:
 
     def commit(self, reading: Reading) -> None:
         """The reading counts. Called on all ranks, or on none."""
+
+    def fit_ends(self, trainer: Any, full_key: Callable[[str], str], step: int) -> None:
+        """A fit with a reading is over: show what there is to show at its end, of the last step that was read."""
 
     def clear(self) -> None:
         """A new fit: forget all that belongs to the one before."""

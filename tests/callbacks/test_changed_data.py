@@ -144,9 +144,9 @@ def test_drift_starts_anew(tmp_path: Path) -> None:
     fitted(tmp_path, [callback], loader(24, seed=1), loader(32, seed=2))
     assert keys(callback, "cka/encoder/first") == [False, True, False, True]
     assert keys(callback, "cka/encoder/previous") == [False, True, False, True]
-    assert callback._kept.steps == [one.step for one in callback.history.readings[2:]]
-    assert callback._maps.steps == callback._kept.steps
-    assert len(callback._shown["encoder"].key) == Sequences(32, seed=2).mask.sum()
+    assert callback.kept.steps == [one.step for one in callback.history.readings[2:]]
+    assert callback.maps.steps == callback.kept.steps
+    assert len(callback.maps.shown["encoder"].key) == Sequences(32, seed=2).mask.sum()
     # From then on as if it had seen nothing else.
     fitted(tmp_path, [alone], loader(24, seed=1), loader(24, seed=1))
     assert keys(alone, "cka/encoder/first") == [False, True, True, True]
@@ -157,9 +157,9 @@ def test_a_validation_run_on_other_data_compares_nothing_and_forgets_nothing(tmp
     run = trainer(tmp_path, [callback], max_epochs=2)
     model = Tagger()
     run.fit(model, loader(), loader(24, seed=1))
-    kept = callback._kept.steps
+    kept = callback.kept.steps
     assert "cka/encoder/first" not in run.validate(model, loader(24, seed=2), verbose=False)[0]
-    assert callback._kept.steps == kept
+    assert callback.kept.steps == kept
     found = run.validate(model, loader(24, seed=1), verbose=False)[0]
     last = callback.history.readings[-1].values["cka/encoder/first"]
     assert found["cka/encoder/first"] == pytest.approx(last, abs=1e-6)

@@ -134,7 +134,7 @@ def test_half_precision_keeps_all_that_matters(tmp_path: Path) -> None:
     angles = [0.0, 30.0, 60.0]
     whole = turned(tmp_path, 500, 10, angles)
     half = turned(tmp_path, 500, 10, angles, keep_dtype="float16")
-    assert half._kept.values[0]["site"]["z"].dtype == torch.float16
+    assert half.kept.values[0]["site"]["z"].dtype == torch.float16
     for key in ("cka/site/first", "cka/site/previous"):
         assert half.history.series(key)[1] == pytest.approx(whole.history.series(key)[1], abs=2e-4)
 
@@ -142,10 +142,10 @@ def test_half_precision_keeps_all_that_matters(tmp_path: Path) -> None:
 def test_the_sample_is_the_same_at_every_reading_and_bounded(tmp_path: Path) -> None:
     callback = RepresentationDrift(SITES, ["token"], max_rows=30, neighbors=3, keep_readings=3)
     fit(tmp_path, [callback], max_epochs=6)
-    keys = [one["enc"]["key"] for one in callback._kept.values]
+    keys = [one["enc"]["key"] for one in callback.kept.values]
     assert len(keys) == 3
     assert all(torch.equal(keys[0], one) for one in keys)
-    assert [one["enc"]["z"].shape for one in callback._kept.values] == [(30, 8)] * 3
+    assert [one["enc"]["z"].shape for one in callback.kept.values] == [(30, 8)] * 3
     assert callback.reading["sampled_rows/enc"] == 30
     assert callback.reading["rows/enc"] == int(Sequences(40, seed=1).mask.sum())
 
@@ -193,19 +193,19 @@ def test_resuming_goes_on_exactly(tmp_path: Path, align: str) -> None:
     later.fit(Plain(), loader(), loader(seed=1), ckpt_path=tmp_path / "part.ckpt", weights_only=True)
     assert timeless(resumed) == timeless(whole)
     assert resumed.to_last() == whole.to_last()
-    assert resumed._maps.steps == whole._maps.steps
-    for one, other in zip(resumed._maps.values, whole._maps.values, strict=True):
+    assert resumed.maps.steps == whole.maps.steps
+    for one, other in zip(resumed.maps.values, whole.maps.values, strict=True):
         torch.testing.assert_close(one["enc"], other["enc"])
 
 
 def test_a_trainer_that_validates_compares_with_the_first_reading_and_analyze_with_none(tmp_path: Path) -> None:
     callback, model = RepresentationDrift(SITES, ["tags"], neighbors=3), Tagger()
     fit(tmp_path, [callback], model)
-    last, kept = dict(callback.reading), callback._kept.steps
+    last, kept = dict(callback.reading), callback.kept.steps
     trainer(tmp_path, [callback]).validate(model, loader(seed=1), verbose=False)
     assert callback.reading["cka/enc/first"] == pytest.approx(last["cka/enc/first"], abs=1e-6)
     assert "cka/enc/previous" not in callback.reading
-    assert callback._kept.steps == kept
+    assert callback.kept.steps == kept
     found = analyze(model, loader(seed=1), callback)
     assert not any(key.startswith("cka/") for key in found)
     assert found["silhouette/enc/tags"] == pytest.approx(last["silhouette/enc/tags"], abs=1e-6)
@@ -229,7 +229,7 @@ def test_maps_neither_flip_nor_turn(tmp_path: Path) -> None:
     trainer(tmp_path, [callback], max_epochs=4).fit(
         Spinning([0.0] * 4), DataLoader(data, batch_size=60), DataLoader(data, batch_size=60)
     )
-    maps = [one["site"] for one in callback._maps.values]
+    maps = [one["site"] for one in callback.maps.values]
     assert len(maps) == 4
     assert maps[0].shape == (60, 2)
     for one in maps[1:]:
@@ -239,11 +239,11 @@ def test_maps_neither_flip_nor_turn(tmp_path: Path) -> None:
 def test_the_plane_of_the_first_reading_is_kept(tmp_path: Path) -> None:
     callback = RepresentationDrift(SITES, align="first")
     fit(tmp_path, [callback])
-    mean, axes = callback._planes["enc"]
-    last = callback._kept.values[-1]["enc"]
-    shown = torch.isin(last["key"], callback._shown["enc"].key)
+    mean, axes = callback.maps.planes["enc"]
+    last = callback.kept.values[-1]["enc"]
+    shown = torch.isin(last["key"], callback.maps.shown["enc"].key)
     expected = (last["z"][shown].double() - mean) @ axes
-    torch.testing.assert_close(callback._maps.values[-1]["enc"], expected.float(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(callback.maps.values[-1]["enc"], expected.float(), atol=1e-5, rtol=1e-5)
 
 
 def test_classes_of_the_map_have_names(tmp_path: Path) -> None:

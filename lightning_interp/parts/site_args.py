@@ -1,0 +1,47 @@
+"""The arguments that callbacks hand on which read sites, typed, so that an editor completes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from lightning_interp._forward import Forward
+from lightning_interp.labels import Key
+from lightning_interp.parts.projector import Names
+from lightning_interp.reading.arguments import BatchArgs
+from lightning_interp.site_rows import Pooling, ReadSite
+from lightning_interp.sites import Call, Layout, OutputKey
+
+__all__ = ["SiteArgs", "split_site_args"]
+
+
+class SiteArgs(BatchArgs, total=False):
+    """Arguments of analyses that read sites; see :class:`~lightning_interp.callbacks.RepresentationMetrics`."""
+
+    tokens: Key | Mapping[str, Key] | None
+    mask: Key | None
+    padding_idx: int | None
+    ignore_tokens: Sequence[int]
+    skip_positions: int
+    layout: Layout | Mapping[str, Layout] | None
+    call: Call
+    output: OutputKey | Mapping[str, OutputKey] | None
+    read: ReadSite | Mapping[str, ReadSite] | None
+    pooling: Pooling | None
+    data: Iterable[Any] | None
+    forward: Forward | None
+    projector: int | None
+    label_names: Names | Mapping[str, Names] | None
+
+
+def split_site_args(given: SiteArgs) -> tuple[dict[str, Any], BatchArgs]:
+    """Those of sites, and those of any analysis that reads batches; unknown ones stay among the latter.
+
+    Example:
+        >>> split_site_args({"layout": "BTD", "prefix": "own/"})
+        ({'layout': 'BTD'}, {'prefix': 'own/'})
+
+    """
+    own = SiteArgs.__annotations__.keys() - BatchArgs.__annotations__.keys()
+    of_sites = {name: value for name, value in given.items() if name in own}
+    return of_sites, cast(BatchArgs, {name: value for name, value in given.items() if name not in own})
