@@ -36,7 +36,7 @@ class ProbeSet(Baseline):
         >>> from torch import nn
         >>> probe_set, reading = ProbeSet(None), Reading(nn.Identity(), step=10)
         >>> probe_set.begin(reading)
-        >>> probe_set.of(reading, lambda: {"enc/pos": 0.5}, "LayerProbe")
+        >>> probe_set.of_reading(reading, lambda: {"enc/pos": 0.5}, "LayerProbe")
         {'enc/pos': 0.5}
         >>> probe_set.due_at(reading)
         False
