@@ -5,17 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp._kept_readings import KeptReadings
 from lightning_interp._seen import Seen
 from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
-from lightning_interp.callbacks.representation import site_key
-from lightning_interp.distributed import Steps, Sum, run
+from lightning_interp.distributed import Steps
 from lightning_interp.figures import measure_curves
 from lightning_interp.figures.reliability_diagram import reliability_diagram
 from lightning_interp.figures.selective_accuracy_curve import selective_accuracy_curve
@@ -24,10 +22,14 @@ from lightning_interp.functional.calibration import multiclass_brier
 from lightning_interp.labels import Key
 from lightning_interp.metrics.calibration import ConfidenceMetric
 from lightning_interp.metrics.measure import Measure
+from lightning_interp.parts.kept import Kept
+from lightning_interp.parts.prediction_sites import OutputSite, PredictionSites
+from lightning_interp.parts.site_metrics import site_key
 from lightning_interp.positions import Selection
-from lightning_interp.predictions import PredictedRows, PredictionRecorder, Predictions, Scores
+from lightning_interp.predictions import PredictedRows, Scores
+from lightning_interp.reading.arguments import BatchArgs
 from lightning_interp.reading.reading import Reading
-from lightning_interp.sites import Call, SiteRecorder, resolve_sites, short_names
+from lightning_interp.sites import Call
 
 __all__ = ["ConfidenceCalibration", "SpokenConfidence"]
 
@@ -111,7 +113,7 @@ class ConfidenceCalibration(ValidationAnalysis):
 
     """
 
-    attached = ("_recorder", "_output_recorder")
+    told_apart = ("sites", "name", "dataloader_idx", "prefix")
 
     def __init__(
         self,
@@ -130,7 +132,7 @@ class ConfidenceCalibration(ValidationAnalysis):
         coverages: Sequence[float] = (0.5, 0.8, 0.9),
         max_rows: int = 10_000,
         seed: int = 0,
-        **kwargs: Any,
+        **kwargs: Unpack[BatchArgs],
     ) -> None:
         super().__init__(**kwargs)
         if confidence is None and (sites is None) == (output is None):
@@ -162,44 +164,27 @@ class ConfidenceCalibration(ValidationAnalysis):
         self.confidence = confidence
         self.bins = bins
         self.metric = ConfidenceMetric(bins=bins, coverages=coverages, max_rows=max_rows, seed=seed)
-        self._name_elsewhere = name or ("output" if confidence is None else "spoken")
-        self._reading: dict[str, Any] = {
-            "target": target,
-            "ignore_index": ignore_index,
-            "shift": int(shift),
-            "mask": mask,
-            "class_dim": class_dim,
-            "scores": scores,
-            "call": call,
-        }
+        elsewhere = name or ("output" if confidence is None else "spoken")
+        how = {"target": target, "ignore_index": ignore_index, "shift": int(shift), "mask": mask}
+        how |= {"class_dim": class_dim, "scores": scores, "call": call}
+        # Where predictions are read: logits with their targets, or whatever `confidence` is called with.
+        self.predictions = PredictionSites(sites, output, elsewhere, how) if confidence is None else None
+        self.spoken = OutputSite(sites, elsewhere, call) if confidence is not None else None
         self.output = output
-        if confidence is None:
-            self._predictions("" if sites is not None else None)  # checks the arguments
-        self._names: dict[str, str] = {}
-        self._recorder: PredictionRecorder | None = None
-        self._output_recorder: SiteRecorder | None = None
+        self.kept = Kept(_KEPT)
+        """What the diagrams show, by place."""
         self._metrics: dict[str, ConfidenceMetric] = {}
-        self._unknown: dict[str, Tensor] = {}
-        self._scored: dict[str, Tensor] = {}
-        self.clear()
 
-    def _predictions(self, site: str | None) -> Predictions:
-        return Predictions(site=site, output=self.output if site is None else None, **self._reading)
+    @property
+    def name(self) -> str | None:
+        """What keys call predictions that are read at no site."""
+        return self._places.name if self.sites is None else None
 
-    def clear(self) -> None:
-        """Forget everything that belongs to one fit."""
-        super().clear()
-        self._kept = KeptReadings(_KEPT)
-        self._found: dict[str, dict[str, Tensor]] = {}
-
-    def identity(self) -> dict[str, Any]:
-        """Tells instances of one class in a checkpoint apart by what they read."""
-        return {
-            "sites": self.sites if self.sites is None or isinstance(self.sites, str) else list(self.sites),
-            "name": None if self.sites is not None else self._name_elsewhere,
-            "dataloader_idx": self.dataloader_idx,
-            "prefix": self.prefix,
-        }
+    @property
+    def _places(self) -> PredictionSites | OutputSite:
+        places = self.predictions or self.spoken
+        assert places is not None
+        return places
 
     # ------------------------------------------------- keys
 
@@ -213,69 +198,24 @@ class ConfidenceCalibration(ValidationAnalysis):
 
     def names(self, model: nn.Module | None = None) -> list[str]:
         """What keys call the predictions; ``<site>`` where that cannot be known without the model."""
-        if self.sites is None:
-            return [self._name_elsewhere]
-        return short_names(self.sites, model, self._names)
+        return self._places.names(model)
 
     # ------------------------------------------------- reading
 
-    def resolve(self, model: nn.Module) -> None:
-        """Attach hooks where predictions are read."""
-        self._names = {} if self.sites is None else resolve_sites(model, self.sites)
-        if self.confidence is not None:
-            if len(self._names) > 1:
-                raise ValueError(f"`confidence` reads one site, but `sites` are {list(self._names)}.")
-            if self._names:
-                self._output_recorder = SiteRecorder(model, self._names, call=self._reading["call"])
-                self._output_recorder.attach()
-            return
-        sources = {short: self._predictions(site) for short, site in self._names.items()}
-        self._recorder = PredictionRecorder(model, sources or {self._name_elsewhere: self._predictions(None)})
-        self._recorder.attach()
-
-    def release(self) -> None:
-        """Take the hooks off and drop the metrics."""
-        for recorder in (self._recorder, self._output_recorder):
-            if recorder is not None:
-                recorder.detach()
-        self._recorder = self._output_recorder = None
-        self.abort()
-
-    def begin(self, reading: Reading) -> None:
-        """Start with empty metrics."""
-        self.abort()
-        for name in self._names or [self._name_elsewhere]:
-            metric = copy.deepcopy(self.metric)
-            metric.process_group = self.group
-            self._metrics[name] = metric
-
     def abort(self) -> None:
         """Forget the reading."""
-        for recorder in (self._recorder, self._output_recorder):
-            if recorder is not None:
-                recorder.stop()
-        self._metrics, self._unknown, self._scored, self._found = {}, {}, {}, {}
-
-    def before_batch(self, seen: Seen) -> None:
-        """Read targets, and capture what the sites put out."""
-        if self._recorder is not None:
-            self._recorder.start(seen.batch)
-        if self._output_recorder is not None:
-            self._output_recorder.start()
+        super().abort()
+        self._metrics = {}
 
     def after_batch(self, seen: Seen) -> None:
         """Hand confidences to the metrics."""
-        if self.confidence is None:
-            assert self._recorder is not None
-            for name, rows in self._recorder.take(seen.selection, seen.output).items():
+        super().after_batch(seen)
+        if self.predictions is not None:
+            for name, rows in self.predictions.rows(seen).items():
                 self._take_logits(name, rows, seen.selection)
-            return
-        output, name = seen.output, self._name_elsewhere
-        if self._output_recorder is not None:
-            self._output_recorder.stop()
-            ((name, outputs),) = self._output_recorder.take().items()
-            output = outputs[-1]
-        self._take_spoken(name, self.confidence(seen.batch, output), self.count(seen.batch), seen.selection)
+        elif self.spoken is not None and self.confidence is not None:
+            name, output = self.spoken.output(seen)
+            self._take_spoken(name, self.confidence(seen.batch, output), self.count(seen.batch), seen.selection)
 
     def _take_logits(self, name: str, rows: PredictedRows, selection: Selection) -> None:
         shape = len(selection), -1
@@ -288,8 +228,6 @@ class ConfidenceCalibration(ValidationAnalysis):
             selection.positions,
             rows.nonfinite,
         )
-        self._unknown[name] = self._unknown.get(name, 0) + rows.unknown
-        self._scored[name] = self._scored.get(name, 0) + rows.scored
 
     def _take_spoken(self, name: str, given: Any, size: int, selection: Selection) -> None:
         if not isinstance(given, tuple | list) or len(given) != 2:
@@ -307,67 +245,39 @@ class ConfidenceCalibration(ValidationAnalysis):
             confidence, correct.masked_fill(~asked, 0), None, asked, selection.positions
         )
 
-    def _metric(self, name: str, device: torch.device) -> ConfidenceMetric:
+    def _metric(self, name: str, device: torch.device | None = None) -> ConfidenceMetric:
+        if name not in self._metrics:
+            new = copy.deepcopy(self.metric)
+            new.process_group = self.group
+            self._metrics = {**self._metrics, name: new}  # a copy of this callback has the one before
         metric = self._metrics[name]
-        if metric.device != device:
+        if device is not None and metric.device != device:
             metric.to(device)
         return metric
 
-    def finish(self, reading: Reading) -> Mapping[str, Tensor | float]:
+    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
         """Merge ranks and compute."""
-        with torch.inference_mode(False), torch.no_grad():
-            if self.confidence is None:
-                run(self._check_targets(), self.group)
-            values: dict[str, Tensor | float] = {}
-            found: dict[str, dict[str, Tensor]] = {}
-            for name, metric in self._metrics.items():
-                values |= {site_key(key, name): value for key, value in metric.compute().items()}
-                assert metric.reliability is not None
-                found[name] = {"bins": torch.stack(metric.reliability)}
-                if metric.curve is not None:
-                    found[name]["curve"] = metric.curve
-            self.abort()
-            self._found = found
-            return values
-
-    def _check_targets(self) -> Steps[None]:
-        """Targets that are no class, and scores that are no logits, would make every measure one of something else."""
-        assert self._recorder is not None
-        none = torch.zeros(3, dtype=torch.long)
-        mine = [[int(self._unknown.get(name, 0)), *self._scored.get(name, none).tolist()] for name in self._metrics]
-        merged: Tensor = yield Sum(torch.tensor(mine))
-        for name, (number, *scored) in zip(self._metrics, merged.tolist(), strict=True):
-            if number:
-                raise ValueError(
-                    f"{number} targets of {name!r} are no class of its logits: check `target`, and `ignore_index` "
-                    f"({self._reading['ignore_index']}) or `mask` for those that do not count. Where there is one "
-                    "logit for each, targets are 0 or 1."
-                )
-            self._recorder.predictions[name].check_scores(name, scored)
-
-    # ------------------------------------------------- life in a Trainer
-
-    def commit(self, reading: Reading) -> None:
-        """Keep what the diagrams show."""
-        assert reading.step is not None
-        self._kept.add(reading.step, self._found)
-        self._found = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Readings, and the diagrams that are kept."""
-        return {**super().state_dict(), "kept": self._kept.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where a checkpoint left off."""
-        super().load_state_dict(state_dict)
-        self._kept.load_state_dict(state_dict["kept"])
+        if self.predictions is not None:
+            yield from self.predictions.check()
+        values: dict[str, Tensor | float] = {}
+        found: dict[str, dict[str, Tensor]] = {}
+        for name in self.names():
+            metric = self._metric(name)
+            of_name = yield from metric.steps()
+            values |= {site_key(key, name): value for key, value in of_name.items()}
+            assert metric.reliability is not None
+            found[name] = {"bins": torch.stack(metric.reliability)}
+            if metric.curve is not None:
+                found[name]["curve"] = metric.curve
+        self._metrics, self.kept.now = {}, found
+        return values
 
     # ------------------------------------------------- pictures
 
     def figures(self) -> Mapping[str, Draw]:
         """Curves of the measures, and for each site its reliability diagram and selective accuracy."""
         pictures: dict[str, Draw] = {"calibration/curves": self._curves}
-        for name in self._names or [self._name_elsewhere]:
+        for name in self.names():
             if bins := self._of(name, "bins"):
                 draw = partial(reliability_diagram, bins, f"Reliability, {name}")
                 pictures[f"calibration/reliability/{name}"] = draw
@@ -377,11 +287,10 @@ class ConfidenceCalibration(ValidationAnalysis):
         return pictures
 
     def _of(self, name: str, what: str) -> list[tuple[int, Any]]:
-        readings = dict(zip(self._kept.steps, self._kept.values, strict=True))
-        return [(step, one[name][what].numpy()) for step, one in readings.items() if what in one.get(name, {})]
+        return [(step, one[name][what].numpy()) for step, one in self.kept.readings if what in one.get(name, {})]
 
     def _curves(self) -> Figure:
-        names = list(self._names) or [self._name_elsewhere]
+        names = self.names()
         panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
         for panel, lines in _PANELS.items():
             found = {

@@ -112,6 +112,7 @@ class Part:
         """A part with the same arguments that has read nothing yet and is attached to no model."""
         found = copy.copy(self)
         found.clear()
+        found.forget()
         return found
 
     def __getstate__(self) -> dict[str, Any]:

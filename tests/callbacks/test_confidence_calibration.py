@@ -261,8 +261,8 @@ def test_resuming_goes_on_exactly(tmp_path: Path) -> None:
     later = trainer(tmp_path / "later", [resumed], max_epochs=5)
     later.fit(Plain(), loader(), loader(seed=1), ckpt_path=tmp_path / "part.ckpt", weights_only=True)
     assert timeless(resumed) == timeless(whole)
-    assert resumed._kept.steps == whole._kept.steps == [5, 10, 15, 20, 25]
-    for one, other in zip(resumed._kept.values, whole._kept.values, strict=True):
+    assert resumed.kept.steps == whole.kept.steps == [5, 10, 15, 20, 25]
+    for one, other in zip(resumed.kept.values, whole.kept.values, strict=True):
         assert torch.equal(one["head"]["bins"], other["head"]["bins"])
 
 
