@@ -11,9 +11,14 @@ from unittest import mock
 import pytest
 
 pytest.importorskip("jsonargparse")
+import jsonargparse
 import pytorch_lightning as pl
+import yaml
 from pytorch_lightning.cli import LightningCLI
 
+import lightning_interp
+from lightning_interp import CoordinateProbe, LanguageModel
+from lightning_interp.callbacks._argument_names import argument_names
 from tests.toy import Tagger, loader
 
 CONFIG = """
@@ -58,6 +63,14 @@ trainer:
       init_args: {monitor: val_acc, patience_steps: 100, min_delta: 1.0, delta: se}
 """
 
+PROBE = """
+entities: lightning_interp.probing.planted_places
+sites: [enc]
+lm: {tokenizer: tok, model: lm, batch_tokens: 64, special_tokens: none}
+pooling: mean
+log: full
+"""
+
 
 class Data(pl.LightningDataModule):
     def train_dataloader(self) -> object:
@@ -87,6 +100,36 @@ def test_print_config_round_trips_and_trains(tmp_path: Path) -> None:
     assert all(phases.series(key)[0] == [2, 5] for key in phases.followed())
     assert phases.conclusion.startswith("before goes on: val_loss has too few readings")
     assert (stop.patience_steps, stop.min_delta, stop.delta) == (100, 1.0, "se")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TaskSpace",
+        "MinimalPairs",
+        "ClozeFacts",
+        "StructuralProbe",
+        "CoordinateProbe",
+        "TruthProbe",
+        "AcquisitionByClass",
+    ],
+)
+def test_every_argument_of_a_callback_is_known_to_a_yaml_file_also_those_that_it_hands_on(name: str) -> None:
+    kind = getattr(lightning_interp, name)
+    parser = jsonargparse.ArgumentParser()
+    parser.add_class_arguments(kind, "callback")
+    known = {action.dest.split(".")[1] for action in parser._actions if action.dest.startswith("callback.")}
+    assert known == set(argument_names(kind))
+
+
+def test_a_probe_is_configured_with_a_language_model() -> None:
+    parser = jsonargparse.ArgumentParser()
+    parser.add_class_arguments(CoordinateProbe, "probe")
+    given = parser.parse_object({"probe": yaml.safe_load(PROBE)})
+    probe = parser.instantiate_classes(given).probe
+    assert isinstance(probe, CoordinateProbe)
+    assert (len(probe.entities), probe.log_level, probe.sentences.pooling) == (200, "full", "mean")
+    assert probe.sentences.lm == LanguageModel("tok", "lm", batch_tokens=64, special_tokens="none")
 
 
 def run(argv: list[str]) -> LightningCLI:

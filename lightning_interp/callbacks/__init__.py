@@ -19,6 +19,7 @@ from lightning_interp.callbacks.task_space import TaskSpace
 from lightning_interp.callbacks.training_phases import TrainingPhases
 from lightning_interp.callbacks.truth_probe import TruthProbe
 from lightning_interp.callbacks.validation_schedule import ValidationSchedule
+from lightning_interp.parts.language_model import LanguageModel
 
 __all__ = [
     "RepresentationStructure",
@@ -42,4 +43,5 @@ __all__ = [
     "SentenceProbe",
     "Probed",
     "ProbedSite",
+    "LanguageModel",
 ]

@@ -46,7 +46,7 @@ from lightning_interp.reading.samples import ReadSamples, loader_positions
 from lightning_interp.replay import NotLoggedError
 from lightning_interp.run_settings import Settings, arguments, run_settings
 
-__all__ = ["Draw", "ValidationAnalysis", "refuse_batch_arguments"]
+__all__ = ["Draw", "ValidationAnalysis"]
 
 Draw = Callable[[], Figure]
 
@@ -959,19 +959,6 @@ class ValidationAnalysis(pl.Callback):
             started = time.monotonic()
             reporter.figure(trainer, self.full_key(tag), draw, step)
             self._spent += time.monotonic() - started
-
-
-def refuse_batch_arguments(given: Mapping[str, Any], advice: str = "") -> None:
-    """Arguments about validation batches have no meaning to a callback that reads none.
-
-    Raises:
-        ValueError: If there is one.
-
-    """
-    for name in ("max_examples", "dataloader_idx", "batch_size"):
-        # A YAML file has the default of an argument that is handed on.
-        if name in given and (name != "batch_size" or given[name] is not None):
-            raise ValueError(f"`{name}` has no meaning here: no validation batch is read. {advice}".rstrip())
 
 
 def _numbers(found: Mapping[str, Tensor | float]) -> dict[str, float]:

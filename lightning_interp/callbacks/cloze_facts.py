@@ -11,7 +11,8 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis, refuse_batch_arguments
+from lightning_interp.callbacks._argument_names import refuse_unknown_arguments
+from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.distributed import Steps
 from lightning_interp.functional.acquisition import LearnedCurve
 from lightning_interp.functional.binomial import binomial_se
@@ -139,8 +140,8 @@ class ClozeFacts(ValidationAnalysis):
         lm: LanguageModel | None = None,
         **kwargs: Unpack[AnalysisArgs],
     ) -> None:
-        refuse_batch_arguments(kwargs)
-        super().__init__(max_examples=None, **kwargs)
+        refuse_unknown_arguments(type(self), kwargs, AnalysisArgs)
+        super().__init__(max_examples=None, dataloader_idx=0, batch_size=None, **kwargs)
         if facts_per_relation is not None and facts_per_relation < 1:
             raise ValueError(f"`facts_per_relation` must be at least 1, or None for all, got {facts_per_relation}.")
         if candidates is not None and candidates < 2:

@@ -7,18 +7,18 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_interp._kept_readings import KeptReadings, evenly_spread
+from lightning_interp._kept_readings import evenly_spread
 from lightning_interp.callbacks._grids import site_grid
 from lightning_interp.callbacks._titles import measure_title
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import site_key
-from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceProbe
+from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceArgs, SentenceProbe
 from lightning_interp.figures import site_heatmap
 from lightning_interp.figures.coordinate_map import coordinate_map
 from lightning_interp.functional.folds import block_folds, random_folds
@@ -27,12 +27,10 @@ from lightning_interp.functional.rank_correlation import spearman
 from lightning_interp.functional.ridge import held_out_ridge
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.probing.entities import Entities, read_entities
-from lightning_interp.reading.reading import Reading
 from lightning_interp.tasks.loading import loaded
 
 __all__ = ["CoordinateProbe"]
 
-_KEPT = 64  # readings whose maps are kept
 _PANELS = 5  # predicted maps side by side
 
 
@@ -97,6 +95,7 @@ class CoordinateProbe(SentenceProbe):
     """
 
     units = "entities"
+    stored_readings = 64
 
     def __init__(
         self,
@@ -105,7 +104,7 @@ class CoordinateProbe(SentenceProbe):
         template: str = "{}",
         folds: int = 5,
         distance: Distance | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[SentenceArgs],
     ) -> None:
         entities = loaded("entities", entities, read_entities, path="the path of a table that exists")
         if not isinstance(entities, Entities):
@@ -128,17 +127,12 @@ class CoordinateProbe(SentenceProbe):
         }
         shuffled = torch.randperm(len(entities), generator=torch.Generator().manual_seed(operator.index(self.seed + 1)))
         self._permuted = entities.targets[shuffled]
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget everything that belongs to one fit."""
-        super().clear()
-        self._maps = KeptReadings(_KEPT)
 
     @property
     def maps(self) -> list[tuple[int, dict[str, Tensor]]]:
         """Step and, by site, held-out predictions (entities, T) of up to 64 readings of the fit, evenly spread."""
-        return [(step, dict(kept)) for step, kept in zip(self._maps.steps, self._maps.values, strict=True)]
+        shape = self.entities.targets.shape
+        return [(step, {site: one.view(shape) for site, one in kept.items()}) for step, kept in self.stored.readings]
 
     def probe_measures(self) -> dict[str, str]:
         """Every measure of a site with its level."""
@@ -168,43 +162,24 @@ class CoordinateProbe(SentenceProbe):
                 keep = own.float().flatten()
         return Probed(values, keep)
 
-    # ------------------------------------------------- from one reading to the next
-
-    def commit(self, reading: Reading) -> None:
-        """Keep the maps of a reading that counts."""
-        shape = self.entities.targets.shape
-        # Where a vector is not finite, there is no map.
-        read = {site for site in self._names if self.full_key(site_key("coordinate_r2", site)) in self.reading}
-        found = {
-            site: self._found[site].view(shape) if site in read else torch.full(shape, math.nan) for site in self._names
-        }
-        assert reading.step is not None
-        self._maps.add(reading.step, found)
-        super().commit(reading)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Readings and maps, as plain numbers and tensors."""
-        return {**super().state_dict(), "maps": self._maps.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where a checkpoint left off."""
-        super().load_state_dict(state_dict)
-        self._maps.load_state_dict(state_dict["maps"])
+    def unread(self, kept: Tensor | None) -> Tensor:
+        """Where a vector is not finite, there is no map."""
+        return torch.full((self.entities.targets.numel(),), math.nan)
 
     # ------------------------------------------------- figures
 
     def figures(self) -> Mapping[str, Draw]:
         """R² by site over time, and for each site the maps."""
-        if not len(self._maps):
+        if not len(self.stored):
             return {}
         drawings: dict[str, Draw] = {
             f"coordinates/{measure}": partial(self._heatmap, measure) for measure in ("r2", "r2_blocked")
         }
-        return drawings | {f"coordinates/map/{site}": partial(self._map, site) for site in self._names}
+        return drawings | {f"coordinates/map/{site}": partial(self._map, site) for site in self.sentences.names}
 
     def _heatmap(self, measure: str) -> Figure:
         key = f"coordinate_{measure}"
-        grid = site_grid(self.history, {site: self.full_key(site_key(key, site)) for site in self._names})
+        grid = site_grid(self.history, {site: self.full_key(site_key(key, site)) for site in self.sentences.names})
         return site_heatmap(*grid, title=measure_title(key), label="R², held out")
 
     def _map(self, site: str) -> Figure:

@@ -10,7 +10,8 @@ from typing import Any, Unpack
 
 from torch import Tensor, nn
 
-from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis, refuse_batch_arguments
+from lightning_interp.callbacks._argument_names import refuse_unknown_arguments
+from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.distributed import Steps
 from lightning_interp.functional.acquisition import LearnedCurve
 from lightning_interp.functional.binomial import binomial_se
@@ -122,8 +123,8 @@ class MinimalPairs(ValidationAnalysis):
         lm: LanguageModel | None = None,
         **kwargs: Unpack[AnalysisArgs],
     ) -> None:
-        refuse_batch_arguments(kwargs)
-        super().__init__(max_examples=None, **kwargs)
+        refuse_unknown_arguments(type(self), kwargs, AnalysisArgs)
+        super().__init__(max_examples=None, dataloader_idx=0, batch_size=None, **kwargs)
         if pairs_per_task is not None and pairs_per_task < 1:
             raise ValueError(f"`pairs_per_task` must be at least 1, or None for all, got {pairs_per_task}.")
         if not 0 < threshold <= 1:

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import torch
 from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ from lightning_interp.callbacks._grids import site_grid
 from lightning_interp.callbacks._titles import measure_title
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import site_key
-from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceProbe
+from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceArgs, SentenceProbe
 from lightning_interp.figures import dependency_tree, site_heatmap
 from lightning_interp.functional.structural_probe import (
     StructuralProbeFit,
@@ -118,7 +118,7 @@ class StructuralProbe(SentenceProbe):
         rank: int = 64,
         split: Sequence[float] = (0.6, 0.15, 0.25),
         max_steps: int = 500,
-        **kwargs: Any,
+        **kwargs: Unpack[SentenceArgs],
     ) -> None:
         for name, value, least in (
             ("max_sentences", max_sentences, 3),
@@ -206,7 +206,7 @@ class StructuralProbe(SentenceProbe):
         return site_heatmap(*self._grid(name), title=title, label=label)
 
     def _grid(self, name: str) -> tuple[list[int], list[str], list[list[float]]]:
-        return site_grid(self.history, {site: self.full_key(site_key(name, site)) for site in self._names})
+        return site_grid(self.history, {site: self.full_key(site_key(name, site)) for site in self.sentences.names})
 
     def _tree(self) -> Figure:
         reading, sentence = self.history.readings[-1], self.treebank[self._shown]

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lightning_interp._kept_readings import evenly_spread
-from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis, refuse_batch_arguments
+from lightning_interp.callbacks._argument_names import refuse_unknown_arguments
+from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.distributed import Steps
 from lightning_interp.figures import measure_curves
 from lightning_interp.figures.task_heatmap import task_heatmap
@@ -159,8 +160,8 @@ class TaskSpace(ValidationAnalysis):
         lm: LanguageModel | None = None,
         **kwargs: Unpack[AnalysisArgs],
     ) -> None:
-        refuse_batch_arguments(kwargs, "See `pairs_per_task`.")
-        super().__init__(max_examples=None, **kwargs)
+        refuse_unknown_arguments(type(self), kwargs, AnalysisArgs)
+        super().__init__(max_examples=None, dataloader_idx=0, batch_size=None, **kwargs)
         for name, value, least in (("pairs_per_task", pairs_per_task, 2), ("permutations", permutations, 1)):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")

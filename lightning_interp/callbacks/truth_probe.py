@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from matplotlib.figure import Figure
@@ -17,8 +17,7 @@ from lightning_interp.callbacks._grids import site_grid
 from lightning_interp.callbacks._titles import measure_title
 from lightning_interp.callbacks.analysis import Draw
 from lightning_interp.callbacks.representation import site_key
-from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceProbe
-from lightning_interp.distributed import Steps
+from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceArgs, SentenceProbe
 from lightning_interp.figures import site_heatmap
 from lightning_interp.functional.truth import (
     PROBES,
@@ -29,8 +28,6 @@ from lightning_interp.functional.truth import (
 )
 from lightning_interp.metrics.base import FULL, SUMMARY
 from lightning_interp.probing.statements import Statement, read_statements
-from lightning_interp.reading.reading import Reading
-from lightning_interp.run_settings import Settings
 from lightning_interp.tasks.likelihood import sentence_log_probs
 from lightning_interp.tasks.loading import loaded
 
@@ -96,6 +93,7 @@ class TruthProbe(SentenceProbe):
     """
 
     units = "statements"
+    _outward = (*SentenceProbe._outward, "statements")
 
     def __init__(
         self,
@@ -103,7 +101,7 @@ class TruthProbe(SentenceProbe):
         sites: str | Sequence[str] | Mapping[str, str],
         probes: Sequence[Probe] = ("mass_mean", "logistic"),
         likelihood: bool = True,
-        **kwargs: Any,
+        **kwargs: Unpack[SentenceArgs],
     ) -> None:
         given = loaded("statements", statements, read_statements, path="the path of a table that exists")
         unknown = [probe for probe in probes if probe not in PROBES]
@@ -120,11 +118,6 @@ class TruthProbe(SentenceProbe):
         self._topics = torch.tensor([names.index(one.topic) for one in self.statements])
         self._negated = torch.tensor([one.negated for one in self.statements])
         self._control = _dealt_anew(self._labels, self._topics, self._negated, self.seed)
-        self.clear()
-
-    def settings(self) -> Settings:
-        """How readings are taken: arguments, without the statements themselves."""
-        return {name: value for name, value in super().settings().items() if name != "statements"}
 
     # ------------------------------------------------- keys
 
@@ -192,17 +185,12 @@ class TruthProbe(SentenceProbe):
             found["overall"] = (found["accuracy"] + found["negated"]) / 2
         return found
 
-    def _by_likelihood(self, extra: Tensor) -> dict[str, float]:
+    def from_extra(self, extra: Tensor) -> Mapping[str, float]:
         """The measures of the likelihood, which belong to no site."""
         if not self.likelihood or not bool(extra.isfinite().all()):
             return dict.fromkeys(self._likelihood_measures(), math.nan)
         found = self._scored(likelihood_rule(extra[:, 0], self._labels, self._topics, ~self._negated))
         return {key: found[key.partition("/")[2]] for key in self._likelihood_measures()}
-
-    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
-        """Probe the sites, and read what the likelihood alone tells."""
-        values = yield from super().merge(reading)
-        return {**values, **self._by_likelihood(self._extra)}
 
     # ------------------------------------------------- figures
 
@@ -214,7 +202,7 @@ class TruthProbe(SentenceProbe):
         return {f"truth/{measure}": partial(self._heatmap, measure) for measure in wanted}
 
     def _heatmap(self, measure: str) -> Figure:
-        grid = site_grid(self.history, {site: self.full_key(site_key(measure, site)) for site in self._names})
+        grid = site_grid(self.history, {site: self.full_key(site_key(measure, site)) for site in self.sentences.names})
         return site_heatmap(*grid, title=measure_title(measure), label="accuracy, topic held out")
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from lightning_interp.distributed import Maximum, PeerError, Steps
 from lightning_interp.probing.random_weights import Fresh, RandomBaseline
 from lightning_interp.reading.part import Part
 from lightning_interp.run_settings import Settings
 
 __all__ = ["Baseline"]
+
+T = TypeVar("T")
 
 
 class Baseline(Part):
@@ -25,6 +29,7 @@ class Baseline(Part):
             baseline. ``True``, or a function that makes the model anew, for random weights or an error; ``False`` for
             none.
         seed: Of the weights.
+        of: Dotted name of the part of the model that has them; ``""`` for the model itself.
 
     Example:
         >>> baseline = Baseline(None)
@@ -36,8 +41,8 @@ class Baseline(Part):
 
     attached = ("_model",)
 
-    def __init__(self, asked: bool | Fresh | None, seed: int = 0) -> None:
-        self.asked, self.seed = asked, seed
+    def __init__(self, asked: bool | Fresh | None, seed: int = 0, of: str = "") -> None:
+        self.asked, self.seed, self.of = asked, seed, of
         self._random = RandomBaseline(asked)
         self._model: weakref.ref[nn.Module] | None = None
         self.clear()
@@ -60,6 +65,7 @@ class Baseline(Part):
 
     def attach(self, model: nn.Module) -> None:
         """Values of another model are forgotten."""
+        model = model.get_submodule(self.of)
         if self._model is not None and self._model() is not model:
             self.clear()
         self._model = weakref.ref(model)
@@ -69,6 +75,30 @@ class Baseline(Part):
         """Within, the model has random weights; what nothing draws is told once, in the name of the callback."""
         with self._random.installed(model, self.seed, name):
             yield
+
+    def tried(self, model: nn.Module, name: str, work: Callable[[], T]) -> Steps[T | None]:
+        """What ``work`` reads on this rank of a model with random weights.
+
+        Returns:
+            What it reads; ``None`` where that failed on any rank and was not asked for: all ranks go without.
+
+        Raises:
+            Exception: What it failed with on this rank, where it was asked for.
+
+        """
+        found, failure = None, None
+        try:
+            with self.installed(model, name):
+                found = work()
+        except Exception as error:
+            if self.asked is not None:
+                raise
+            failure = error
+        failed: Tensor = yield Maximum(torch.tensor(float(failure is not None)))
+        if failed:
+            self.give_up(failure or PeerError("another rank failed."), name)
+            return None
+        return found
 
     def give_up(self, error: Exception, name: str) -> None:
         """Go on without one; where it was asked for, that is an error."""

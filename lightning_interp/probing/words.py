@@ -10,12 +10,13 @@ from torch import Tensor
 
 from lightning_interp.tasks.encoding import Tokenizer, raw_ids, real_ids
 
-__all__ = ["Pooling", "Text", "Units", "encode_units", "pooled"]
+__all__ = ["Pooling", "SpecialTokens", "Text", "Units", "encode_units", "pooled"]
 
 Text = str | Sequence[str]
 """A sentence: a text, which is one unit, or its words, each of them a unit."""
 
 Pooling = Literal["last", "first", "mean"]
+SpecialTokens = Literal["bos", "own", "none"]
 
 
 class Units(NamedTuple):
@@ -32,7 +33,7 @@ class Units(NamedTuple):
 def encode_units(
     tokenizer: Tokenizer,
     sentences: Sequence[Text],
-    special_tokens: Literal["bos", "own"] = "bos",
+    special_tokens: SpecialTokens = "bos",
     bos_token_id: int | None = None,
 ) -> list[Units]:
     """Encode sentences and say which word each token belongs to.
@@ -45,7 +46,7 @@ def encode_units(
         tokenizer: What :func:`~lightning_interp.tasks.encode_sentences` takes.
         sentences: Texts, or lists of words.
         special_tokens: ``"bos"`` puts a start token in front where there is one, as a causal model was trained with;
-            ``"own"`` puts what the tokenizer puts itself, such as ``[CLS]`` and ``[SEP]``.
+            ``"own"`` puts what the tokenizer puts itself, such as ``[CLS]`` and ``[SEP]``; ``"none"`` nothing.
         bos_token_id: The start token of ``"bos"``; the tokenizer's own by default.
 
     Returns:
@@ -61,8 +62,8 @@ def encode_units(
         tensor([-1,  0,  0])
 
     """
-    if special_tokens not in ("bos", "own"):
-        raise ValueError(f"`special_tokens` must be 'bos' or 'own', got {special_tokens!r}.")
+    if special_tokens not in ("bos", "own", "none"):
+        raise ValueError(f"`special_tokens` must be 'bos', 'own' or 'none', got {special_tokens!r}.")
     if isinstance(sentences, str):
         raise TypeError(f"`sentences` must be a list of sentences, got the string {sentences!r}.")
     for sentence in sentences:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -9,18 +10,33 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+import lightning_interp
 from lightning_interp import (
+    ClozeFacts,
     ConfidenceCalibration,
+    CoordinateProbe,
+    MinimalPairs,
     NoiseRobustness,
     RepresentationGeometry,
     RepresentationMetrics,
     RepresentationStructure,
+    StructuralProbe,
+    TaskSpace,
     TruthProbe,
+    ValidationAnalysis,
     analyze,
 )
+from lightning_interp.callbacks._argument_names import argument_names
 from lightning_interp.predictions import Predictions
+from lightning_interp.probing import planted_places
 from lightning_interp.probing.statements import Statement
+from lightning_interp.tasks import Fact
 
+ANALYSES = [
+    one
+    for one in (getattr(lightning_interp, name) for name in lightning_interp.__all__)
+    if isinstance(one, type) and issubclass(one, ValidationAnalysis)
+]
 LOSS = {"monitors": {"val_loss": "loss"}}
 STATEMENTS = [Statement(f"{name} is {word}.", word == "big", name) for name in "abc" for word in ("big", "small")]
 
@@ -45,7 +61,6 @@ def _spoken(batch: Any, output: Any) -> tuple[Tensor, Tensor]:
         (lambda: ConfidenceCalibration(confidence=_spoken, ignore_index=0), "`ignore_index` says how to read logits"),
         (lambda: ConfidenceCalibration(confidence=_spoken, class_dim=1), "`class_dim` says how to read logits"),
         (lambda: ConfidenceCalibration(confidence=_spoken, call="last"), "`call` says how to read logits"),
-        (lambda: TruthProbe(STATEMENTS, "enc", batch_size=4), "`batch_size` has no meaning here"),
         (
             lambda: RepresentationStructure("enc", bins=30),
             "`bins=30` is for estimator='binned', and `estimator` is 'soft'",
@@ -70,6 +85,52 @@ def _spoken(batch: Any, output: Any) -> tuple[Tensor, Tensor]:
 def test_what_has_no_effect_is_refused(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+OF_ITS_OWN = {
+    "TaskSpace": lambda **kwargs: TaskSpace("grammar", **kwargs),
+    "MinimalPairs": lambda **kwargs: MinimalPairs("grammar", **kwargs),
+    "ClozeFacts": lambda **kwargs: ClozeFacts([Fact("pet", "a ___ .", "cat", ("dog",))], **kwargs),
+    "StructuralProbe": lambda **kwargs: StructuralProbe("enc", **kwargs),
+    "CoordinateProbe": lambda **kwargs: CoordinateProbe(planted_places(30), "enc", **kwargs),
+    "TruthProbe": lambda **kwargs: TruthProbe(STATEMENTS, "enc", **kwargs),
+}
+"""What reads no validation batch."""
+
+
+@pytest.mark.parametrize("argument", ["max_examples", "dataloader_idx", "batch_size"])
+@pytest.mark.parametrize("name", OF_ITS_OWN)
+def test_what_reads_no_validation_batch_has_no_arguments_about_them(name: str, argument: str) -> None:
+    assert argument not in argument_names(getattr(lightning_interp, name))
+    for value in (4, None):
+        with pytest.raises(
+            TypeError, match=rf"^{name} has no argument `{argument}`\..* It has: .*`every_n_validations`"
+        ):
+            OF_ITS_OWN[name](**{argument: value})
+
+
+class Six(TruthProbe):
+    """Hands on what it likes, and takes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(STATEMENTS, "enc", log="full", pooling="mean", batch_tokens=64)
+
+
+def test_a_class_of_ones_own_may_hand_on_what_its_users_cannot_give() -> None:
+    assert (Six().log_level, Six().sentences.pooling) == ("full", "mean")
+    assert argument_names(Six) == ()
+
+
+def _all_of(kind: type) -> set[str]:
+    """Every name in a signature of a class or its bases."""
+    inits = [vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base)]
+    return {name for one in inits for name in inspect.signature(one).parameters}
+
+
+@pytest.mark.parametrize("kind", ANALYSES, ids=lambda kind: kind.__name__)
+def test_what_an_editor_is_told_of_is_there(kind: type) -> None:
+    assert "every_n_validations" in argument_names(kind)
+    assert set(argument_names(kind)) <= _all_of(kind)
 
 
 class Mean(Metric):

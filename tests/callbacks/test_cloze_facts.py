@@ -333,7 +333,6 @@ def test_a_resumed_run_has_the_readings_of_one_that_was_not_stopped(tmp_path: Pa
         ({"candidates": 1}, "`candidates` must be at least 2, or None for all, got 1"),
         ({"threshold": 1.5}, "`threshold` must lie above 0 and not above 1, got 1.5"),
         ({"kind": "encoder"}, "`kind` must be 'causal' or 'masked', got 'encoder'"),
-        ({"dataloader_idx": 1}, "`dataloader_idx` has no meaning here"),
         ({"facts": []}, "at least one, got none"),
         ({"facts": ["Paris"]}, "must hold Fact objects, got str"),
         ({"facts": "no.such.function"}, "`facts` is 'no.such.function'; it must be a path that exists"),

@@ -98,7 +98,6 @@ def test_latitude_and_longitude_are_measured_on_the_sphere() -> None:
         ({"distance": "miles"}, r"`distance` must be 'euclidean' or 'haversine', got 'miles'"),
         ({"distance": "haversine"}, r"the coordinates are \('north', 'east'\)"),
         ({"template": "the city"}, r"`template` must have one place for the name"),
-        ({"max_examples": 5}, "`max_examples` has no meaning here"),
     ],
 )
 def test_refusals(changes: dict[str, Any], told: str) -> None:
@@ -160,7 +159,6 @@ def test_maps_and_figures_of_a_fit(tmp_path: Path) -> None:
     assert titles[:4] == ["true", "step 2", "step 4", "step 6"]
     again = probe()
     again.load_state_dict(callback.state_dict())
-    again._names = callback._names
     assert [step for step, _ in again.maps] == steps
     assert torch.equal(again.maps[-1][1]["planted"], last)
 

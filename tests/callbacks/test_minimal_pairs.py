@@ -363,7 +363,6 @@ def test_a_resumed_run_has_the_readings_of_one_that_was_not_stopped(tmp_path: Pa
         ({"kind": "encoder"}, "`kind` must be 'causal' or 'masked', got 'encoder'"),
         ({"within_word": True}, "`within_word` belongs to kind='masked'"),
         ({"kind": "masked", "add_bos": True}, "`add_bos` and `bos_token_id` belong to kind='causal'"),
-        ({"max_examples": 5}, "`max_examples` has no meaning here"),
         ({"tasks": []}, "`tasks` is empty"),
         ({"tasks": "no/such/file"}, "`tasks` is 'no/such/file'; it must be 'grammar', a path that exists"),
         ({"tasks": [TASKS[0], TASKS[0]]}, "more than one task named 'agreement_simple'"),

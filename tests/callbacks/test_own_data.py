@@ -152,5 +152,5 @@ def test_validation_batches_that_are_not_read_may_be_anything(tmp_path: Path) ->
         trainer(tmp_path, [own, sentences], max_epochs=1).fit(Odd(), loader(), odd)
     assert own.reading["rows/enc"] == int(Sequences(12, seed=5).mask.sum())
     assert "pairs_accuracy/end" in sentences.reading
-    with pytest.raises(ValueError, match="`batch_size` has no meaning here"):
+    with pytest.raises(TypeError, match=r"MinimalPairs has no argument `batch_size`\. Nearest: `batch_tokens`"):
         MinimalPairs(pairs, letters, batch_size=3)

@@ -203,7 +203,6 @@ def test_ranks_read_what_one_process_reads(group: str, request: pytest.FixtureRe
         ({"sentences": []}, "`sentences` must be a list"),
         ({"pooling": "middle"}, "`pooling` must be"),
         ({"batch_tokens": 0}, "`batch_tokens` must be at least 1"),
-        ({"max_examples": 5}, "`max_examples` has no meaning"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:

@@ -256,8 +256,6 @@ def test_validate_reads_and_keeps_no_history(tmp_path: Path) -> None:
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"pairs_per_task": 1}, "`pairs_per_task` must be at least 2, got 1"),
     ({"fraction": 0.0}, "`fraction` must lie above 0 and not above 1, got 0.0"),
-    ({"max_examples": 5}, "`max_examples` has no meaning here"),
-    ({"dataloader_idx": 1}, "`dataloader_idx` has no meaning here"),
     ({"null": "text"}, "`null` must be 'swapped' or sentences of general text, got 'text'"),
     ({"null": ["one"]}, "`null` must have at least 8 sentences, got 1"),
     ({"tasks": "no/such/file"}, "`tasks` is 'no/such/file'; it must be 'grammar', a path that exists"),
