@@ -19,7 +19,7 @@ from lightning_interp.callbacks.representation import site_key
 from lightning_interp.distributed import Steps
 from lightning_interp.isolation import kept_random_state, seeded
 from lightning_interp.metrics.base import FULL
-from lightning_interp.parts.baseline import Baseline
+from lightning_interp.parts.baseline import Baseline, beside_random
 from lightning_interp.parts.kept import Kept
 from lightning_interp.parts.language_model import LanguageModel, one_language_model
 from lightning_interp.parts.sentences import Probed, SentenceBatch, Sentences
@@ -213,8 +213,8 @@ class SentenceProbe(ValidationAnalysis):
             keys |= {site_key(measure, site): level for measure, level in own.items()}
             if self.baseline.wanted:
                 for measure in self.compared():
-                    keys[site_key(_beside(measure, "baseline"), site)] = FULL
-                    keys[site_key(_beside(measure, "above_baseline"), site)] = own[measure]
+                    _, level, above = beside_random([site_key(measure, site)])[0]
+                    keys |= {level: FULL, above: own[measure]}
             keys[site_key(f"nonfinite/{self.units}", site)] = FULL
         return keys
 
@@ -231,25 +231,17 @@ class SentenceProbe(ValidationAnalysis):
 
     def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
         """Run the sentences through the model, and probe the sites."""
-        sentences, base = self.sentences, self.baseline
-        if base.due:
-            run = partial(sentences.run, self._of_batch, reading.group)
-            parts = yield from base.tried(sentences.module, type(self).__name__, run)
-            if parts is not None:
-                found, _ = yield from self._probed(parts, {}, reading)
-                # Undefined ones too, so that it is not read again.
-                base.values = {key: value for key, value in found.items() if not key.startswith("nonfinite/")}
+        sentences = self.sentences
+
+        def random(parts: list[tuple[dict[str, Tensor], Tensor]]) -> Steps[dict[str, float]]:
+            found, _ = yield from self._probed(parts, {}, reading)
+            return {key: value for key, value in found.items() if not key.startswith("nonfinite/")}
+
+        work = partial(sentences.run, self._of_batch, reading.group)
+        yield from self.baseline.read(sentences.module, type(self).__name__, work, random)
         values, extra = yield from self._probed(sentences.shared(), self.kept, reading)
-        beside = [
-            (
-                site_key(one, site),
-                site_key(_beside(one, "baseline"), site),
-                site_key(_beside(one, "above_baseline"), site),
-            )
-            for site in sentences.names
-            for one in self.compared()
-        ]
-        return {**values, **base.beside(values, beside), **self.from_extra(extra)}
+        beside = beside_random(site_key(one, site) for site in sentences.names for one in self.compared())
+        return {**values, **self.baseline.beside(values, beside), **self.from_extra(extra)}
 
     def _of_batch(self, seen: SentenceBatch) -> tuple[dict[str, Tensor], Tensor]:
         """The vectors of a batch by site, and its extra numbers."""
@@ -291,9 +283,3 @@ class SentenceProbe(ValidationAnalysis):
             stored.add(state["history"]["readings"][-1]["step"], state["kept"])
         baseline = {**state["random"], "values": state["baseline"]}
         return {**state, "baseline": baseline, "stored": state.get("maps", stored.state_dict())}
-
-
-def _beside(measure: str, what: str) -> str:
-    """The measure of that name, what stands behind a slash in it last."""
-    name, *rest = measure.split("/")
-    return "/".join([f"{name}_{what}", *rest])
