@@ -18,10 +18,10 @@ from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.callbacks.representation import site_key
 from lightning_interp.distributed import Steps
 from lightning_interp.isolation import kept_random_state, seeded
-from lightning_interp.metrics.derived import ABOVE_BASELINE, BASELINE, with_random
-from lightning_interp.metrics.measure import Measure, as_measures, expanded, keys_of
+from lightning_interp.metrics.derived import with_random
+from lightning_interp.metrics.measure import Measure, as_measures, keys_of
 from lightning_interp.metrics.measures.geometry import NONFINITE
-from lightning_interp.parts.baseline import Baseline
+from lightning_interp.parts.baseline import Baseline, beside_random
 from lightning_interp.parts.kept import Kept
 from lightning_interp.parts.language_model import LanguageModel, one_language_model
 from lightning_interp.parts.sentences import Probed, SentenceBatch, Sentences
@@ -248,20 +248,17 @@ class SentenceProbe(ValidationAnalysis):
 
     def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
         """Run the sentences through the model, and probe the sites."""
-        sentences, base = self.sentences, self.baseline
-        if base.due:
-            run = partial(sentences.run, self._of_batch, reading.group)
-            parts = yield from base.tried(sentences.module, type(self).__name__, run)
-            if parts is not None:
-                found, _ = yield from self._probed(parts, {}, reading)
-                # Undefined ones too, so that it is not read again.
-                base.values = {key: value for key, value in found.items() if not key.startswith("nonfinite/")}
+        sentences = self.sentences
+
+        def random(parts: list[tuple[dict[str, Tensor], Tensor]]) -> Steps[dict[str, float]]:
+            found, _ = yield from self._probed(parts, {}, reading)
+            return {key: value for key, value in found.items() if not key.startswith("nonfinite/")}
+
+        work = partial(sentences.run, self._of_batch, reading.group)
+        yield from self.baseline.read(sentences.module, type(self).__name__, work, random)
         values, extra = yield from self._probed(sentences.shared(), self.kept, reading)
-        compared = expanded([one for one in self.site_measures() if one.beside_random], self.axes())
-        beside = [
-            (key, BASELINE.of(one).key(*at), ABOVE_BASELINE.of(one).key(*at)) for key, (one, at) in compared.items()
-        ]
-        return {**values, **base.beside(values, beside), **self.from_extra(extra)}
+        compared = keys_of([one for one in self.site_measures() if one.beside_random], self.axes())
+        return {**values, **self.baseline.beside(values, beside_random(compared)), **self.from_extra(extra)}
 
     def _of_batch(self, seen: SentenceBatch) -> tuple[dict[str, Tensor], Tensor]:
         """The vectors of a batch by site, and its extra numbers."""

@@ -16,7 +16,7 @@ from lightning_interp.probing.random_weights import Fresh, RandomBaseline
 from lightning_interp.reading.part import Part
 from lightning_interp.run_settings import Settings
 
-__all__ = ["Baseline"]
+__all__ = ["Baseline", "beside_random"]
 
 T = TypeVar("T")
 
@@ -76,16 +76,23 @@ class Baseline(Part):
         with self._random.installed(model, self.seed, name):
             yield
 
-    def tried(self, model: nn.Module, name: str, work: Callable[[], T]) -> Steps[T | None]:
-        """What ``work`` reads on this rank of a model with random weights.
+    def read(
+        self, model: nn.Module, name: str, work: Callable[[], T], merge: Callable[[T], Steps[Mapping[str, float]]]
+    ) -> Steps[None]:
+        """Read it, where it has to be read still; where that fails on any rank and was not asked for, all go without.
 
-        Returns:
-            What it reads; ``None`` where that failed on any rank and was not asked for: all ranks go without.
+        Args:
+            model: What gets random weights.
+            name: Of the callback, for messages.
+            work: Reads on this rank, with random weights.
+            merge: Makes values of what all ranks read, by measure; the model has its own weights again.
 
         Raises:
-            Exception: What it failed with on this rank, where it was asked for.
+            Exception: What ``work`` failed with on this rank, where the baseline was asked for.
 
         """
+        if not self.due:
+            return
         found, failure = None, None
         try:
             with self.installed(model, name):
@@ -95,10 +102,11 @@ class Baseline(Part):
                 raise
             failure = error
         failed: Tensor = yield Maximum(torch.tensor(float(failure is not None)))
-        if failed:
+        if failed or found is None:
             self.give_up(failure or PeerError("another rank failed."), name)
-            return None
-        return found
+        else:
+            # Undefined ones too, so that it is not read again.
+            self.values = dict((yield from merge(found)))
 
     def give_up(self, error: Exception, name: str) -> None:
         """Go on without one; where it was asked for, that is an error."""
@@ -130,3 +138,15 @@ class Baseline(Part):
         """Go on where a checkpoint left off."""
         self._random.load_state_dict(state)
         self.values, self._model = dict(state["values"]), None
+
+
+def beside_random(keys: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Each of these keys, with that of its level with random weights and that of what is above it.
+
+    Example:
+        >>> beside_random(["uuas/encoder"])
+        [('uuas/encoder', 'uuas_baseline/encoder', 'uuas_above_baseline/encoder')]
+
+    """
+    parts = [key.partition("/") for key in keys]
+    return [(f"{a}{b}{c}", f"{a}_baseline{b}{c}", f"{a}_above_baseline{b}{c}") for a, b, c in parts]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from lightning_interp.tasks.likelihood import evaluated, model_device, takes_mas
 __all__ = ["Probed", "SentenceBatch", "Sentences"]
 
 T = TypeVar("T")
+_Batch: TypeAlias = tuple[Sequence[int], Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,8 @@ class SentenceBatch:
     """Token ids, (B, T), padded on the right."""
     mask: Tensor
     """1 at tokens, 0 in the padding, (B, T)."""
+    units: Tensor
+    """Which unit of its sentence each token belongs to, -1 for start and end tokens and padding, (B, T)."""
     output: Any
     """What the model returned."""
     calls: Mapping[str, Sequence[Any]]
@@ -264,16 +267,18 @@ class Sentences(Part):
         theirs: dict[Sentences, list[Any]] = {one: [] for one in others}
         with evaluated(here.model):
             for places in dealt(here.batches, (rank_in(group), world_size(group))):
-                units = [here.units[one].ids for one in places]
-                ids, mask = pad_right(units, here.padding, model_device(here.model))
+                units = [here.units[one] for one in places]
+                device = model_device(here.model)
+                ids, mask = pad_right([one.ids for one in units], here.padding, device)
+                batch = places, ids, mask, pad_right([one.unit for one in units], -1, device)[0]
                 with ExitStack() as stack:
                     for one in (self, *theirs):
                         stack.enter_context(one._here.recorder.capturing())
                     output = self._call(here.model, ids, mask)
-                results.append(work(self._seen(places, ids, mask, output)))
+                results.append(work(self._seen(batch, output)))
                 for one in list(theirs):
                     try:
-                        theirs[one].append(one._worked(places, ids, mask, output))
+                        theirs[one].append(one._worked(batch, output))
                     except Exception:  # it will meet the error itself, in a forward pass of its own
                         del theirs[one]
         for one, found in theirs.items():
@@ -288,12 +293,12 @@ class Sentences(Part):
                 return model(input_ids=ids, attention_mask=mask)
             return model(ids)
 
-    def _seen(self, places: Sequence[int], ids: Tensor, mask: Tensor, output: Any) -> SentenceBatch:
-        return SentenceBatch(places, ids, mask, output, self._here.recorder.take())
+    def _seen(self, batch: _Batch, output: Any) -> SentenceBatch:
+        return SentenceBatch(*batch, output, self._here.recorder.take())
 
-    def _worked(self, *batch: Any) -> Any:
+    def _worked(self, batch: _Batch, output: Any) -> Any:
         assert self._work is not None
-        return self._work(self._seen(*batch))
+        return self._work(self._seen(batch, output))
 
     # ------------------------------------------------- vectors of units
 

@@ -74,6 +74,7 @@ def test_every_sentence_is_in_one_batch_with_what_the_sites_put_out() -> None:
             ids = letters(TEXTS[place])
             assert seen.ids[row, : len(ids)].tolist() == ids
             assert int(seen.mask[row].sum()) == len(ids)
+            assert seen.units[row].tolist() == [*range(len(ids)), *[-1] * (seen.ids.shape[1] - len(ids))]
             torch.testing.assert_close(seen.at["embedding"][row, : len(ids)], model.embedding(torch.tensor(ids)))
         assert torch.equal(seen.output, model(seen.ids))
 
