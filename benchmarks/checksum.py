@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_interp._same_data import DataChecksum
-from lightning_interp.positions import Selection
+from lightning_interp.batches.same_data import DataChecksum
+from lightning_interp.distributed import Selection
 
 
 def seconds(work: Callable[[], Any], times: int) -> float:

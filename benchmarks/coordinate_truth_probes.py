@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from lightning_interp import CoordinateProbe, TruthProbe
 from lightning_interp.functional import block_folds, held_out_ridge, random_folds, unseen_topic_scores
+from lightning_interp.language import encode_sentences, pad_right, sentence_log_probs
 from lightning_interp.probing import (
     cooccurrence_sentences,
     fact_statements,
@@ -28,9 +29,6 @@ from lightning_interp.probing import (
     true_sentences,
 )
 from lightning_interp.tasks import WordTokenizer
-from lightning_interp.tasks.batching import pad_right
-from lightning_interp.tasks.encoding import encode_sentences
-from lightning_interp.tasks.likelihood import sentence_log_probs
 
 LAYERS = 4
 SITES = {f"layer_{layer}": f"lm.transformer.h.{layer}" for layer in range(LAYERS)}

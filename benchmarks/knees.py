@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_interp.decisions import PhaseTracker, Track, judge, plateau, slowed
 from lightning_interp.functional import KneeFit, fit_knees
-from lightning_interp.gates import PhaseTracker, Track, judge, plateau, slowed
 
 Array = NDArray[np.float64]
 PHIS = (0.0, 0.3, 0.5, 0.7)

@@ -32,11 +32,11 @@ from lightning_interp import (
     TrainingPhases,
     ValidationSchedule,
 )
-from lightning_interp.callbacks._drawing_clock import DrawingClock
 from lightning_interp.datasets import GrammarDataModule
+from lightning_interp.decisions import log_spaced_steps
 from lightning_interp.models import Seq2SeqModule
+from lightning_interp.reading.drawing_clock import DrawingClock
 from lightning_interp.reading.run_log import RunLog
-from lightning_interp.schedule import log_spaced_steps
 
 Callbacks = Callable[[], list[pl.Callback]]
 PLACE = {"accelerator": "cpu"}

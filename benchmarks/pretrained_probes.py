@@ -22,11 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp import CoordinateProbe, LayerProbe, StructuralProbe, TruthProbe, analyze
+from lightning_interp.language import encode_units, pad_right
 from lightning_interp.probing import city_entities, world_statements
 from lightning_interp.probing.treebank import Sentence, grammar_treebank, read_conllu
-from lightning_interp.probing.words import encode_units
-from lightning_interp.task_space import load_causal_lm
-from lightning_interp.tasks.batching import pad_right
+from lightning_interp.tasks import load_causal_lm
 
 READINGS = ["tags", "trees", "cities"]
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

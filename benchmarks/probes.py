@@ -35,7 +35,7 @@ from lightning_interp import (
     RepresentationDrift,
     StructuralProbe,
 )
-from lightning_interp.predictions import Predictions
+from lightning_interp.batches import Predictions
 from lightning_interp.tasks import WordTokenizer, fact_world
 
 

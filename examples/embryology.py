@@ -30,9 +30,9 @@ from lightning_interp import (
     ValidationSchedule,
     acquisition,
 )
-from lightning_interp.acquisition_order import AcquisitionOrder
 from lightning_interp.datasets import sentence_loader
 from lightning_interp.models import CausalLM, small_gpt2
+from lightning_interp.offline.acquisition_order import AcquisitionOrder
 from lightning_interp.probing import cooccurrence_sentences, planted_places
 from lightning_interp.probing.treebank import grammar_treebank
 from lightning_interp.tasks import WordTokenizer, fact_world, generate_corpus, grammar_tasks, grammar_words

@@ -34,8 +34,7 @@ from lightning_interp import (
 )
 from lightning_interp.datasets import sentence_loader
 from lightning_interp.models import CausalLM, small_gpt2
-from lightning_interp.task_space import load_causal_lm
-from lightning_interp.tasks import WordTokenizer, generate_corpus, grammar_words
+from lightning_interp.tasks import WordTokenizer, generate_corpus, grammar_words, load_causal_lm
 
 COLUMNS = {  # column of the table → key of the reading
     "information": "information/{}",

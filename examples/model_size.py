@@ -19,9 +19,9 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_interp import Readings, RepresentationGeometry, RepresentationStructure, ValidationSchedule, compare
-from lightning_interp.compare import Comparison
 from lightning_interp.datasets import GrammarDataModule
 from lightning_interp.models import Seq2SeqModule
+from lightning_interp.offline.compare import Comparison
 
 KEYS = {
     "val_loss/dataloader_idx_0": "validation loss",

@@ -26,8 +26,7 @@ from lightning_interp import RepresentationGeometry, RepresentationStructure, an
 from lightning_interp.datasets import sentence_loader
 from lightning_interp.models import small_gpt2
 from lightning_interp.sites import resolve_sites
-from lightning_interp.task_space import load_causal_lm
-from lightning_interp.tasks import generate_corpus
+from lightning_interp.tasks import generate_corpus, load_causal_lm
 
 # GPT-2; Llama, Mistral, Qwen and most others; GPT-NeoX and Pythia; OPT.
 LAYERS = ("transformer.h.*", "model.layers.*", "gpt_neox.layers.*", "model.decoder.layers.*")

@@ -32,9 +32,9 @@ from lightning_interp import (
     ValidationSchedule,
 )
 from lightning_interp.datasets import GrammarDataModule, Seq2SeqDataModule
+from lightning_interp.decisions import log_spaced_steps
 from lightning_interp.figures import training_phases
 from lightning_interp.models import Seq2SeqModule
-from lightning_interp.schedule import log_spaced_steps
 
 LOSSES = {"familiar combinations": "val_loss/dataloader_idx_0", "new combinations": "val_loss/dataloader_idx_1"}
 SCORES = {"familiar combinations": "val_acc/dataloader_idx_0", "new combinations": "val_acc/dataloader_idx_1"}

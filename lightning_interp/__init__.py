@@ -1,7 +1,8 @@
 """What is my model learning, and when: Lightning callbacks that read representations while a model trains."""
 
-from lightning_interp.acquisition_order import acquisition, acquisition_agreement
-from lightning_interp.analyze import analyze
+import importlib
+import sys
+
 from lightning_interp.callbacks import (
     AcquisitionByClass,
     ClozeFacts,
@@ -23,10 +24,12 @@ from lightning_interp.callbacks import (
     ValidationAnalysis,
     ValidationSchedule,
 )
-from lightning_interp.checkpoints import analyze_checkpoints
-from lightning_interp.compare import compare
-from lightning_interp.readings import Readings
-from lightning_interp.task_space import task_space
+from lightning_interp.offline.acquisition_order import acquisition, acquisition_agreement
+from lightning_interp.offline.analyze import analyze
+from lightning_interp.offline.checkpoints import analyze_checkpoints
+from lightning_interp.offline.compare import compare
+from lightning_interp.offline.readings import Readings
+from lightning_interp.tasks.probe import task_space
 
 __version__ = "0.1.0"
 
@@ -58,3 +61,29 @@ __all__ = [
     "acquisition_agreement",
     "task_space",
 ]
+
+# Modules that were documented at another place before they had a folder. They are the same modules, not copies.
+_OLD_PATHS = {
+    "analyze": "offline.analyze",
+    "checkpoints": "offline.checkpoints",
+    "compare": "offline.compare",
+    "gates": "decisions",
+    "history": "reading.history",
+    "labels": "batches.labels",
+    "positions": "distributed.positions",
+    "predictions": "batches.predictions",
+    "probing.random_weights": "isolation.random_weights",
+    "probing.words": "language.words",
+    "schedule": "decisions.schedule",
+    "site_rows": "batches.site_rows",
+    "task_space": "tasks.probe",
+    "tasks.batching": "language.batching",
+    "tasks.encoding": "language.encoding",
+    "tasks.likelihood": "language.likelihood",
+}
+for _old, _new in _OLD_PATHS.items():
+    _module = importlib.import_module(f"{__name__}.{_new}")
+    sys.modules[f"{__name__}.{_old}"] = _module
+    _folder, _, _last = f"{__name__}.{_old}".rpartition(".")
+    if not hasattr(sys.modules[_folder], _last):  # some are the name of a function there
+        setattr(sys.modules[_folder], _last, _module)

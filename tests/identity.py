@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from lightning_interp._module_state import all_modules
-from lightning_interp._registries import REGISTRIES
+from lightning_interp.isolation.module_state import all_modules
+from lightning_interp.isolation.registries import REGISTRIES
 
 _AROUND = ("_trainer", "_fabric")
 

@@ -18,7 +18,7 @@ from pytorch_lightning.cli import LightningCLI
 
 import lightning_interp
 from lightning_interp import CoordinateProbe, LanguageModel
-from lightning_interp.callbacks._argument_names import argument_names
+from lightning_interp.reading.argument_names import argument_names
 from tests.toy import Tagger, loader
 
 CONFIG = """

@@ -53,10 +53,10 @@ def test_no_file_imports_another_in_a_circle() -> None:
 
 def test_what_counts_as_an_import() -> None:
     text = """
-from lightning_interp.gates import judge
+from lightning_interp.decisions import judge
 if TYPE_CHECKING:
-    from lightning_interp.history import History
+    from lightning_interp.reading import History
 def late():
     from lightning_interp import figures
 """
-    assert imports_of(text) == {"lightning_interp.gates", "lightning_interp.figures"}
+    assert imports_of(text) == {"lightning_interp.decisions", "lightning_interp.figures"}

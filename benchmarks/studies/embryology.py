@@ -47,9 +47,11 @@ from lightning_interp import (
     acquisition,
     acquisition_agreement,
 )
-from lightning_interp.acquisition_order import KINDS, AcquisitionOrder, Kind, keys_of
+from lightning_interp.batches import Predictions
+from lightning_interp.decisions import log_spaced_steps
+from lightning_interp.language import encode_units, pad_right
 from lightning_interp.models import CausalLM, small_gpt2
-from lightning_interp.predictions import Predictions
+from lightning_interp.offline.acquisition_order import KINDS, AcquisitionOrder, Kind, keys_of
 from lightning_interp.probing import (
     city_entities,
     cooccurrence_sentences,
@@ -60,11 +62,14 @@ from lightning_interp.probing import (
     world_statements,
 )
 from lightning_interp.probing.treebank import grammar_treebank, read_conllu
-from lightning_interp.probing.words import encode_units
-from lightning_interp.schedule import log_spaced_steps
-from lightning_interp.task_space import load_causal_lm
-from lightning_interp.tasks import WordTokenizer, fact_world, generate_corpus, grammar_tasks, grammar_words
-from lightning_interp.tasks.batching import pad_right
+from lightning_interp.tasks import (
+    WordTokenizer,
+    fact_world,
+    generate_corpus,
+    grammar_tasks,
+    grammar_words,
+    load_causal_lm,
+)
 
 Sites = dict[str, str]
 

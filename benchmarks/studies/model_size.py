@@ -54,13 +54,13 @@ from lightning_interp import (
     ValidationSchedule,
 )
 from lightning_interp.datasets import CogsDataModule, GrammarDataModule, Seq2SeqDataModule
+from lightning_interp.decisions import log_spaced_steps
 from lightning_interp.figures import interval_curves
 from lightning_interp.functional import bootstrap_interval, holm, mean_interval, rank_test, stratified_spearman
 from lightning_interp.metrics import BinnedStructure, Projected, SoftStructure
 from lightning_interp.models import Seq2SeqModule
-from lightning_interp.readings import mean_curve
-from lightning_interp.readings_table import read_rows, write_rows
-from lightning_interp.schedule import log_spaced_steps
+from lightning_interp.offline.readings import mean_curve
+from lightning_interp.reading.readings_table import read_rows, write_rows
 
 Runs = dict[tuple[int | float, ...], Readings]
 """Size and seed → readings."""

@@ -34,9 +34,9 @@ from torch import Tensor, nn
 
 from lightning_interp import Readings, TaskSpace, ValidationSchedule, task_space
 from lightning_interp.datasets import sentence_loader
+from lightning_interp.decisions import log_spaced_steps
 from lightning_interp.functional import mean_interval, spearman
 from lightning_interp.models import CausalLM, small_gpt2
-from lightning_interp.schedule import log_spaced_steps
 from lightning_interp.tasks import (
     METHODS,
     Task,

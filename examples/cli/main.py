@@ -19,8 +19,8 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from lightning_interp import TrainingPhases
 from lightning_interp.datasets import GrammarDataModule
-from lightning_interp.history import merge_rows
 from lightning_interp.models import Seq2SeqModule
+from lightning_interp.reading.history import merge_rows
 
 
 class CLI(LightningCLI):

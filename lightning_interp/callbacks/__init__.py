@@ -1,25 +1,25 @@
 """What a user adds to the Trainer."""
 
 from lightning_interp.callbacks.acquisition_by_class import AcquisitionByClass
-from lightning_interp.callbacks.analysis import ValidationAnalysis
 from lightning_interp.callbacks.cloze_facts import ClozeFacts
 from lightning_interp.callbacks.confidence_calibration import ConfidenceCalibration
 from lightning_interp.callbacks.coordinate_probe import CoordinateProbe
-from lightning_interp.callbacks.geometry import RepresentationGeometry
 from lightning_interp.callbacks.layer_probe import LayerProbe
 from lightning_interp.callbacks.minimal_pairs import MinimalPairs
-from lightning_interp.callbacks.noise import NoiseRobustness
+from lightning_interp.callbacks.noise_robustness import NoiseRobustness
 from lightning_interp.callbacks.phase_early_stopping import PhaseEarlyStopping
-from lightning_interp.callbacks.representation import RepresentationMetrics
 from lightning_interp.callbacks.representation_drift import RepresentationDrift
+from lightning_interp.callbacks.representation_geometry import RepresentationGeometry
+from lightning_interp.callbacks.representation_metrics import RepresentationMetrics
+from lightning_interp.callbacks.representation_structure import RepresentationStructure
 from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceProbe
 from lightning_interp.callbacks.structural_probe import StructuralProbe
-from lightning_interp.callbacks.structure import RepresentationStructure
 from lightning_interp.callbacks.task_space import TaskSpace
 from lightning_interp.callbacks.training_phases import TrainingPhases
 from lightning_interp.callbacks.truth_probe import TruthProbe
 from lightning_interp.callbacks.validation_schedule import ValidationSchedule
 from lightning_interp.parts.language_model import LanguageModel
+from lightning_interp.reading.analysis import ValidationAnalysis
 
 __all__ = [
     "RepresentationStructure",

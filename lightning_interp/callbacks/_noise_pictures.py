@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from lightning_interp.callbacks._titles import measure_title
+from lightning_interp.reporting.titles import measure_title
 
 __all__ = ["CLEAR", "Learned", "curve_panels", "drift_panels", "note_on_shares"]
 

@@ -8,10 +8,10 @@ from typing import NamedTuple, TypeAlias
 
 from matplotlib.figure import Figure
 
-from lightning_interp._measure_words import ParsedKey, display_name, parse_key, split_loader
+from lightning_interp.decisions import Standing, boundaries
 from lightning_interp.figures import training_phases
 from lightning_interp.functional.knees import KneeFit
-from lightning_interp.gates import Standing, boundaries
+from lightning_interp.reporting.measure_words import ParsedKey, display_name, parse_key, split_loader
 
 __all__ = ["overview", "overview_panels"]
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
+from lightning_interp.batches.labels import Key, LabelSource
+from lightning_interp.batches.predictions import Predictions, Scores
 from lightning_interp.distributed import Steps
 from lightning_interp.functional.acquisition import LearnedCurve, acquisition_step, forgetting_p
 from lightning_interp.functional.design_effect import design_effect
-from lightning_interp.labels import Key, LabelSource
 from lightning_interp.metrics.measure import Measure
 from lightning_interp.metrics.measures.classes import (
     CLASS_ACCURACY,
@@ -30,10 +30,10 @@ from lightning_interp.metrics.measures.classes import (
 from lightning_interp.metrics.measures.geometry import NONFINITE
 from lightning_interp.parts.acquisition import Acquisition
 from lightning_interp.parts.class_tally import ClassTally, Tally
-from lightning_interp.predictions import Predictions, Scores
+from lightning_interp.reading.analysis import Draw, ValidationAnalysis
 from lightning_interp.reading.arguments import BatchArgs
 from lightning_interp.reading.reading import Reading
-from lightning_interp.run_settings import Settings
+from lightning_interp.reporting.plain_values import Settings
 from lightning_interp.sites import Call
 
 __all__ = ["AcquisitionByClass"]
@@ -102,10 +102,10 @@ class AcquisitionByClass(ValidationAnalysis):
 
     Args:
         site: Dotted name of the module whose output are logits (a classifier, a language model); ``""`` for the model
-            itself. Or a :class:`~lightning_interp.predictions.Predictions`, or several by the name that stands in keys
+            itself. Or a :class:`~lightning_interp.batches.Predictions`, or several by the name that stands in keys
             for the site: other targets of one site, several sites, or what ``validation_step`` returns.
         target: Where the targets are; for it and ``ignore_index``, ``shift``, ``mask``, ``class_dim`` and ``scores``
-            see :class:`~lightning_interp.predictions.Predictions`, which has its own.
+            see :class:`~lightning_interp.batches.Predictions`, which has its own.
         labels: Where the class of each target is: a batch key, an index, a callable on the batch, or an array with an
             entry for each sample; integers (B,) or as the targets (B, T). Below 0 stands for no class. Without
             ``labels`` and ``bands`` the class is the target itself.

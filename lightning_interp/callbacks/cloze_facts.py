@@ -11,13 +11,13 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.callbacks._argument_names import refuse_unknown_arguments
-from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.distributed import Steps
 from lightning_interp.functional.acquisition import LearnedCurve
 from lightning_interp.functional.binomial import binomial_se
 from lightning_interp.functional.design_effect import effective_count
 from lightning_interp.functional.ranking import ranking_measures
+from lightning_interp.language.encoding import Tokenizer
+from lightning_interp.language.likelihood import Forward
 from lightning_interp.metrics.derived import STANDARD_ERROR
 from lightning_interp.metrics.measure import SUMMARY, Measure
 from lightning_interp.metrics.measures.geometry import NONFINITE
@@ -34,12 +34,12 @@ from lightning_interp.metrics.measures.tasks import (
 from lightning_interp.parts.acquisition import Acquisition
 from lightning_interp.parts.language_model import LanguageModel, one_language_model
 from lightning_interp.parts.sentence_scores import Kind, SentenceScores
+from lightning_interp.reading.analysis import Draw, ValidationAnalysis
+from lightning_interp.reading.argument_names import refuse_unknown_arguments
 from lightning_interp.reading.arguments import AnalysisArgs
 from lightning_interp.reading.reading import Reading
 from lightning_interp.tasks.cloze import encode_cloze, mask_cloze
-from lightning_interp.tasks.encoding import Tokenizer
 from lightning_interp.tasks.facts import Fact, draw_facts, frequency_share, majority_share, read_facts, with_candidates
-from lightning_interp.tasks.likelihood import Forward
 from lightning_interp.tasks.loading import all_of_kind, loaded
 
 __all__ = ["ClozeFacts"]

@@ -11,22 +11,22 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp._seen import Seen
-from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
+from lightning_interp.batches.labels import Key
+from lightning_interp.batches.predictions import PredictedRows, Scores
 from lightning_interp.distributed import Steps
+from lightning_interp.distributed.positions import Selection
 from lightning_interp.figures import measure_curves
 from lightning_interp.figures.reliability_diagram import reliability_diagram
 from lightning_interp.figures.selective_accuracy_curve import selective_accuracy_curve
 from lightning_interp.functional._numerics import as_float
 from lightning_interp.functional.calibration import multiclass_brier
-from lightning_interp.labels import Key
+from lightning_interp.isolation.seen import Seen
 from lightning_interp.metrics.calibration import ConfidenceMetric
 from lightning_interp.metrics.measure import Measure
 from lightning_interp.parts.kept import Kept
 from lightning_interp.parts.prediction_sites import OutputSite, PredictionSites
 from lightning_interp.parts.site_metrics import site_key
-from lightning_interp.positions import Selection
-from lightning_interp.predictions import PredictedRows, Scores
+from lightning_interp.reading.analysis import Draw, ValidationAnalysis
 from lightning_interp.reading.arguments import BatchArgs
 from lightning_interp.reading.reading import Reading
 from lightning_interp.sites import Call
@@ -78,7 +78,7 @@ class ConfidenceCalibration(ValidationAnalysis):
             one logit and targets are 0 or 1, also as floats. The Brier score is over both then.
         output: Instead, where they are in what ``validation_step`` returns: a key, an index or a callable; ``""`` where
             it returns them.
-        target: Where targets are in the batch; see :class:`~lightning_interp.predictions.Predictions`, as for
+        target: Where targets are in the batch; see :class:`~lightning_interp.batches.Predictions`, as for
             ``ignore_index``, ``mask``, ``class_dim`` and ``scores``.
         ignore_index: Targets that are none.
         shift: 1 (or true) for a causal language model, whose logits at t are about the target at t + 1.

@@ -13,13 +13,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_interp._kept_readings import evenly_spread
-from lightning_interp.callbacks._titles import measure_title
-from lightning_interp.callbacks.analysis import Draw
-from lightning_interp.callbacks.representation import site_key
+from lightning_interp.callbacks.representation_metrics import site_key
 from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceArgs, SentenceProbe
 from lightning_interp.figures import site_heatmap
 from lightning_interp.figures.coordinate_map import coordinate_map
+from lightning_interp.functional.evenly_spread import evenly_spread
 from lightning_interp.functional.folds import block_folds, random_folds
 from lightning_interp.functional.geography import Distance, proximity_error, r_squared
 from lightning_interp.functional.rank_correlation import spearman
@@ -35,7 +33,9 @@ from lightning_interp.metrics.measures.probes import (
     PROXIMITY_ERROR_BLOCKED,
 )
 from lightning_interp.probing.entities import Entities, read_entities
+from lightning_interp.reading.analysis import Draw
 from lightning_interp.reading.grids import site_grid
+from lightning_interp.reporting.titles import measure_title
 from lightning_interp.tasks.loading import loaded
 
 __all__ = ["CoordinateProbe"]

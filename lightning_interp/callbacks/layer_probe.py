@@ -12,11 +12,12 @@ from typing import Any, Unpack
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp._seen import Seen
-from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
+from lightning_interp.batches.labels import LabelSource
+from lightning_interp.batches.site_rows import SiteRows
 from lightning_interp.figures import measure_curves, site_heatmap
 from lightning_interp.functional.layers import best_layer, centre_of_gravity
-from lightning_interp.labels import LabelSource
+from lightning_interp.isolation.random_weights import Fresh
+from lightning_interp.isolation.seen import Seen
 from lightning_interp.metrics.derived import ABOVE_BASELINE, ABOVE_CHANCE, BASELINE
 from lightning_interp.metrics.linear_probe import STRENGTHS, LinearProbe
 from lightning_interp.metrics.measure import FULL, Measure
@@ -26,11 +27,10 @@ from lightning_interp.parts.projector import Projector
 from lightning_interp.parts.site_args import SiteArgs, split_site_args
 from lightning_interp.parts.site_metrics import SiteMetrics, site_key
 from lightning_interp.parts.validation_sites import ValidationSites
-from lightning_interp.probing.random_weights import Fresh
+from lightning_interp.reading.analysis import Draw, ValidationAnalysis
 from lightning_interp.reading.grids import site_grid
 from lightning_interp.reading.reading import Reading
-from lightning_interp.run_settings import Settings
-from lightning_interp.site_rows import SiteRows
+from lightning_interp.reporting.plain_values import Settings
 
 __all__ = ["LayerProbe"]
 
@@ -94,7 +94,7 @@ class LayerProbe(ValidationAnalysis):
     Args:
         sites: Where to read; see :class:`~lightning_interp.callbacks.RepresentationMetrics`.
         labels: Label sets: batch keys, or a mapping from name to where they are, see
-            :class:`~lightning_interp.labels.BatchReader`; one label per sample or position, negative where there is
+            :class:`~lightning_interp.batches.BatchReader`; one label per sample or position, negative where there is
             none (-100).
         targets: Numbers to be read, given alike; several columns a position are one target.
         types: The label set that says which word stands at a position: ``"token"``, or a batch key (lemmas).
@@ -104,7 +104,7 @@ class LayerProbe(ValidationAnalysis):
         units: ``{name: "sample" | "word" | "position"}``: what is read belongs to these. Told from the data where it is
             not said; the settings have it as ``units/<name>``.
         baseline: ``True`` to read the model with random weights too, as its own classes draw them
-            (:func:`~lightning_interp.probing.random_weights.random_weights`); or a function that makes the model anew
+            (:func:`~lightning_interp.isolation.random_weights.random_weights`); or a function that makes the model anew
             or gives its state dict, ``lambda: MyModel(width=64)``; ``False`` for no baseline. By default as ``True``,
             but where it fails a warning says why, and the probe reads without.
         seed: Of folds, control labels and random weights.

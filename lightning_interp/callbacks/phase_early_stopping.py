@@ -9,15 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from lightning_interp._attempt import attempt
-from lightning_interp._fresh import find
-from lightning_interp.callbacks._directions import known_directions, told_mode
-from lightning_interp.callbacks._unattached import unattached
-from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
 from lightning_interp.callbacks.training_phases import TrainingPhases
 from lightning_interp.compat import check_trainer, pl
-from lightning_interp.gates import PatienceRule, Standing
+from lightning_interp.decisions import PatienceRule, Standing
+from lightning_interp.reading.directions import known_directions, told_mode
+from lightning_interp.reading.fresh import find
+from lightning_interp.reading.gate_checks import explain_missing, known_keys
 from lightning_interp.reading.run_log import Columns, RunLog
+from lightning_interp.reading.unattached import unattached
+from lightning_interp.reporting.attempt import attempt
 
 __all__ = ["PhaseEarlyStopping"]
 

@@ -11,19 +11,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp._kept_readings import evenly_spread
-from lightning_interp.callbacks.analysis import Draw
-from lightning_interp.callbacks.representation import RepresentationMetrics, name_of, names_by_set
+from lightning_interp.batches.labels import LabelSource
+from lightning_interp.callbacks.representation_metrics import RepresentationMetrics, name_of, names_by_set
 from lightning_interp.figures import measure_curves
 from lightning_interp.figures.representation_map import representation_map
 from lightning_interp.functional.cka import CenteredCloud, debiased_cka
-from lightning_interp.labels import LabelSource
+from lightning_interp.functional.evenly_spread import evenly_spread
 from lightning_interp.metrics.measure import Measure
 from lightning_interp.metrics.measures.similarity import CKA
 from lightning_interp.metrics.separation import ClassSeparation, SampledRows
 from lightning_interp.parts.kept import Kept
 from lightning_interp.parts.site_args import SiteArgs
 from lightning_interp.parts.site_maps import SiteMaps
+from lightning_interp.reading.analysis import Draw
 from lightning_interp.reading.reading import Reading
 
 __all__ = ["RepresentationDrift"]

@@ -12,12 +12,12 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from lightning_interp._kept_readings import KeptReadings
-from lightning_interp.callbacks._argument_names import refuse_unknown_arguments
-from lightning_interp.callbacks.analysis import ValidationAnalysis
-from lightning_interp.callbacks.representation import site_key
+from lightning_interp.callbacks.representation_metrics import site_key
 from lightning_interp.distributed import Steps
 from lightning_interp.isolation import kept_random_state, seeded
+from lightning_interp.isolation.random_weights import Fresh
+from lightning_interp.language.encoding import Tokenizer
+from lightning_interp.language.words import Pooling, SpecialTokens, Text
 from lightning_interp.metrics.derived import with_random
 from lightning_interp.metrics.measure import Measure, as_measures, keys_of
 from lightning_interp.metrics.measures.geometry import NONFINITE
@@ -25,12 +25,12 @@ from lightning_interp.parts.baseline import Baseline, beside_random
 from lightning_interp.parts.kept import Kept
 from lightning_interp.parts.language_model import LanguageModel, one_language_model
 from lightning_interp.parts.sentences import Probed, SentenceBatch, Sentences
-from lightning_interp.probing.random_weights import Fresh
-from lightning_interp.probing.words import Pooling, SpecialTokens, Text
+from lightning_interp.reading.analysis import ValidationAnalysis
+from lightning_interp.reading.argument_names import refuse_unknown_arguments
 from lightning_interp.reading.arguments import AnalysisArgs
+from lightning_interp.reading.kept_readings import KeptReadings
 from lightning_interp.reading.reading import Reading
 from lightning_interp.sites import Call, Layout, OutputKey
-from lightning_interp.tasks.encoding import Tokenizer
 
 __all__ = ["Probed", "ProbedSite", "SentenceArgs", "SentenceProbe"]
 
@@ -84,15 +84,15 @@ class SentenceProbe(ValidationAnalysis):
     Args:
         sentences: Texts, each of them one unit, or lists of words, each word a unit.
         sites: Where to read: dotted module names, globs, or ``{"alias": "dotted.name"}``, inside ``model``'s module.
-        tokenizer: What :func:`~lightning_interp.probing.words.encode_units` takes; the dotted name of an attribute of
+        tokenizer: What :func:`~lightning_interp.language.encode_units` takes; the dotted name of an attribute of
             the module; ``"grammar"`` for the words of the built-in grammar; or a name or folder for ``transformers``.
         model: Dotted name of the model in the module that is called with the ids; ``""`` for the module itself.
         forward: Calls it in its stead: ``forward(model, input_ids, attention_mask)``.
         pooling: Which tokens' vectors stand for a unit: its ``"last"`` or ``"first"`` token's, or their ``"mean"``.
         baseline: Whether the same is read once with random weights
-            (:func:`~lightning_interp.probing.random_weights.random_weights`), or a function that makes the model anew.
-            By default it is, but where it fails a warning says why, and the probe reads without.
-        special_tokens: See :func:`~lightning_interp.probing.words.encode_units`.
+            (:func:`~lightning_interp.isolation.random_weights.random_weights`), or a function that makes the model
+            anew. By default it is, but where it fails a warning says why, and the probe reads without.
+        special_tokens: See :func:`~lightning_interp.language.encode_units`.
         bos_token_id: The start token; the tokenizer's own by default.
         seed: Of the random weights and whatever the probe draws.
         batch_tokens: Tokens in a forward pass, padding included.

@@ -13,9 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_interp.callbacks._titles import measure_title
-from lightning_interp.callbacks.analysis import Draw
-from lightning_interp.callbacks.representation import site_key
+from lightning_interp.callbacks.representation_metrics import site_key
 from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceArgs, SentenceProbe
 from lightning_interp.figures import dependency_tree, site_heatmap
 from lightning_interp.functional.structural_probe import (
@@ -37,7 +35,9 @@ from lightning_interp.metrics.derived import ABOVE_CHAIN
 from lightning_interp.metrics.measure import FULL, SUMMARY, Measure
 from lightning_interp.metrics.measures.probes import DEPTH_LOSS, DISTANCE_LOSS, DSPR, NSPR, ROOT_ACCURACY, UUAS
 from lightning_interp.probing.treebank import Sentence, grammar_treebank, read_conllu
+from lightning_interp.reading.analysis import Draw
 from lightning_interp.reading.grids import site_grid
+from lightning_interp.reporting.titles import measure_title
 from lightning_interp.tasks.loading import all_of_kind, loaded
 
 __all__ = ["StructuralProbe"]

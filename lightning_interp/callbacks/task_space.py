@@ -11,15 +11,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp._kept_readings import evenly_spread
-from lightning_interp.callbacks._argument_names import refuse_unknown_arguments
-from lightning_interp.callbacks.analysis import Draw, ValidationAnalysis
 from lightning_interp.distributed import Steps
 from lightning_interp.figures import measure_curves
 from lightning_interp.figures.task_heatmap import task_heatmap
 from lightning_interp.figures.task_map import task_map
 from lightning_interp.functional.alignment import cosine_matrix, within_between
+from lightning_interp.functional.evenly_spread import evenly_spread
 from lightning_interp.functional.mds import cosine_maps
+from lightning_interp.language.encoding import Tokenizer
+from lightning_interp.language.likelihood import Forward
 from lightning_interp.metrics.measure import FULL, SUMMARY, Measure
 from lightning_interp.metrics.measures.geometry import NONFINITE
 from lightning_interp.metrics.measures.tasks import (
@@ -41,14 +41,14 @@ from lightning_interp.metrics.measures.tasks import (
 from lightning_interp.parts.gradients import Gradients, TaskRows
 from lightning_interp.parts.kept import Kept
 from lightning_interp.parts.language_model import LanguageModel, one_language_model
+from lightning_interp.reading.analysis import Draw, ValidationAnalysis
+from lightning_interp.reading.argument_names import refuse_unknown_arguments
 from lightning_interp.reading.arguments import AnalysisArgs
 from lightning_interp.reading.reading import Reading
 from lightning_interp.tasks.agreement import TaskHypotheses, stability
 from lightning_interp.tasks.comparable import comparable_tasks
-from lightning_interp.tasks.encoding import Tokenizer
 from lightning_interp.tasks.gradient_matrices import alignment_matrices, known_matrix, overlap_matrices
 from lightning_interp.tasks.gradients import Groups
-from lightning_interp.tasks.likelihood import Forward
 from lightning_interp.tasks.loading import Tasks
 from lightning_interp.tasks.scoring import margin_accuracy
 

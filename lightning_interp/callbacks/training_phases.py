@@ -15,21 +15,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from lightning_interp._attempt import attempt
-from lightning_interp._fresh import find
-from lightning_interp._loader_names import loader_names
-from lightning_interp._measure_words import ParsedKey, chart_title, describe_key, display_name, parse_key
-from lightning_interp.callbacks._analyses import analyses
-from lightning_interp.callbacks._directions import known_directions, told_mode
-from lightning_interp.callbacks._drawing_clock import Picture
 from lightning_interp.callbacks._overview import overview
-from lightning_interp.callbacks._page import Source
-from lightning_interp.callbacks._unattached import unattached
-from lightning_interp.callbacks._val_loop import why_no_validation
-from lightning_interp.callbacks.gate_checks import explain_missing, known_keys
 from lightning_interp.compat import check_trainer, pl
-from lightning_interp.functional.knees import KneeFit, fit_knees
-from lightning_interp.gates import (
+from lightning_interp.decisions import (
     TEMPLATES,
     PhaseTracker,
     Standing,
@@ -41,10 +29,22 @@ from lightning_interp.gates import (
     plateau,
     slowed,
 )
+from lightning_interp.functional.knees import KneeFit, fit_knees
 from lightning_interp.metrics.measure import FULL, SUMMARY, keys_of
 from lightning_interp.metrics.measures.noise import ROBUSTNESS
 from lightning_interp.metrics.measures.phases import PHASES
+from lightning_interp.reading.analyses import analyses
+from lightning_interp.reading.directions import known_directions, told_mode
+from lightning_interp.reading.drawing_clock import Picture
+from lightning_interp.reading.fresh import find
+from lightning_interp.reading.gate_checks import explain_missing, known_keys
+from lightning_interp.reading.loader_names import loader_names
+from lightning_interp.reading.page import Source
 from lightning_interp.reading.run_log import Columns, RunLog
+from lightning_interp.reading.unattached import unattached
+from lightning_interp.reading.val_loop import why_no_validation
+from lightning_interp.reporting.attempt import attempt
+from lightning_interp.reporting.measure_words import ParsedKey, chart_title, describe_key, display_name, parse_key
 
 __all__ = ["TrainingPhases"]
 
@@ -62,13 +62,13 @@ class TrainingPhases(pl.Callback):
     - ``"two_phase"``: the second phase begins at the knee where the loss reaches its plateau, if something else still
       improves after it and the loss does not explain it, by default robustness to noise. Where nothing does, there is
       no second phase, and :attr:`conclusion` says so. What a plateau and an improvement are:
-      :func:`lightning_interp.gates.plateau` and :func:`~lightning_interp.gates.improvement`.
+      :func:`lightning_interp.decisions.plateau` and :func:`~lightning_interp.decisions.improvement`.
     - ``"three_phase"``: the key ``follow`` falls, rises and falls again, as ranks of representations were found to do
       in the pretraining of language models (arXiv 2509.23024).
     - ``"none"``: each knee of the loss begins a phase.
 
     A phase is known in two steps. It is *provisional* once two readings in a row point to it: the loss falls at less
-    than a quarter of its steepest rate (:func:`lightning_interp.gates.slowed`) while something else improves. It is
+    than a quarter of its steepest rate (:func:`lightning_interp.decisions.slowed`) while something else improves. It is
     *confirmed*, and gates act on it, once ``confirm`` readings in a row have shown its boundary at the same place, the
     loss on its plateau. In the main job (``examples/two_phases.py``) the first is some five readings after the phase
     began and the second some eleven; of 1,400 simulated runs without a second phase .5 % were given a provisional one

@@ -13,9 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp.callbacks._titles import measure_title
-from lightning_interp.callbacks.analysis import Draw
-from lightning_interp.callbacks.representation import site_key
+from lightning_interp.callbacks.representation_metrics import site_key
 from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceArgs, SentenceProbe
 from lightning_interp.figures import site_heatmap
 from lightning_interp.functional.truth import (
@@ -25,6 +23,7 @@ from lightning_interp.functional.truth import (
     score_by_topic,
     unseen_topic_scores,
 )
+from lightning_interp.language.likelihood import sentence_log_probs
 from lightning_interp.metrics.derived import CONTROL
 from lightning_interp.metrics.measure import FULL, SUMMARY, Measure
 from lightning_interp.metrics.measures.probes import (
@@ -36,8 +35,9 @@ from lightning_interp.metrics.measures.probes import (
     TRUTH_OVERALL,
 )
 from lightning_interp.probing.statements import Statement, read_statements
+from lightning_interp.reading.analysis import Draw
 from lightning_interp.reading.grids import site_grid
-from lightning_interp.tasks.likelihood import sentence_log_probs
+from lightning_interp.reporting.titles import measure_title
 from lightning_interp.tasks.loading import loaded
 
 __all__ = ["TruthProbe"]

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lightning_interp.callbacks._unattached import unattached
-from lightning_interp.callbacks._val_loop import tell_no_validation
 from lightning_interp.compat import check_trainer, pl
-from lightning_interp.schedule import StepSchedule
+from lightning_interp.decisions.schedule import StepSchedule
+from lightning_interp.reading.unattached import unattached
+from lightning_interp.reading.val_loop import tell_no_validation
 
 __all__ = ["ValidationSchedule"]
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_interp._text_files import opened_text
 from lightning_interp.datasets.seq2seq import Seq2SeqDataModule
+from lightning_interp.datasets.text_files import opened_text
 from lightning_interp.datasets.vocabulary import Vocabulary
 
 __all__ = ["CogsDataModule", "CogsExample", "read_cogs"]

@@ -7,9 +7,9 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lightning_interp._text_files import opened_text
 from lightning_interp.datasets.encoding import Pair
 from lightning_interp.datasets.seq2seq import Seq2SeqDataModule
+from lightning_interp.datasets.text_files import opened_text
 from lightning_interp.datasets.vocabulary import Vocabulary
 
 __all__ = ["SCAN_SPLITS", "ScanDataModule", "read_scan", "scan_commands", "scan_split"]

@@ -57,11 +57,11 @@ def judge(
 ) -> Verdict:
     """What a template makes of the readings so far.
 
-    - ``"two_phase"``: the second phase begins at the loss's :func:`~lightning_interp.gates.plateau` if at least one of
-      the ``improving`` keys shows :func:`~lightning_interp.gates.improvement` after it that the loss does not share:
-      its mirror image is no second phase. The level is that of a whole run, so each test has a fifth of it, divided by
-      the number of keys. The evidence points to a second phase already where the loss has slowed down
-      (:func:`~lightning_interp.gates.slowed`) and a key improves so.
+    - ``"two_phase"``: the second phase begins at the loss's :func:`~lightning_interp.decisions.plateau` if at least one
+      of the ``improving`` keys shows :func:`~lightning_interp.decisions.improvement` after it that the loss does not
+      share: its mirror image is no second phase. The level is that of a whole run, so each test has a fifth of it,
+      divided by the number of keys. The evidence points to a second phase already where the loss has slowed down
+      (:func:`~lightning_interp.decisions.slowed`) and a key improves so.
     - ``"three_phase"``: the followed key falls, rises, falls. A segment goes in a direction if its slope is
       significant; others belong to what came before. Contradicted by any other order or a fourth change.
     - ``"none"``: every knee of the loss begins a new phase.
@@ -72,7 +72,7 @@ def judge(
         improving: Readings of what may improve after the plateau, by name.
         follow: Name and readings of the key whose shape ``"three_phase"`` describes.
         level: Of a whole run that is judged at every reading, for ``"two_phase"``; else of each test.
-        share: See :func:`~lightning_interp.gates.plateau`.
+        share: See :func:`~lightning_interp.decisions.plateau`.
 
     """
     if template == "two_phase":

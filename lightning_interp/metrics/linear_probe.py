@@ -15,9 +15,9 @@ from lightning_interp.functional._chance import chance_spread
 from lightning_interp.functional._numerics import full_precision, wide_dtype
 from lightning_interp.functional.codelength import LOGIT_VARIANCES, online_bits, shortest_code
 from lightning_interp.functional.counter_noise import counter_hash
+from lightning_interp.functional.label_sets import BUILT_IN_LABELS, check_names
 from lightning_interp.functional.linear_probe import ProbeMoments, held_out_probes, majority_share
 from lightning_interp.functional.ridge import ALPHAS
-from lightning_interp.metrics._names import BUILT_IN_LABELS, check_names
 from lightning_interp.metrics._plan import seed_of
 from lightning_interp.metrics._probe_plan import (
     ProbeTask,

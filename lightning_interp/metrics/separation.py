@@ -13,8 +13,8 @@ from torch import Tensor
 from lightning_interp.distributed import Steps, Sum
 from lightning_interp.functional._chance import chance_spread
 from lightning_interp.functional._numerics import as_float
+from lightning_interp.functional.label_sets import BUILT_IN_LABELS, check_names
 from lightning_interp.functional.separation import euclidean_distances, knn_purity, knn_purity_chance, silhouette
-from lightning_interp.metrics._names import BUILT_IN_LABELS, check_names
 from lightning_interp.metrics._units import Unit, check_units, count_units, dealt_rows, unit_of
 from lightning_interp.metrics.base import (
     RepresentationMetric,

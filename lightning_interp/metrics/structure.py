@@ -15,11 +15,17 @@ from lightning_interp.distributed import Gather, Maximum, Steps, Sum, rank_in
 from lightning_interp.functional._chance import chance_spread
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.jackknife import jackknife_se
+from lightning_interp.functional.label_sets import (
+    BUILT_IN_LABELS,
+    BUILT_IN_PARENTS,
+    check_names,
+    check_parents,
+    check_plane,
+)
 from lightning_interp.functional.ngrams import MAX_TOKEN_ID, built_in_labels
 from lightning_interp.functional.structure import StructureMeasures, check_average, label_mean
 from lightning_interp.metrics._codes import Codes
 from lightning_interp.metrics._merge import Deal, merged_measures
-from lightning_interp.metrics._names import BUILT_IN_LABELS, BUILT_IN_PARENTS, check_names, check_parents, check_plane
 from lightning_interp.metrics._plan import LabelPlan, make_plan, seed_of
 from lightning_interp.metrics._units import Unit, check_units, unit_of
 from lightning_interp.metrics.base import (

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from lightning_interp.figures.acquisition_chart import acquisition_chart
 from lightning_interp.figures.site_heatmap import site_heatmap
 from lightning_interp.functional.acquisition import LearnedCurve, acquisition_order, reached
-from lightning_interp.history import History
+from lightning_interp.reading.history import History
 from lightning_interp.reading.part import Part
 from lightning_interp.reading.reading import Reading
 
@@ -44,7 +44,7 @@ class Acquisition(Part):
         label: What colours of the heat map stand for.
 
     Example:
-        >>> from lightning_interp.history import ReadingRow
+        >>> from lightning_interp.reading.history import ReadingRow
         >>> class Probe:
         ...     history = History()
         ...     def full_key(self, key):

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.distributed import Maximum, PeerError, Steps
-from lightning_interp.probing.random_weights import Fresh, RandomBaseline
+from lightning_interp.isolation.random_weights import Fresh, RandomBaseline
 from lightning_interp.reading.part import Part
-from lightning_interp.run_settings import Settings
+from lightning_interp.reporting.plain_values import Settings
 
 __all__ = ["Baseline", "beside_random"]
 

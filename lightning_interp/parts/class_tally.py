@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_interp._batches import BatchSize
-from lightning_interp._seen import Seen
+from lightning_interp.batches.contents import BatchSize
+from lightning_interp.batches.labels import BatchReader, LabelSource
+from lightning_interp.batches.predictions import PredictedRows, PredictionRecorder, Predictions
 from lightning_interp.distributed import Maximum, Steps, Sum
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.design_effect import sample_sums
 from lightning_interp.functional.frequency_bands import frequency_bands
-from lightning_interp.labels import BatchReader, LabelSource
-from lightning_interp.predictions import PredictedRows, PredictionRecorder, Predictions
+from lightning_interp.isolation.seen import Seen
 from lightning_interp.reading.part import Part
 from lightning_interp.reading.reading import Reading
 

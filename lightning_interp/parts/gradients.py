@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.distributed import Gather, Steps, rank_in, world_size
+from lightning_interp.language.encoding import EncodedPair, encode_sentences
+from lightning_interp.language.id_range import check_ids
 from lightning_interp.parts.language_model import LanguageModel
 from lightning_interp.reading.part import Part
 from lightning_interp.reading.reading import Reading
-from lightning_interp.tasks.encoding import EncodedPair, encode_sentences
 from lightning_interp.tasks.gradients import GradientReader, Groups, group_names
-from lightning_interp.tasks.id_range import check_ids
 from lightning_interp.tasks.loading import encode_task, find_language_model
 from lightning_interp.tasks.pairs import Task
 from lightning_interp.tasks.split import halves_of_pairs

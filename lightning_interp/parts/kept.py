@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_interp._kept_readings import KeptReadings
+from lightning_interp.reading.kept_readings import KeptReadings
 from lightning_interp.reading.part import Part
 from lightning_interp.reading.reading import Reading
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lightning_interp._forward import checked_forward
-from lightning_interp.tasks.encoding import Tokenizer, padding_id
-from lightning_interp.tasks.likelihood import FORWARD_TAKES, Forward
+from lightning_interp.batches.forward import checked_forward
+from lightning_interp.language.encoding import Tokenizer, padding_id
+from lightning_interp.language.likelihood import FORWARD_TAKES, Forward
 from lightning_interp.tasks.loading import find_language_model, find_tokenizer
 
 __all__ = ["LanguageModel", "one_language_model"]

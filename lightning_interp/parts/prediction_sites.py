@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_interp._seen import Seen
+from lightning_interp.batches.labels import Key
+from lightning_interp.batches.predictions import PredictedRows, PredictionRecorder, Predictions
 from lightning_interp.distributed import Steps, Sum
-from lightning_interp.labels import Key
-from lightning_interp.predictions import PredictedRows, PredictionRecorder, Predictions
+from lightning_interp.isolation.seen import Seen
 from lightning_interp.reading.part import Part
 from lightning_interp.sites import Call, SiteRecorder, resolve_sites, short_names
 
@@ -63,13 +63,13 @@ class PredictionSites(_Places):
         sites: Where logits are; ``None`` for what the step returns.
         output: Where they are in that.
         name: What that is called.
-        how: The other arguments of :class:`~lightning_interp.predictions.Predictions`.
+        how: The other arguments of :class:`~lightning_interp.batches.Predictions`.
 
     Raises:
         ValueError: If an argument is out of range; when a model or a batch comes, if it lacks what is asked for.
 
     Example:
-        >>> from lightning_interp.positions import SamplePositions
+        >>> from lightning_interp.distributed import SamplePositions
         >>> model, batch = nn.Sequential(nn.Linear(4, 3)), (torch.zeros(2, 4), torch.tensor([0, 2]))
         >>> sites = PredictionSites({"head": "0"})
         >>> sites.attach(model)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from lightning_interp._forward import default_forward
-from lightning_interp._seen import Seen
+from lightning_interp.batches.forward import default_forward
+from lightning_interp.batches.own_data import apart
 from lightning_interp.compat import pl
 from lightning_interp.distributed import Steps, run
 from lightning_interp.isolation import ModuleState, seeded
-from lightning_interp.own_data import apart
+from lightning_interp.isolation.random_weights import Fresh
+from lightning_interp.isolation.replay import StepReplay, independent
+from lightning_interp.isolation.seen import Seen
 from lightning_interp.parts.baseline import Baseline
 from lightning_interp.parts.validation_sites import Take, ValidationSites
-from lightning_interp.probing.random_weights import Fresh
 from lightning_interp.reading.reading import Reading
-from lightning_interp.replay import StepReplay, independent
 
 __all__ = ["ProbeSet"]
 

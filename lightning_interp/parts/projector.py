@@ -8,16 +8,16 @@ from typing import Any, TypeAlias, cast
 
 from torch import Tensor
 
-from lightning_interp._loggers import how_to_embed
+from lightning_interp.batches.site_rows import SiteRows
 from lightning_interp.compat import pl
 from lightning_interp.distributed import run
-from lightning_interp.metrics._names import BUILT_IN_LABELS
+from lightning_interp.functional.label_sets import BUILT_IN_LABELS
 from lightning_interp.metrics.sample import FixedSample, Sample
 from lightning_interp.parts.site_metrics import site_key
 from lightning_interp.reading.part import Part
 from lightning_interp.reading.reading import Reading
 from lightning_interp.reading.run_log import RunLog
-from lightning_interp.site_rows import SiteRows
+from lightning_interp.reporting.loggers import how_to_embed
 
 __all__ = ["Names", "Projector", "name_of", "names_by_set"]
 

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.distributed import Steps, Sum, rank_in, world_size
+from lightning_interp.distributed.sharding import refuse_sharded
+from lightning_interp.language.batching import Share
+from lightning_interp.language.id_range import check_ids
+from lightning_interp.language.likelihood import evaluated
+from lightning_interp.language.masked import MaskedToken, check_takes_mask, masked_log_probs
+from lightning_interp.language.scores import encoded_log_probs
 from lightning_interp.parts.language_model import LanguageModel
 from lightning_interp.reading.part import Part
 from lightning_interp.reading.reading import Reading
-from lightning_interp.tasks.batching import Share
-from lightning_interp.tasks.differential import refuse_sharded
-from lightning_interp.tasks.id_range import check_ids
-from lightning_interp.tasks.likelihood import evaluated
-from lightning_interp.tasks.masked import MaskedToken, check_takes_mask, masked_log_probs
-from lightning_interp.tasks.scoring import encoded_log_probs
 
 __all__ = ["Kind", "SentenceScores"]
 

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.distributed import Gather, Maximum, Steps, rank_in, world_size
+from lightning_interp.distributed.sharding import refuse_sharded
+from lightning_interp.language.batching import dealt, length_batches, pad_right
+from lightning_interp.language.id_range import check_ids, told_ids
+from lightning_interp.language.likelihood import evaluated, model_device, takes_mask
+from lightning_interp.language.words import Pooling, Text, Units, encode_units, pooled
 from lightning_interp.parts.language_model import LanguageModel
-from lightning_interp.probing.words import Pooling, Text, Units, encode_units, pooled
 from lightning_interp.reading.part import Part
 from lightning_interp.reading.reading import Reading
-from lightning_interp.run_settings import Settings
+from lightning_interp.reporting.plain_values import Settings
 from lightning_interp.sites import Call, Layout, LayoutResolver, OutputKey, SiteRecorder, resolve_sites, short_names
-from lightning_interp.tasks.batching import dealt, length_batches, pad_right
-from lightning_interp.tasks.differential import refuse_sharded
-from lightning_interp.tasks.id_range import check_ids, told_ids
-from lightning_interp.tasks.likelihood import evaluated, model_device, takes_mask
 
 __all__ = ["Probed", "SentenceBatch", "Sentences"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from lightning_interp._forward import Forward
-from lightning_interp.labels import Key
+from lightning_interp.batches.forward import Forward
+from lightning_interp.batches.labels import Key
+from lightning_interp.batches.site_rows import Pooling, ReadSite
 from lightning_interp.parts.projector import Names
 from lightning_interp.reading.arguments import BatchArgs
-from lightning_interp.site_rows import Pooling, ReadSite
 from lightning_interp.sites import Call, Layout, OutputKey
 
 __all__ = ["SiteArgs", "split_site_args"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_interp.batches.site_rows import SiteRows
 from lightning_interp.distributed import run
 from lightning_interp.functional._numerics import finite_rows
 from lightning_interp.metrics._synced import synced
@@ -18,8 +19,8 @@ from lightning_interp.metrics.measure import SUMMARY, Measure, as_measures
 from lightning_interp.metrics.measures.geometry import NONFINITE
 from lightning_interp.reading.part import Part
 from lightning_interp.reading.reading import Reading
-from lightning_interp.run_settings import Settings, arguments
-from lightning_interp.site_rows import SiteRows
+from lightning_interp.reading.run_settings import arguments
+from lightning_interp.reporting.plain_values import Settings
 
 __all__ = ["SiteMetrics", "site_key"]
 

@@ -9,19 +9,20 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from lightning_interp._batches import BatchSize
-from lightning_interp._forward import Forward, checked_forward
-from lightning_interp._read_once import forget_batch, read_once
-from lightning_interp._said_once import say_once
-from lightning_interp._seen import Seen
+from lightning_interp.batches.contents import BatchSize
+from lightning_interp.batches.forward import Forward, checked_forward
+from lightning_interp.batches.labels import BatchReader, Key, LabelSource, ReadBatch
+from lightning_interp.batches.own_data import OwnData, apart
+from lightning_interp.batches.read_once import forget_batch, read_once
+from lightning_interp.batches.site_rows import Pooling, ReadSite, SiteReader, SiteRows
 from lightning_interp.isolation import seeded
-from lightning_interp.labels import BatchReader, Key, LabelSource, ReadBatch
-from lightning_interp.own_data import OwnData, apart
+from lightning_interp.isolation.seen import Seen
 from lightning_interp.reading.part import Part
 from lightning_interp.reading.reading import Reading
+from lightning_interp.reading.run_settings import arguments
 from lightning_interp.reading.samples import ReadSamples
-from lightning_interp.run_settings import Settings, arguments
-from lightning_interp.site_rows import Pooling, ReadSite, SiteReader, SiteRows
+from lightning_interp.reporting.plain_values import Settings
+from lightning_interp.reporting.said_once import say_once
 from lightning_interp.sites import Call, Layout, OutputKey, SiteRecorder, resolve_sites, short_names
 
 __all__ = ["Take", "ValidationSites"]
@@ -52,7 +53,7 @@ class ValidationSites(Part):
 
     Example:
         >>> import torch
-        >>> from lightning_interp.positions import SamplePositions
+        >>> from lightning_interp.distributed import SamplePositions
         >>> model, batch = nn.Sequential(nn.Linear(2, 3)), {"x": torch.zeros(4, 2), "kind": torch.arange(4)}
         >>> sites, reading = ValidationSites({"hidden": "0"}, labels=["kind"]), Reading(model)
         >>> sites.attach(model)

@@ -1,5 +1,6 @@
 """Data with gold structure to probe for, and the baselines that make a probe mean something."""
 
+from lightning_interp.isolation.random_weights import random_weights
 from lightning_interp.probing.entities import (
     Entities,
     city_entities,
@@ -8,7 +9,6 @@ from lightning_interp.probing.entities import (
     planted_years,
     read_entities,
 )
-from lightning_interp.probing.random_weights import random_weights
 from lightning_interp.probing.statements import (
     FactTable,
     Statement,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lightning_interp._text_files import opened_text
+from lightning_interp.datasets.text_files import opened_text
 from lightning_interp.functional.trees import tree_depths
 from lightning_interp.tasks.grammar.corpus import generate_corpus
 from lightning_interp.tasks.grammar.parse import AmbiguousSentenceError, parse_sentence

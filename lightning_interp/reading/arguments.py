@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from lightning_interp._batches import BatchSize
+from lightning_interp.batches.contents import BatchSize
 
 __all__ = ["AnalysisArgs", "BatchArgs"]
 

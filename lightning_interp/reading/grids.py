@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from lightning_interp.history import History
+from lightning_interp.reading.history import History
 
 __all__ = ["site_grid"]
 

@@ -10,9 +10,9 @@ from typing import Protocol
 from matplotlib.figure import Figure
 
 from lightning_interp.figures import site_heatmap
-from lightning_interp.history import History
 from lightning_interp.metrics.measure import SUMMARY, Measure
 from lightning_interp.reading.grids import site_grid
+from lightning_interp.reading.history import History
 from lightning_interp.reading.keys import Declares
 
 __all__ = ["heat_maps"]

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from torch import nn
 
-from lightning_interp._measure_words import describe, parsed, title_of_chart, told_of_key
 from lightning_interp.metrics.measure import FULL, SUMMARY, Axes, KeyOf, Measure, as_measures, expanded, fallbacks
+from lightning_interp.reporting.measure_words import describe, parsed, title_of_chart, told_of_key
 
 __all__ = ["Declares", "charts_of", "conditional_keys_of", "declared", "descriptions_of", "direction", "measures_of"]
 

@@ -8,10 +8,10 @@ from typing import Any, Self
 
 from torch import nn
 
-from lightning_interp._seen import Seen
-from lightning_interp.callbacks._unattached import unattached
+from lightning_interp.isolation.seen import Seen
 from lightning_interp.reading.reading import Reading
-from lightning_interp.run_settings import Settings
+from lightning_interp.reading.unattached import unattached
+from lightning_interp.reporting.plain_values import Settings
 
 __all__ = ["Part", "parts_of"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from lightning_interp._forward import RunBatch
-from lightning_interp._same_data import DataChecksum, Samples
-from lightning_interp._seen import Seen
-from lightning_interp.positions import SamplePositions
+from lightning_interp.batches.forward import RunBatch
+from lightning_interp.batches.same_data import DataChecksum, Samples
+from lightning_interp.distributed.positions import SamplePositions
+from lightning_interp.isolation.seen import Seen
 
 __all__ = ["Reading"]
 

@@ -9,19 +9,19 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from lightning_interp._attempt import attempt
-from lightning_interp._fresh import FreshMetrics
-from lightning_interp._loader_names import loader_names
-from lightning_interp.callbacks._analyses import analyses, check_twins, clashes, silence_sync_warning, unique_name
-from lightning_interp.callbacks._drawing_clock import Artist, DrawingClock
-from lightning_interp.callbacks._page import Source, page
-from lightning_interp.callbacks._same_arguments import check_same_arguments
-from lightning_interp.callbacks._val_loop import tell_no_validation, why_no_validation
-from lightning_interp.callbacks.gate_checks import check_gates
 from lightning_interp.compat import pl
 from lightning_interp.distributed import world_size
-from lightning_interp.history import CsvLog, merge_rows, with_settings
+from lightning_interp.reading.analyses import analyses, check_twins, clashes, silence_sync_warning, unique_name
+from lightning_interp.reading.drawing_clock import Artist, DrawingClock
+from lightning_interp.reading.fresh import FreshMetrics
+from lightning_interp.reading.gate_checks import check_gates
+from lightning_interp.reading.history import CsvLog, merge_rows, with_settings
+from lightning_interp.reading.loader_names import loader_names
+from lightning_interp.reading.page import Source, page
+from lightning_interp.reading.same_arguments import check_same_arguments
+from lightning_interp.reading.val_loop import tell_no_validation, why_no_validation
 from lightning_interp.reporting import Reporter, log_folder
+from lightning_interp.reporting.attempt import attempt
 
 __all__ = ["Columns", "Member", "RunLog"]
 

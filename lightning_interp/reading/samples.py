@@ -6,13 +6,13 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning_interp._collate_order import why_order_is_unknown
-from lightning_interp._same_data import Samples
-from lightning_interp.callbacks._val_loop import validation_loaders
+from lightning_interp.batches.collate_order import why_order_is_unknown
+from lightning_interp.batches.same_data import Samples
 from lightning_interp.compat import pl
 from lightning_interp.distributed import run
-from lightning_interp.positions import SamplePositions
+from lightning_interp.distributed.positions import SamplePositions
 from lightning_interp.reading.reading import Reading
+from lightning_interp.reading.val_loop import validation_loaders
 
 __all__ = ["ReadSamples", "loader_positions"]
 

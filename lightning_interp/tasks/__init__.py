@@ -1,22 +1,24 @@
 """Minimal pairs: readers, a built-in grammar, scoring, tuning by gradient differentials."""
 
+from lightning_interp.language.encoding import encode_sentences
+from lightning_interp.language.likelihood import sentence_log_probs
+from lightning_interp.language.masked import pseudo_log_likelihoods
+from lightning_interp.language.scores import perplexity
+from lightning_interp.language.tokenizer import WordTokenizer
 from lightning_interp.tasks.baselines import METHODS
 from lightning_interp.tasks.blimp import read_blimp
 from lightning_interp.tasks.differential import gradient_differential
-from lightning_interp.tasks.encoding import encode_sentences
 from lightning_interp.tasks.facts import Fact, FactWorld, fact_world, read_facts
 from lightning_interp.tasks.files import read_pairs
 from lightning_interp.tasks.ftgd import FtgdResult, ftgd
 from lightning_interp.tasks.grammar import generate_corpus, grammar_tasks, grammar_words
 from lightning_interp.tasks.hypotheses import lexical_overlap, phenomenon_hypothesis
-from lightning_interp.tasks.likelihood import sentence_log_probs
-from lightning_interp.tasks.masked import pseudo_log_likelihoods
 from lightning_interp.tasks.pairs import MinimalPair, Task
-from lightning_interp.tasks.scoring import Scorer, margin_accuracy, perplexity
+from lightning_interp.tasks.probe import load_causal_lm, task_space
+from lightning_interp.tasks.scoring import Scorer, margin_accuracy
 from lightning_interp.tasks.shared import remove_shared
 from lightning_interp.tasks.space import TaskSpaceResult
 from lightning_interp.tasks.split import draw_pairs, split_pairs
-from lightning_interp.tasks.tokenizer import WordTokenizer
 
 __all__ = [
     "Task",
@@ -47,4 +49,6 @@ __all__ = [
     "FtgdResult",
     "METHODS",
     "TaskSpaceResult",
+    "load_causal_lm",
+    "task_space",
 ]

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_interp.language.encoding import EncodedPair
 from lightning_interp.tasks.differential import squared_norm, top_entries
-from lightning_interp.tasks.encoding import EncodedPair
 
 __all__ = ["METHODS", "Method", "Plan", "find_method"]
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lightning_interp._text_files import ARCHIVES, opened_text, unpacked_texts
+from lightning_interp.datasets.text_files import ARCHIVES, opened_text, unpacked_texts
 from lightning_interp.tasks.pairs import MinimalPair, Task
 
 __all__ = ["normalized_term", "read_blimp"]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_interp.tasks.encoding import Tokenizer, encode_sentences
+from lightning_interp.language.encoding import Tokenizer, encode_sentences
+from lightning_interp.language.masked import MaskedToken
 from lightning_interp.tasks.facts import Fact
-from lightning_interp.tasks.masked import MaskedToken
 
 __all__ = ["encode_cloze", "mask_cloze"]
 

@@ -9,19 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.tasks.batching import length_batches, pad_right
-from lightning_interp.tasks.encoding import EncodedPair
-from lightning_interp.tasks.likelihood import Forward, evaluated, model_device, sentence_log_probs
+from lightning_interp.distributed.sharding import is_sharded
+from lightning_interp.language.batching import length_batches, pad_right
+from lightning_interp.language.encoding import EncodedPair
+from lightning_interp.language.likelihood import Forward, evaluated, model_device, sentence_log_probs
 
-__all__ = [
-    "gradient_differential",
-    "is_sharded",
-    "refuse_sharded",
-    "mean_gradient",
-    "squared_norm",
-    "top_entries",
-    "trainable_parameters",
-]
+__all__ = ["gradient_differential", "mean_gradient", "squared_norm", "top_entries", "trainable_parameters"]
 
 _HIGH, _LOW = 1 << 15, 1 << 16
 
@@ -124,33 +117,6 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     if not found:
         raise ValueError(f"{type(model).__name__} has no parameter with `requires_grad`.")
     return found
-
-
-def is_sharded(parameter: Tensor) -> bool:
-    """Whether ranks hold parts of a parameter: DTensor (FSDP 2, tensor parallel), FSDP 1, DeepSpeed's stage 3."""
-    return any(hasattr(parameter, name) for name in ("to_local", "_sharded_size", "ds_tensor"))
-
-
-def refuse_sharded(model: nn.Module, what: str) -> None:
-    """An error where ranks hold parts of the model.
-
-    Args:
-        model: The model.
-        what: What is read from a whole model only, for the error.
-
-    Raises:
-        ValueError: If they do.
-
-    """
-    part = next((f"parameter {name!r}" for name, one in model.named_parameters() if is_sharded(one)), None)
-    wrapper = "FullyShardedDataParallel"
-    flat = next((f"module {name!r}" for name, one in model.named_modules() if type(one).__name__ == wrapper), None)
-    if part or flat:
-        how = "" if part else f" ({wrapper})"
-        raise ValueError(
-            f"{part or flat} is sharded over ranks{how}, and {what} are read from a whole model only: "
-            "use a strategy that keeps one on every rank, such as 'ddp'."
-        )
 
 
 def top_entries(

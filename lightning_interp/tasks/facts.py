@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_interp._text_files import opened_text
+from lightning_interp.datasets.text_files import opened_text
 from lightning_interp.tasks.files import read_columns, table_header
 
 __all__ = ["BLANK", "Fact", "FactWorld", "draw_facts", "fact_world", "majority_share", "read_facts", "with_candidates"]

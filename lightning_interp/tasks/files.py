@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lightning_interp._text_files import opened_text
+from lightning_interp.datasets.text_files import opened_text
 from lightning_interp.tasks.pairs import MinimalPair, Task
 
 __all__ = ["read_columns", "read_pairs", "table_header"]

@@ -11,13 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_interp.language.encoding import EncodedPair, Tokenizer, encode_pairs, encode_sentences, padding_id
+from lightning_interp.language.likelihood import Forward, evaluated
+from lightning_interp.language.scores import encoded_log_probs, perplexity_from
 from lightning_interp.tasks.baselines import Plan, find_method
 from lightning_interp.tasks.differential import check_selection, mean_gradient, trainable_parameters
-from lightning_interp.tasks.encoding import EncodedPair, Tokenizer, encode_pairs, encode_sentences, padding_id
 from lightning_interp.tasks.entries import SavedEntries, descend
-from lightning_interp.tasks.likelihood import Forward, evaluated
 from lightning_interp.tasks.pairs import Task
-from lightning_interp.tasks.scoring import encoded_log_probs, margin_accuracy, pair_list, perplexity_from
+from lightning_interp.tasks.scoring import margin_accuracy, pair_list
 from lightning_interp.tasks.stopping import Check, StoppedBy, StopRules
 
 __all__ = ["FtgdResult", "ftgd"]

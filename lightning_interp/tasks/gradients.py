@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lightning_interp.distributed.sharding import refuse_sharded
 from lightning_interp.functional import hashed_sample
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.sketch import add_to_sketch
-from lightning_interp.tasks.batching import length_batches, pad_right
-from lightning_interp.tasks.differential import refuse_sharded
-from lightning_interp.tasks.encoding import EncodedPair
-from lightning_interp.tasks.likelihood import Forward, evaluated, model_device, sentence_log_probs
+from lightning_interp.language.batching import length_batches, pad_right
+from lightning_interp.language.encoding import EncodedPair
+from lightning_interp.language.likelihood import Forward, evaluated, model_device, sentence_log_probs
 
 __all__ = ["GradientReader", "Groups", "TaskGradients", "group_names", "layer_group"]
 

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from lightning_interp.language.encoding import EncodedPair, Tokenizer, encode_pairs
+from lightning_interp.language.tokenizer import WordTokenizer
 from lightning_interp.tasks.blimp import read_blimp
-from lightning_interp.tasks.encoding import EncodedPair, Tokenizer, encode_pairs
 from lightning_interp.tasks.files import read_pairs
 from lightning_interp.tasks.grammar import grammar_tasks, grammar_words
 from lightning_interp.tasks.pairs import Task
-from lightning_interp.tasks.tokenizer import WordTokenizer
 
 __all__ = [
     "Tasks",

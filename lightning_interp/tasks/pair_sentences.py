@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lightning_interp.tasks.encoding import Tokenizer
+from lightning_interp.language.encoding import Tokenizer
+from lightning_interp.language.masked import MaskedToken, masked_rows
 from lightning_interp.tasks.loading import encode_task
-from lightning_interp.tasks.masked import MaskedToken, masked_rows
 from lightning_interp.tasks.pairs import Task
 
 __all__ = ["encode_tasks", "mask_tasks"]

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from lightning_interp.tasks.batching import Share, dealt, length_batches, pad_right
-from lightning_interp.tasks.encoding import Tokenizer, encode_sentences, padding_id
-from lightning_interp.tasks.likelihood import Forward, evaluated, model_device, sentence_log_probs
-from lightning_interp.tasks.masked import pseudo_log_likelihoods
+from lightning_interp.language.encoding import Tokenizer, encode_sentences, padding_id
+from lightning_interp.language.likelihood import Forward, evaluated
+from lightning_interp.language.masked import pseudo_log_likelihoods
+from lightning_interp.language.scores import encoded_log_probs
 from lightning_interp.tasks.pairs import Task, is_pair
 
-__all__ = ["Scorer", "encoded_log_probs", "margin_accuracy", "pair_list", "perplexity", "perplexity_from"]
+__all__ = ["Scorer", "margin_accuracy", "pair_list"]
 
 
 class Scorer:
@@ -118,66 +117,6 @@ def margin_accuracy(margins: Tensor) -> float:
             f"`margins` must be numbers, at least one, got {len(margins)} with {int(margins.isnan().sum())} NaN."
         )
     return float(((margins > 0).double() + (margins == 0).double() / 2).mean())
-
-
-def perplexity(
-    model: nn.Module,
-    encoded: Sequence[Tensor],
-    *,
-    batch_tokens: int = 4096,
-    forward: Forward | None = None,
-    pad_token_id: int = 0,
-) -> float:
-    r"""Perplexity of a causal language model per token.
-
-    .. math:: \exp\Big(-\frac{1}{\sum_x (T_x - 1)} \sum_x \sum_{t=2}^{T_x} \log p(x_t \mid x_{<t})\Big)
-
-    over all sentences together. The model is run in evaluation mode without gradients and left as it was.
-
-    Args:
-        model: See :func:`sentence_log_probs`.
-        encoded: Sentences from :func:`encode_sentences`.
-        batch_tokens: Tokens in a forward pass, padding included.
-        forward: Calls the model in its stead.
-        pad_token_id: The id in the padding.
-
-    Raises:
-        ValueError: If there is no sentence.
-
-    Example:
-        >>> model = nn.Embedding.from_pretrained(torch.zeros(4, 4))
-        >>> round(perplexity(model, [torch.tensor([1, 2, 3])]), 6)
-        4.0
-
-    """
-    if not encoded:
-        raise ValueError("`encoded` is empty; perplexity needs at least one sentence.")
-    with evaluated(model):
-        return perplexity_from(encoded_log_probs(model, encoded, batch_tokens, forward, pad_token_id), encoded)
-
-
-def perplexity_from(log_probs: Tensor, encoded: Sequence[Tensor]) -> float:
-    """The perplexity of sentences whose log-probabilities are known."""
-    return float((-log_probs.sum() / sum(len(ids) - 1 for ids in encoded)).exp())
-
-
-def encoded_log_probs(
-    model: nn.Module,
-    encoded: Sequence[Tensor],
-    batch_tokens: int,
-    forward: Forward | None,
-    pad_token_id: int,
-    share: Share = (0, 1),
-) -> Tensor:
-    """:func:`sentence_log_probs` of any number of sentences, (N,) float64 on the CPU; within :func:`evaluated`.
-
-    Of a share (r, n) only every n-th batch is scored, from batch r on, and the rest is 0: the shares sum to the whole.
-    """
-    scores = torch.zeros(len(encoded), dtype=torch.float64)
-    for batch in dealt(length_batches([len(ids) for ids in encoded], batch_tokens), share):
-        ids, mask = pad_right([encoded[item] for item in batch], pad_token_id, model_device(model))
-        scores[batch] = sentence_log_probs(model, ids, mask, forward).to("cpu", torch.float64)
-    return scores
 
 
 def pair_list(task: Task | Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_interp._text_files import within_limit
+from lightning_interp.datasets.text_files import within_limit
 from lightning_interp.figures.task_heatmap import task_heatmap
 from lightning_interp.figures.task_map import task_map
 from lightning_interp.functional.alignment import WithinBetween, cosine_matrix, same_group, within_between

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.functional.sketch import add_to_sketch
+from lightning_interp.language.encoding import Tokenizer, encode_pairs, padding_id
 from lightning_interp.tasks.baselines import find_method
 from lightning_interp.tasks.differential import gradient_differential
-from lightning_interp.tasks.encoding import Tokenizer, encode_pairs, padding_id
 from lightning_interp.tasks.ftgd import FtgdResult, ftgd
 from lightning_interp.tasks.pairs import Task
 from lightning_interp.tasks.scoring import Scorer, margin_accuracy

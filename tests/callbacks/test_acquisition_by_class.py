@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp import AcquisitionByClass, analyze
-from lightning_interp._seen import Seen
-from lightning_interp.positions import Selection
-from lightning_interp.predictions import Predictions
+from lightning_interp.batches import Predictions
+from lightning_interp.distributed import Selection
+from lightning_interp.isolation.seen import Seen
 from lightning_interp.reading.reading import Reading
 from tests.toy import Sequences, Tagger, loader, timeless, trainer
 

@@ -26,10 +26,10 @@ from lightning_interp import (
     ValidationAnalysis,
     analyze,
 )
-from lightning_interp.callbacks._argument_names import argument_names
-from lightning_interp.predictions import Predictions
+from lightning_interp.batches import Predictions
 from lightning_interp.probing import planted_places
 from lightning_interp.probing.statements import Statement
+from lightning_interp.reading.argument_names import argument_names
 from lightning_interp.tasks import Fact
 
 ANALYSES = [

@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from lightning_interp import NoiseRobustness, RepresentationGeometry, RepresentationStructure, TrainingPhases
-from lightning_interp._measure_words import describe_key
-from lightning_interp.callbacks._page import BOOKKEEPING, LINES, OVERVIEW, OWN, Source, is_loss, is_score, page
+from lightning_interp.reading.page import BOOKKEEPING, LINES, OVERVIEW, OWN, Source, is_loss, is_score, page
+from lightning_interp.reporting.measure_words import describe_key
 from tests.callbacks import recipes
 from tests.toy import Tagger, loader, trainer
 

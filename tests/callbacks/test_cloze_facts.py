@@ -22,12 +22,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp import ClozeFacts
 from lightning_interp.functional import binomial_se
+from lightning_interp.language import encode_sentences, pad_right, sentence_log_probs
 from lightning_interp.tasks import Fact, Scorer, WordTokenizer, fact_world
-from lightning_interp.tasks.batching import pad_right
 from lightning_interp.tasks.cloze import mask_cloze
-from lightning_interp.tasks.encoding import encode_sentences
 from lightning_interp.tasks.facts import frequency_share, majority_share, with_candidates
-from lightning_interp.tasks.likelihood import sentence_log_probs
 from tests.toy import timeless, trainer
 
 WORLD = fact_world(people=12, relations=["pet", "birthplace"], answers=4)

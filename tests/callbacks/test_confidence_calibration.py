@@ -19,9 +19,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp import AcquisitionByClass, ConfidenceCalibration, analyze
-from lightning_interp.predictions import Predictions
-from lightning_interp.tasks.batching import pad_right
-from lightning_interp.tasks.encoding import encode_sentences
+from lightning_interp.batches import Predictions
+from lightning_interp.language import encode_sentences, pad_right
 from tests.toy import Sequences, Tagger, loader, timeless, trainer
 
 TAGS: dict[str, Any] = {"target": "tags", "mask": "attention_mask"}

@@ -15,9 +15,9 @@ from probing.planted import SITES, Planted, loader
 
 from lightning_interp import CoordinateProbe, analyze
 from lightning_interp.functional import block_folds, random_folds
+from lightning_interp.language import pad_right
 from lightning_interp.probing import Entities, cooccurrence_sentences, planted_places, planted_years
 from lightning_interp.tasks import WordTokenizer
-from lightning_interp.tasks.batching import pad_right
 from tests.toy import trainer
 
 DIM = 16

@@ -25,8 +25,7 @@ from lightning_interp import (
 )
 from lightning_interp.functional.robustness import cosine_drift_sums
 from lightning_interp.metrics import SpectralGeometry
-from lightning_interp.noise import BatchNoise
-from lightning_interp.sites import CaptureError, LayoutResolver
+from lightning_interp.sites import BatchNoise, CaptureError, LayoutResolver
 from tests.toy import trainer
 from tests.zoo import Animal, Net, Plain, zoo
 

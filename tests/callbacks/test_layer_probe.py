@@ -27,7 +27,7 @@ from torch.utils.data import (
 )
 
 from lightning_interp import LayerProbe, RepresentationStructure, analyze
-from lightning_interp.probing.random_weights import RandomBaseline, random_weights
+from lightning_interp.isolation.random_weights import RandomBaseline, random_weights
 from tests.toy import Sequences, Tagger, loader, timeless, trainer
 
 APART = (0.0, 0.5, 2.0, 1.0)

@@ -20,8 +20,8 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, WeightAv
 from torch import nn
 
 from lightning_interp import ValidationAnalysis, analyze
-from lightning_interp._measure_words import is_measure
 from lightning_interp.metrics.measures import MEASURES
+from lightning_interp.reporting.measure_words import is_measure
 from tests.callbacks.recipes import (
     ANALYSES,
     CALLBACKS,

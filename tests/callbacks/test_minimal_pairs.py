@@ -20,10 +20,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp import MinimalPairs, TaskSpace, analyze
 from lightning_interp.functional import binomial_se
+from lightning_interp.language import encode_sentences, pad_right, sentence_log_probs
 from lightning_interp.tasks import Scorer, Task, WordTokenizer, grammar_tasks, grammar_words
-from lightning_interp.tasks.batching import pad_right
-from lightning_interp.tasks.encoding import encode_sentences
-from lightning_interp.tasks.likelihood import sentence_log_probs
 from tests.toy import timeless, trainer
 
 WORDS = WordTokenizer(grammar_words())

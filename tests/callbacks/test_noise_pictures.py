@@ -9,7 +9,7 @@ import pytest
 
 from lightning_interp import NoiseRobustness
 from lightning_interp.callbacks._noise_pictures import Learned, curve_panels, drift_panels, note_on_shares
-from lightning_interp.history import Reading
+from lightning_interp.reading.history import Reading
 
 SCALES = (0.1, 1.0)
 

@@ -32,9 +32,9 @@ from lightning_interp import (
     ValidationSchedule,
     analyze_checkpoints,
 )
-from lightning_interp._batches import batch_size
-from lightning_interp._layout import LayoutResolver
+from lightning_interp.batches.contents import batch_size
 from lightning_interp.metrics import SpectralGeometry
+from lightning_interp.sites import LayoutResolver
 from lightning_interp.tasks import Task
 from lightning_interp.tasks.scoring import pair_list
 from tests.callbacks.recipes import (
@@ -47,7 +47,7 @@ from tests.callbacks.recipes import (
     tasks,
     treebank,
 )
-from tests.test_plain_values import Config, Values
+from tests.reporting.test_plain_values import Config, Values
 from tests.toy import Tagger, loader, timeless, trainer
 
 SITE = {"enc": "encoder"}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from lightning_interp.callbacks._overview import overview, overview_panels
+from lightning_interp.decisions import Boundary, Standing, log_spaced_steps
 from lightning_interp.functional.knees import fit_knees
-from lightning_interp.gates import Boundary, Standing
-from lightning_interp.schedule import log_spaced_steps
 
 STEPS = list(log_spaced_steps(per_decade=12, start=10, stop=2000))
 LOADERS = ["in distribution", "out of distribution"]

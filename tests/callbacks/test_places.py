@@ -23,7 +23,7 @@ from lightning_interp import (
     ValidationAnalysis,
     analyze,
 )
-from lightning_interp._collate_order import why_order_is_unknown
+from lightning_interp.batches.collate_order import why_order_is_unknown
 from tests.toy import Sequences, Tagger, loader, trainer
 
 NUMBER = 40

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_interp import RepresentationGeometry, RepresentationStructure
-from lightning_interp._seen import Seen
+from lightning_interp.isolation.seen import Seen
 from lightning_interp.reading.reading import Reading
 from tests.toy import Sequences, Tagger, loader, trainer
 

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_interp import RepresentationMetrics, RepresentationStructure
+from lightning_interp.batches import Predictions
+from lightning_interp.distributed import Selection
 from lightning_interp.functional.ngrams import built_in_labels
-from lightning_interp.positions import Selection
-from lightning_interp.predictions import Predictions
 from tests.toy import trainer
 
 QUESTIONS, CHOICES, LENGTH = 16, 3, 4

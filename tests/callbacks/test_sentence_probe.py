@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader
 
 from lightning_interp import analyze
 from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceProbe
-from lightning_interp.tasks.batching import pad_right
-from lightning_interp.tasks.likelihood import sentence_log_probs
+from lightning_interp.language import pad_right, sentence_log_probs
 from tests.toy import trainer
 
 WORDS = [["a", "bc", "def"], ["b", "a"], ["cc", "dd", "ee", "a"], ["d", "e", "f", "g", "h"], ["e", "a"]]

@@ -18,11 +18,9 @@ from torch.utils.data import DataLoader
 
 from lightning_interp import StructuralProbe, analyze
 from lightning_interp.functional import chain_scores
+from lightning_interp.language import encode_sentences, pad_right, sentence_log_probs
 from lightning_interp.probing.treebank import Sentence, grammar_treebank
 from lightning_interp.tasks import WordTokenizer, generate_corpus, grammar_words
-from lightning_interp.tasks.batching import pad_right
-from lightning_interp.tasks.encoding import encode_sentences
-from lightning_interp.tasks.likelihood import sentence_log_probs
 from tests.toy import timeless, trainer
 
 WORDS = WordTokenizer(grammar_words())

@@ -18,10 +18,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_interp import TaskSpace, analyze
+from lightning_interp.language import encode_sentences, pad_right, sentence_log_probs
 from lightning_interp.tasks import Task, WordTokenizer, generate_corpus, grammar_tasks, grammar_words
-from lightning_interp.tasks.batching import pad_right
-from lightning_interp.tasks.encoding import encode_sentences
-from lightning_interp.tasks.likelihood import sentence_log_probs
 from tests.toy import timeless, trainer
 
 WORDS = WordTokenizer(grammar_words())

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from lightning_interp import TrainingPhases, ValidationAnalysis
-from lightning_interp.history import read_rows
+from lightning_interp.reading.history import read_rows
 from tests.callbacks.scripted import PLATEAU, Scripted, data, falling_loss, noise, rising, run, saturating
 from tests.toy import trainer
 

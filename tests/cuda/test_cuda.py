@@ -21,8 +21,8 @@ from lightning_interp import (
     ValidationAnalysis,
     analyze,
 )
+from lightning_interp.isolation.random_weights import random_weights
 from lightning_interp.metrics import BinnedStructure, SoftStructure, SpectralGeometry
-from lightning_interp.probing.random_weights import random_weights
 from tests.reference.readings import random_reading
 from tests.toy import Tagger, loader, trainer
 

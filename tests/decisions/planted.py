@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lightning_interp.gates import Track
+from lightning_interp.decisions import Track
 
 STEPS = [round(10 ** (k / 8)) for k in range(6, 30)]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lightning_interp.decisions import Track, improvement, plateau, slowed
 from lightning_interp.functional import fit_knees
-from lightning_interp.gates import Track, improvement, plateau, slowed
 from tests.decisions.planted import STEPS, Fit, track
 from tests.reference.evidence import slow_improvement
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytorch_lightning.callbacks import EarlyStopping
 
-from lightning_interp.gates import PatienceRule
+from lightning_interp.decisions import PatienceRule
 
 
 @given(

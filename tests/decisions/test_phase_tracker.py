@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_interp.gates import Boundary, PhaseTracker, Standing, Verdict, describe
+from lightning_interp.decisions import Boundary, PhaseTracker, Standing, Verdict, describe
 
 
 def at(step: float, width: float = 1.1) -> Verdict:

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from lightning_interp.decisions import Track, improvement, judge
 from lightning_interp.functional import fit_knees
-from lightning_interp.gates import Track, improvement, judge
 from tests.decisions.planted import STEPS, Fit, track
 
 LOSS = Fit((2.0,), (-2.0, 0.0))

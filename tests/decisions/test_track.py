@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lightning_interp.gates import Boundary, Track, boundaries, lag
+from lightning_interp.decisions import Boundary, Track, boundaries, lag
 from tests.decisions.planted import Fit, track
 
 LOSS = Fit((2.0,), (-2.0, 0.0))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from example_files import load
 
-from lightning_interp.history import read_rows, read_settings
+from lightning_interp.reading.history import read_rows, read_settings
 
 pytest.importorskip("transformers")
 

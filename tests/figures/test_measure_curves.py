@@ -5,8 +5,8 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from lightning_interp.decisions import log_spaced_steps
 from lightning_interp.figures import measure_curves
-from lightning_interp.schedule import log_spaced_steps
 
 STEPS = list(log_spaced_steps(8, stop=20_000))
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from lightning_interp.decisions import log_spaced_steps
 from lightning_interp.figures import retention_curves
-from lightning_interp.schedule import log_spaced_steps
 
 NAN = float("nan")
 SCALES = [0.0, 0.1, 0.25, 0.5, 1.0]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 
+from lightning_interp.decisions import log_spaced_steps
 from lightning_interp.figures import training_phases
-from lightning_interp.schedule import log_spaced_steps
 
 NAN = float("nan")
 STEPS = list(log_spaced_steps(8, stop=20_000))

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_interp._measure_words import measure_words, parse_key
 from lightning_interp.distributed import Steps
 from lightning_interp.metrics import ClassSeparation, Measure, Projected, RepresentationMetric, SpectralGeometry
 from lightning_interp.metrics.derived import (
@@ -27,6 +26,7 @@ from lightning_interp.metrics.derived import (
 )
 from lightning_interp.metrics.measure import FULL, SUMMARY, as_measures, expanded, fallbacks, keys_of
 from lightning_interp.metrics.measures import MEASURES
+from lightning_interp.reporting.measure_words import measure_words, parse_key
 
 AXES = {"a": ["a1", "a2"], "b": ["b/1", "b/2", "b/3"], "none": [], "c": ["c1"]}
 MEASURE = st.builds(

@@ -165,7 +165,7 @@ def fail_everywhere(reading: Reading, failing: int, options: dict[str, Any]) -> 
     def number_of_exchanges() -> int:
         steps, count = whole(), 0
         answer = None
-        from lightning_interp.distributed import _exchange
+        from lightning_interp.distributed.merging import _exchange
 
         while True:
             try:

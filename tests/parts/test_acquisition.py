@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp import StructuralProbe, ValidationAnalysis, analyze
-from lightning_interp._seen import Seen
-from lightning_interp.history import History, ReadingRow
+from lightning_interp.isolation.seen import Seen
 from lightning_interp.parts.acquisition import Acquisition
+from lightning_interp.reading.history import History, ReadingRow
 from lightning_interp.reading.reading import Reading
 from tests.callbacks.recipes import SITE, letter_words, treebank
 from tests.toy import Tagger, loader, timeless, trainer

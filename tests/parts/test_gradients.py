@@ -13,11 +13,11 @@ from torch import Tensor
 
 from lightning_interp import TaskSpace
 from lightning_interp.distributed import Gather, run
+from lightning_interp.language.encoding import encode_pairs, encode_sentences
 from lightning_interp.parts.gradients import Gradients, TaskRows
 from lightning_interp.parts.language_model import LanguageModel
 from lightning_interp.reading.reading import Reading
 from lightning_interp.tasks import WordTokenizer, generate_corpus, grammar_tasks, grammar_words
-from lightning_interp.tasks.encoding import encode_pairs, encode_sentences
 from lightning_interp.tasks.gradients import GradientReader
 from lightning_interp.tasks.split import halves_of_pairs
 

@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp import ClozeFacts, MinimalPairs, analyze
 from lightning_interp.distributed import run
+from lightning_interp.language.masked import MaskedToken
 from lightning_interp.parts.language_model import LanguageModel
 from lightning_interp.parts.sentence_scores import SentenceScores
 from lightning_interp.reading.reading import Reading
 from lightning_interp.tasks import Fact, Scorer, Task, WordTokenizer, encode_sentences, grammar_tasks, grammar_words
-from lightning_interp.tasks.masked import MaskedToken
 from tests.toy import trainer
 
 WORDS = WordTokenizer(grammar_words())

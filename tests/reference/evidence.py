@@ -7,11 +7,11 @@ from statistics import mean
 
 from scipy import stats
 
-from lightning_interp.gates import Track
+from lightning_interp.decisions import Track
 
 
 def slow_improvement(key: Track, since: float, loss: Track | None, share: float = 0.05) -> tuple[float, float, float]:
-    """Gain, share beyond the loss's, and p-value, as ``lightning_interp.gates.improvement`` defines them."""
+    """Gain, share beyond the loss's, and p-value, as ``lightning_interp.decisions.improvement`` defines them."""
     sign = 1 if key.mode == "max" else -1
     values = [sign * value for value in key.values]
     of_loss = [0.0] * len(values)

@@ -7,10 +7,7 @@ import random
 import torch
 from torch import nn
 
-from lightning_interp.tasks.batching import pad_right
-from lightning_interp.tasks.encoding import encode_sentences
-from lightning_interp.tasks.likelihood import sentence_log_probs
-from lightning_interp.tasks.tokenizer import WordTokenizer
+from lightning_interp.language import WordTokenizer, encode_sentences, pad_right, sentence_log_probs
 
 NOUNS = ["king", "queen", "dog", "cat", "child", "guest", "doctor", "pilot", "singer", "boy"]
 VERBS = ["sleep", "laugh", "run", "wait"]

@@ -11,13 +11,13 @@ import torch
 from tasks.test_scoring import bert, gpt2
 from tasks.toy_lm import ToyLM
 
+from lightning_interp.language import encode_sentences
+from lightning_interp.language.likelihood import evaluated
+from lightning_interp.language.masked import masked_log_probs, masked_rows
+from lightning_interp.language.scores import encoded_log_probs
 from lightning_interp.tasks import Fact, Scorer, WordTokenizer, fact_world, read_facts
 from lightning_interp.tasks.cloze import encode_cloze, mask_cloze
-from lightning_interp.tasks.encoding import encode_sentences
 from lightning_interp.tasks.facts import draw_facts, majority_share, with_candidates
-from lightning_interp.tasks.likelihood import evaluated
-from lightning_interp.tasks.masked import masked_log_probs, masked_rows
-from lightning_interp.tasks.scoring import encoded_log_probs
 
 CAPITALS = [Fact("capital", f"the capital of {land} is ___ .", town) for land, town in (("a", "x"), ("b", "y"))]
 

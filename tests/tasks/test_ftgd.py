@@ -16,9 +16,9 @@ from tasks import small_lm
 from tasks.toy_lm import ToyLM, random_pairs
 from torch import nn
 
+from lightning_interp.language import encode_sentences
 from lightning_interp.tasks.baselines import METHODS
 from lightning_interp.tasks.differential import gradient_differential, top_entries
-from lightning_interp.tasks.encoding import encode_sentences
 from lightning_interp.tasks.ftgd import FtgdResult, ftgd
 from lightning_interp.tasks.stopping import Check, StopRules
 

@@ -11,9 +11,9 @@ from tasks.toy_lm import ToyLM, random_pairs
 from torch import Tensor, nn
 
 from lightning_interp.functional import cosine_matrix, reliability
+from lightning_interp.language.encoding import EncodedPair, encode_sentences
 from lightning_interp.tasks import WordTokenizer, grammar_tasks, grammar_words
 from lightning_interp.tasks.differential import gradient_differential
-from lightning_interp.tasks.encoding import EncodedPair, encode_sentences
 from lightning_interp.tasks.gradients import GradientReader, TaskGradients, group_names
 from lightning_interp.tasks.scoring import Scorer
 

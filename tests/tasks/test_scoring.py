@@ -14,13 +14,11 @@ from reference import minimal_pairs as plain
 from tasks.toy_lm import ToyLM, random_pairs
 from torch import Tensor, nn
 
-from lightning_interp.tasks.batching import length_batches, pad_right
-from lightning_interp.tasks.encoding import encode_sentences, padding_id
-from lightning_interp.tasks.likelihood import sentence_log_probs, takes_mask
-from lightning_interp.tasks.masked import pseudo_log_likelihoods
+from lightning_interp.language import WordTokenizer, length_batches, pad_right, perplexity, pseudo_log_likelihoods
+from lightning_interp.language.encoding import encode_sentences, padding_id
+from lightning_interp.language.likelihood import sentence_log_probs, takes_mask
 from lightning_interp.tasks.pairs import MinimalPair, Task
-from lightning_interp.tasks.scoring import Scorer, margin_accuracy, perplexity
-from lightning_interp.tasks.tokenizer import WordTokenizer
+from lightning_interp.tasks.scoring import Scorer, margin_accuracy
 
 SEEDS = st.integers(0, 10**6)
 WORDS = ["the", "king", "kings", "sleep", "sleeps", "."]

@@ -1,0 +1,73 @@
+"""What a causal language model makes of many sentences: their log-probabilities, and its perplexity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interp.language.batching import Share, dealt, length_batches, pad_right
+from lightning_interp.language.likelihood import Forward, evaluated, model_device, sentence_log_probs
+
+__all__ = ["encoded_log_probs", "perplexity", "perplexity_from"]
+
+
+def perplexity(
+    model: nn.Module,
+    encoded: Sequence[Tensor],
+    *,
+    batch_tokens: int = 4096,
+    forward: Forward | None = None,
+    pad_token_id: int = 0,
+) -> float:
+    r"""Perplexity of a causal language model per token.
+
+    .. math:: \exp\Big(-\frac{1}{\sum_x (T_x - 1)} \sum_x \sum_{t=2}^{T_x} \log p(x_t \mid x_{<t})\Big)
+
+    over all sentences together. The model is run in evaluation mode without gradients and left as it was.
+
+    Args:
+        model: See :func:`sentence_log_probs`.
+        encoded: Sentences from :func:`encode_sentences`.
+        batch_tokens: Tokens in a forward pass, padding included.
+        forward: Calls the model in its stead.
+        pad_token_id: The id in the padding.
+
+    Raises:
+        ValueError: If there is no sentence.
+
+    Example:
+        >>> model = nn.Embedding.from_pretrained(torch.zeros(4, 4))
+        >>> round(perplexity(model, [torch.tensor([1, 2, 3])]), 6)
+        4.0
+
+    """
+    if not encoded:
+        raise ValueError("`encoded` is empty; perplexity needs at least one sentence.")
+    with evaluated(model):
+        return perplexity_from(encoded_log_probs(model, encoded, batch_tokens, forward, pad_token_id), encoded)
+
+
+def perplexity_from(log_probs: Tensor, encoded: Sequence[Tensor]) -> float:
+    """The perplexity of sentences whose log-probabilities are known."""
+    return float((-log_probs.sum() / sum(len(ids) - 1 for ids in encoded)).exp())
+
+
+def encoded_log_probs(
+    model: nn.Module,
+    encoded: Sequence[Tensor],
+    batch_tokens: int,
+    forward: Forward | None,
+    pad_token_id: int,
+    share: Share = (0, 1),
+) -> Tensor:
+    """:func:`sentence_log_probs` of any number of sentences, (N,) float64 on the CPU; within :func:`evaluated`.
+
+    Of a share (r, n) only every n-th batch is scored, from batch r on, and the rest is 0: the shares sum to the whole.
+    """
+    scores = torch.zeros(len(encoded), dtype=torch.float64)
+    for batch in dealt(length_batches([len(ids) for ids in encoded], batch_tokens), share):
+        ids, mask = pad_right([encoded[item] for item in batch], pad_token_id, model_device(model))
+        scores[batch] = sentence_log_probs(model, ids, mask, forward).to("cpu", torch.float64)
+    return scores
