@@ -96,9 +96,9 @@ class Heads(ValidationAnalysis):
     def resolve(self, model: nn.Module) -> None:
         self.names = ["enc", "dec"]
 
-    def after_batch(self, seen: Any) -> None: ...
+    def after_batch(self, seen: object) -> None: ...
 
-    def finish(self, reading: Any) -> dict[str, float]:
+    def finish(self, reading: object) -> dict[str, float]:
         return {key: 0.1 * number for number, key in enumerate(self.measures())}
 
 
@@ -275,7 +275,7 @@ class Gap(Heads):
     def declares(self) -> list[Measure]:
         return [Measure("gap", says="Gap.", of=(), better="lower")]
 
-    def finish(self, reading: Any) -> dict[str, float]:
+    def finish(self, reading: object) -> dict[str, float]:
         return {"gap": self.curve(self.step)}
 
 
