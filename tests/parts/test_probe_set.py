@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_interp._seen import Seen
+from lightning_interp.distributed.positions import SamplePositions
+from lightning_interp.isolation.seen import Seen
 from lightning_interp.parts.probe_set import ProbeSet
-from lightning_interp.positions import SamplePositions
 from lightning_interp.reading.reading import Reading
 
 MODEL = nn.Linear(2, 2)

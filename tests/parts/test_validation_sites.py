@@ -15,15 +15,15 @@ from lightning_interp import (
     RepresentationGeometry,
     RepresentationStructure,
     ValidationAnalysis,
-    _taps,
     analyze,
 )
-from lightning_interp._read_once import forget_batch, read_once
-from lightning_interp._seen import Seen
-from lightning_interp.labels import BatchReader
+from lightning_interp.batches.labels import BatchReader
+from lightning_interp.batches.read_once import forget_batch, read_once
+from lightning_interp.distributed.positions import SamplePositions
+from lightning_interp.isolation.seen import Seen
 from lightning_interp.parts.validation_sites import ValidationSites
-from lightning_interp.positions import SamplePositions
 from lightning_interp.reading.reading import Reading
+from lightning_interp.sites import taps
 from tests.toy import Tagger, loader, trainer
 
 SITE = {"enc": "encoder"}
@@ -61,7 +61,8 @@ def test_labels_of_a_batch_are_read_once_for_all_who_read_it_alike(tmp_path: Pat
     callbacks = [*four(source), RepresentationStructure(SITE, labels={"kind": other}, prefix="other/")]
     trainer(tmp_path, callbacks, num_sanity_val_steps=0).fit(Tagger(), loader(), loader(seed=1))
     readings = len(callbacks[0].history)
-    assert readings and all(len(one.history) == readings for one in callbacks)
+    assert readings
+    assert all(len(one.history) == readings for one in callbacks)
     assert source.times == other.times == readings * BATCHES
     for key, value in callbacks[0].reading.items():
         if not key.startswith("seconds/"):
@@ -157,13 +158,13 @@ def test_padding_that_is_said_for_all_is_told_by_each_that_needed_it() -> None:
 
 def test_four_callbacks_on_one_site_copy_its_output_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Tensor] = []
-    own = _taps.copied_tensor
+    own = taps.copied_tensor
 
     def copied(tensor: Tensor) -> Tensor:
         made.append(tensor)
         return own(tensor)
 
-    monkeypatch.setattr(_taps, "copied_tensor", copied)
+    monkeypatch.setattr(taps, "copied_tensor", copied)
     callbacks = [*four(Counted()), RepresentationGeometry(SITE)]
     trainer(tmp_path, callbacks, num_sanity_val_steps=0, max_epochs=1).fit(Tagger(), loader(), loader(seed=1))
     assert len(made) == BATCHES * len(callbacks[0].history)
@@ -187,7 +188,9 @@ def test_a_fresh_part_shares_no_reading_and_no_model() -> None:
     sites.attach(model)
     sites.begin(Reading(model))
     copy = sites.fresh()
-    assert copy.model is None and copy.now is None and copy.reader is not sites.reader
+    assert copy.model is None
+    assert copy.now is None
+    assert copy.reader is not sites.reader
     copy.attach(others)
     copy.begin(Reading(others))
     copy.take_padding(3)
@@ -210,7 +213,8 @@ def test_a_batch_that_is_given_up_leaves_nothing_behind() -> None:
     seen = Seen(batch, 0, 0, SamplePositions([batch]).select(8))
     sites.before_batch(seen)
     sites.forget()
-    assert sites.now is None and not _taps.SWITCH.on
+    assert sites.now is None
+    assert not taps.SWITCH.on
     sites.begin(Reading(model))
     with torch.no_grad():
         assert read(sites, model, batch)["enc"].shape == (8, 7, 8)
