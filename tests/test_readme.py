@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
-import torch
 
 import lightning_interp
 from lightning_interp import (
@@ -31,7 +30,6 @@ from lightning_interp.metrics.measure import SUMMARY
 from lightning_interp.probing import fact_statements, planted_facts, planted_places
 from lightning_interp.reading.keys import declared
 from lightning_interp.tasks import Fact
-from tests.toy import Tagger, loader, trainer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -100,18 +98,3 @@ def test_examples_and_benchmarks_that_are_named_exist() -> None:
     for file in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
         for path in re.findall(r"((?:examples|benchmarks)/[\w/]+\.py)", file.read_text()):
             assert (ROOT / path).exists(), f"{file.name}: {path}"
-
-
-def test_the_analysis_of_the_documentation_reads(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "own_analysis.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(code, names)
-    callback, model = names["PredictionEntropy"]("head", draw_figures=False), Tagger(lr=0.0)
-    run = trainer(tmp_path, [callback])
-    run.fit(model, loader(), loader(seed=1))
-    with torch.no_grad():
-        p = torch.cat([model.eval()(batch["input_ids"]).softmax(-1).flatten(0, 1) for batch in loader(seed=1)])
-    expected = float(-(p * p.log()).sum(-1).mean())
-    assert float(run.callback_metrics["prediction_entropy"]) == pytest.approx(expected, rel=1e-5)
-    assert not any(module._forward_hooks for module in model.modules())
