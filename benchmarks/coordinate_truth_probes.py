@@ -15,12 +15,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_interp import CoordinateProbe, TruthProbe
 from lightning_interp.functional import block_folds, held_out_ridge, random_folds, unseen_topic_scores
-from lightning_interp.language import encode_sentences, pad_right, sentence_log_probs
+from lightning_interp.models import CausalLM, small_gpt2
 from lightning_interp.probing import (
     cooccurrence_sentences,
     fact_statements,
@@ -29,34 +28,11 @@ from lightning_interp.probing import (
     true_sentences,
 )
 from lightning_interp.tasks import WordTokenizer
+from lightning_interp.tasks.batching import pad_right
+from lightning_interp.tasks.encoding import encode_sentences
 
 LAYERS = 4
 SITES = {f"layer_{layer}": f"lm.transformer.h.{layer}" for layer in range(LAYERS)}
-
-
-class LanguageModel(pl.LightningModule):
-    """GPT-2 of 64 dimensions, trained to predict the next word."""
-
-    def __init__(self, tokenizer: WordTokenizer) -> None:
-        super().__init__()
-        from transformers import GPT2Config, GPT2LMHeadModel
-
-        torch.manual_seed(0)
-        self.tokenizer = tokenizer
-        size = {"n_positions": 16, "n_embd": 64, "n_layer": LAYERS, "n_head": 4}
-        self.lm = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, **size))
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Loss a word."""
-        return -sentence_log_probs(self.lm, *batch).sum() / batch[1].sum()
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Logs the loss."""
-        self.log("val_loss", self.training_step(batch, batch_idx))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """A usual choice."""
-        return torch.optim.AdamW(self.parameters(), 3e-3)
 
 
 class Clock(pl.Callback):
@@ -100,7 +76,9 @@ def live(steps: int, readings: int, validation: int) -> None:
         )
         parts = encoded[:-validation], encoded[-validation:]
         loaders = [DataLoader(part, batch_size=48, collate_fn=pad_right) for part in parts]
-        trainer.fit(LanguageModel(tokenizer), *loaders)
+        torch.manual_seed(0)
+        lm = small_gpt2(tokenizer, layers=LAYERS, length=16, dropout=0.1)
+        trainer.fit(CausalLM(lm, tokenizer, lr=3e-3), *loaders)
     plain = median(clock.seconds[1:])
     print(f"validation of {validation} sentences: {plain:.2f} s")
     for probe in probes:

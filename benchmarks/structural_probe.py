@@ -27,8 +27,10 @@ from lightning_interp.functional import (
     tree_distances,
     tree_scores,
 )
-from lightning_interp.language import encode_sentences, pad_right, sentence_log_probs
+from lightning_interp.models import CausalLM, small_gpt2
 from lightning_interp.tasks import WordTokenizer, generate_corpus, grammar_words
+from lightning_interp.tasks.batching import pad_right
+from lightning_interp.tasks.encoding import encode_sentences
 
 LAYERS = 4
 WORDS = WordTokenizer(grammar_words())
@@ -36,30 +38,6 @@ SITES = {
     "embeddings": "lm.transformer.drop",
     **{f"layer_{layer}": f"lm.transformer.h.{layer}" for layer in range(LAYERS)},
 }
-
-
-class LanguageModel(pl.LightningModule):
-    """GPT-2 of 64 dimensions, trained to predict the next word."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from transformers import GPT2Config, GPT2LMHeadModel
-
-        torch.manual_seed(0)
-        size = {"n_positions": 32, "n_embd": 64, "n_layer": LAYERS, "n_head": 4}
-        self.lm = GPT2LMHeadModel(GPT2Config(vocab_size=len(WORDS), **size))
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Loss a word."""
-        return -sentence_log_probs(self.lm, *batch).sum() / batch[1].sum()
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Logs the loss."""
-        self.log("val_loss", self.training_step(batch, batch_idx))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """A usual choice."""
-        return torch.optim.AdamW(self.parameters(), 3e-3)
 
 
 def trained(callback: StructuralProbe, readings: int, steps: int) -> None:
@@ -77,7 +55,8 @@ def trained(callback: StructuralProbe, readings: int, steps: int) -> None:
     )
     train = DataLoader(encoded[: 32 * steps], 32, shuffle=True, collate_fn=pad_right)
     pl.seed_everything(0, verbose=False)
-    trainer.fit(LanguageModel(), train, DataLoader(encoded[-160:], 100, collate_fn=pad_right))
+    lm = small_gpt2(WORDS, layers=LAYERS, length=32, dropout=0.1)
+    trainer.fit(CausalLM(lm, WORDS, lr=3e-3), train, DataLoader(encoded[-160:], 100, collate_fn=pad_right))
 
 
 def probe(kind: type[StructuralProbe] = StructuralProbe, **kwargs: Any) -> StructuralProbe:

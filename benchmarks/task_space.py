@@ -21,11 +21,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from measures import Peak
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from lightning_interp import TaskSpace
+from lightning_interp.models import CausalLM, small_gpt2
 from lightning_interp.tasks import WordTokenizer, generate_corpus, grammar_words
 
 WORDS = WordTokenizer(grammar_words())
@@ -34,32 +34,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "no groups, sample of 100,000": {"groups": False, "sample": 100_000},
 }
-
-
-class Model(pl.LightningModule):
-    """A GPT-2 that is validated and hardly trained."""
-
-    def __init__(self, width: int, layers: int) -> None:
-        super().__init__()
-        rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-        config = GPT2Config(vocab_size=len(WORDS), n_positions=64, n_embd=width, n_layer=layers, n_head=4, **rates)
-        self.lm = GPT2LMHeadModel(config)
-
-    def _loss(self, ids: Tensor) -> Tensor:
-        logits = self.lm(input_ids=ids, attention_mask=ids > 0).logits[:, :-1]
-        return nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=0)
-
-    def training_step(self, ids: Tensor, index: int) -> Tensor:
-        """Cross-entropy."""
-        return self._loss(ids)
-
-    def validation_step(self, ids: Tensor, index: int) -> None:
-        """Logs the loss."""
-        self.log("val_loss", self._loss(ids))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Plain descent."""
-        return torch.optim.SGD(self.parameters(), lr=1e-3)
 
 
 class Epochs(pl.Callback):
@@ -87,7 +61,7 @@ def measure(name: str, setting: str | None, runs: int) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     sentences = [torch.tensor(WORDS.encode(one)) for one in generate_corpus(2000, seed=1)]
     data = DataLoader(nn.utils.rnn.pad_sequence(sentences, batch_first=True), batch_size=64)  # type: ignore[arg-type]
-    model, clock, readers = Model(*MODELS[name]), Epochs(), []
+    model, clock, readers = CausalLM(small_gpt2(WORDS, *MODELS[name]), WORDS), Epochs(), []
     if setting is not None:
         readers = [TaskSpace("grammar", tokenizer="grammar", model="lm", draw_figures=False, **SETTINGS[setting])]
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)

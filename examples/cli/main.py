@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from lightning_interp import TrainingPhases
+from lightning_interp import Readings, TrainingPhases
 from lightning_interp.datasets import GrammarDataModule
 from lightning_interp.models import Seq2SeqModule
 from lightning_interp.reading.history import merge_rows
@@ -33,30 +33,27 @@ class CLI(LightningCLI):
             parser.link_arguments(f"data.{side}_vocabulary", size, compute_fn=len, apply_on="instantiate")
 
 
-def main(argv: Sequence[str] | None = None) -> list[dict[str, float]]:
+def main(argv: Sequence[str] | None = None) -> Readings:
     """Run the command line, and print what was read."""
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     torch.set_num_threads(1)  # a model this small gains nothing from a second thread
     cli = CLI(Seq2SeqModule, GrammarDataModule, args=list(argv) if argv is not None else None)
 
     readers = [callback for callback in cli.trainer.callbacks if hasattr(callback, "history")]
-    rows = merge_rows(reader.history for reader in readers)
+    readings = Readings.of(*readers)
     # What the callbacks log is much more than fits on a line.
     logged = [key for reader in readers for key in reader.logged_keys(cli.model)]
     read = [
         key for key in logged if key.startswith(("information/", "regularity_above", "under_noise/", "robustness/"))
     ]
-    keys = [key for key in ["val_loss/dataloader_idx_0", *read] if any(key in row for row in rows)]
-    print("  ".join(["  step", *keys]))
-    for row in rows:
-        cells = (f"{row[key]:{len(key)}.4f}" if key in row else " " * len(key) for key in keys)
-        print("  ".join([f"{row['step']:6.0f}", *cells]))
+    keys = [key for key in ["val_loss/dataloader_idx_0", *read] if readings.steps(key)]
+    print(readings.table({key: key for key in keys}))
     for callback in cli.trainer.callbacks:
         if isinstance(callback, TrainingPhases):
             print(f"\n{callback.conclusion}")
     if cli.trainer.log_dir:
         print(f"\ncurves: tensorboard --logdir {cli.trainer.log_dir}")
-    return rows
+    return readings
 
 
 if __name__ == "__main__":

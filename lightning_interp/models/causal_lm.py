@@ -44,14 +44,14 @@ class CausalLM(pl.LightningModule):
             has a place for it, ``attention_mask``. It is put into training mode, since models come from a file in
             evaluation mode and Lightning leaves them there.
         tokenizer: Its tokenizer, where callbacks look for one.
-        lr: η, the highest learning rate.
+        lr: η, the highest learning rate; 0 keeps the weights as they are.
         weight_decay: Of AdamW.
         warmup: Over so many steps the rate rises.
         steps: Over so many steps it falls to a tenth; ``None`` leaves it where it is.
 
     Raises:
         TypeError: If ``lm`` is no module, or its output has no logits.
-        ValueError: If ``lr`` is not positive, ``weight_decay`` or ``warmup`` negative, or ``steps`` below 1.
+        ValueError: If ``lr``, ``weight_decay`` or ``warmup`` is negative, or ``steps`` below 1.
 
     Example:
         >>> from lightning_interp.models import small_gpt2
@@ -78,8 +78,8 @@ class CausalLM(pl.LightningModule):
         super().__init__()
         if not isinstance(lm, nn.Module):
             raise TypeError(f"`lm` is a {type(lm).__name__}; it must be a module that gives logits.")
-        if lr <= 0:
-            raise ValueError(f"`lr` is {lr}; it must be positive.")
+        if lr < 0:
+            raise ValueError(f"`lr` is {lr}; it must not be negative.")
         if weight_decay < 0:
             raise ValueError(f"`weight_decay` is {weight_decay}; it must not be negative.")
         if warmup < 0:

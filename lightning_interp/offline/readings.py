@@ -198,10 +198,10 @@ class Readings:
                 20
 
         """
-        width = max(10, *map(len, columns))
-        lines = ["  ".join(["  step", *(f"{name:>{width}}" for name in columns)])]
+        widths = [(key, max(10, len(name))) for name, key in columns.items()]
+        lines = ["  ".join(["  step", *(f"{name:>10}" for name in columns)])]
         for row in self.rows:
-            cells = (f"{row[key]:{width}.{digits}f}" if key in row else " " * width for key in columns.values())
+            cells = (f"{row[key]:{width}.{digits}f}" if key in row else " " * width for key, width in widths)
             lines.append("  ".join([f"{row['step']:6.0f}", *cells]).rstrip())
         return "\n".join(lines)
 

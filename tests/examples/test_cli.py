@@ -11,7 +11,7 @@ pytest.importorskip("jsonargparse")
 
 
 def test_the_file_trains_and_what_it_names_is_read(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    rows = load("cli/main").main(
+    readings = load("cli/main").main(
         [
             "fit",
             f"--config={EXAMPLES / 'cli' / 'config.yaml'}",
@@ -20,12 +20,12 @@ def test_the_file_trains_and_what_it_names_is_read(tmp_path: Path, capsys: pytes
             "--trainer.enable_progress_bar=false",
         ]
     )
-    assert [row["step"] for row in rows] == [10, 11, 12]
+    assert readings.steps() == [10, 11, 12]
     folder = tmp_path / "cli" / "version_0"
     assert (folder / "config.yaml").exists()
     assert (folder / "readings.csv").exists()
     printed = capsys.readouterr().out
-    assert f"{rows[-1]['under_noise/input/val_loss']:.4f}" in printed
+    assert f"{readings.last('under_noise/input/val_loss'):.4f}" in printed
     assert "regularity_above_chance/encoder/bigram" in printed
     assert "phase one goes on: val_loss has too few readings" in printed
     assert f"tensorboard --logdir {folder}" in printed

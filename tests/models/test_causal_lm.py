@@ -103,7 +103,7 @@ def test_a_rate_that_does_not_change_has_no_schedule() -> None:
 
 def test_errors() -> None:
     for arguments, message in (
-        ({"lr": 0.0}, "`lr` is 0.0; it must be positive"),
+        ({"lr": -1.0}, "`lr` is -1.0; it must not be negative"),
         ({"weight_decay": -1.0}, "`weight_decay` is -1.0"),
         ({"warmup": -1}, "`warmup` is -1"),
         ({"steps": 0}, "`steps` is 0; it must be at least 1"),

@@ -120,8 +120,8 @@ def test_errors() -> None:
         Readings.of()
     with pytest.raises(TypeError, match="a source is a int"):
         Readings.of(STRUCTURE, 3)
-    with pytest.raises(ValueError, match=r"No reading has 'informaton/a'; nearest are \['information/a'\]"):
-        Readings.of(STRUCTURE).last("informaton/a")
+    with pytest.raises(ValueError, match=r"No reading has 'information/b'; nearest are \['information/a'"):
+        Readings.of(STRUCTURE).last("information/b")
     with pytest.raises(ValueError, match="`seeds` is empty"):
         mean_curve([], "a")
     with pytest.raises(ValueError, match="level"):
