@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from lightning_interp import CoordinateProbe, TruthProbe
 from lightning_interp.functional import block_folds, held_out_ridge, random_folds, unseen_topic_scores
+from lightning_interp.language import encode_sentences, pad_right
 from lightning_interp.models import CausalLM, small_gpt2
 from lightning_interp.probing import (
     cooccurrence_sentences,
@@ -28,8 +29,6 @@ from lightning_interp.probing import (
     true_sentences,
 )
 from lightning_interp.tasks import WordTokenizer
-from lightning_interp.tasks.batching import pad_right
-from lightning_interp.tasks.encoding import encode_sentences
 
 LAYERS = 4
 SITES = {f"layer_{layer}": f"lm.transformer.h.{layer}" for layer in range(LAYERS)}

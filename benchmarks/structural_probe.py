@@ -27,10 +27,9 @@ from lightning_interp.functional import (
     tree_distances,
     tree_scores,
 )
+from lightning_interp.language import encode_sentences, pad_right
 from lightning_interp.models import CausalLM, small_gpt2
 from lightning_interp.tasks import WordTokenizer, generate_corpus, grammar_words
-from lightning_interp.tasks.batching import pad_right
-from lightning_interp.tasks.encoding import encode_sentences
 
 LAYERS = 4
 WORDS = WordTokenizer(grammar_words())

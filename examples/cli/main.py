@@ -20,7 +20,6 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from lightning_interp import Readings, TrainingPhases
 from lightning_interp.datasets import GrammarDataModule
 from lightning_interp.models import Seq2SeqModule
-from lightning_interp.reading.history import merge_rows
 
 
 class CLI(LightningCLI):
