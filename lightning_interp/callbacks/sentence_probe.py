@@ -257,8 +257,8 @@ class SentenceProbe(ValidationAnalysis):
         work = partial(sentences.run, self._of_batch, reading.group)
         yield from self.baseline.read(sentences.module, type(self).__name__, work, random)
         values, extra = yield from self._probed(sentences.shared(), self.kept, reading)
-        compared = keys_of([one for one in self.site_measures() if one.beside_random], self.axes())
-        return {**values, **self.baseline.beside(values, beside_random(compared)), **self.from_extra(extra)}
+        beside = beside_random(self.site_measures(), self.axes())
+        return {**values, **self.baseline.beside(values, beside), **self.from_extra(extra)}
 
     def _of_batch(self, seen: SentenceBatch) -> tuple[dict[str, Tensor], Tensor]:
         """The vectors of a batch by site, and its extra numbers."""

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from lightning_interp.distributed import Maximum, PeerError, Steps
 from lightning_interp.isolation.random_weights import Fresh, RandomBaseline
+from lightning_interp.metrics.derived import ABOVE_BASELINE, BASELINE
+from lightning_interp.metrics.measure import Axes, Measure, expanded
 from lightning_interp.reading.part import Part
 from lightning_interp.reporting.plain_values import Settings
 
@@ -140,13 +142,13 @@ class Baseline(Part):
         self.values, self._model = dict(state["values"]), None
 
 
-def beside_random(keys: Iterable[str]) -> list[tuple[str, str, str]]:
-    """Each of these keys, with that of its level with random weights and that of what is above it.
+def beside_random(measures: Iterable[Measure], axes: Axes) -> list[tuple[str, str, str]]:
+    """Of each measure that is also read with random weights its keys, and those of that level and of what is above it.
 
     Example:
-        >>> beside_random(["uuas/encoder"])
-        [('uuas/encoder', 'uuas_baseline/encoder', 'uuas_above_baseline/encoder')]
+        >>> beside_random([Measure("uuas", beside_random=True), Measure("distance_loss")], {"site": ["enc"]})
+        [('uuas/enc', 'uuas_baseline/enc', 'uuas_above_baseline/enc')]
 
     """
-    parts = [key.partition("/") for key in keys]
-    return [(f"{a}{b}{c}", f"{a}_baseline{b}{c}", f"{a}_above_baseline{b}{c}") for a, b, c in parts]
+    found = expanded([one for one in measures if one.beside_random], axes)
+    return [(key, BASELINE.of(one).key(*at), ABOVE_BASELINE.of(one).key(*at)) for key, (one, at) in found.items()]

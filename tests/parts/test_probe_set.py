@@ -21,7 +21,7 @@ def taken(probe_set: ProbeSet, reading: Reading, value: float) -> tuple[int, flo
         batch = torch.ones(3, 2)
         probe_set.before_batch(Seen(batch, index, 0, SamplePositions([batch]).select(3)))
     kept = len(probe_set._batches)
-    found = probe_set.of(reading, lambda: {"enc/pos": value}, "Probe")
+    found = probe_set.of_reading(reading, lambda: {"enc/pos": value}, "Probe")
     if reading.counts and reading.changed is not None:
         probe_set.start_anew()
     probe_set.forget()
@@ -82,10 +82,10 @@ def test_where_it_fails_it_is_given_up_unless_it_was_asked_for() -> None:
 
     reading, probe_set = Reading(MODEL, step=1), ProbeSet(None)
     with pytest.warns(UserWarning, match=r"Probe reads without a baseline of random weights.*planted"):
-        assert not probe_set.of(reading, fails, "Probe")
+        assert not probe_set.of_reading(reading, fails, "Probe")
     assert not probe_set.wanted
     with pytest.raises(ValueError, match="planted"):
-        ProbeSet(True).of(reading, fails, "Probe")
+        ProbeSet(True).of_reading(reading, fails, "Probe")
 
 
 def test_data_of_ones_own_are_not_kept() -> None:
