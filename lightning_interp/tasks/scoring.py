@@ -38,6 +38,7 @@ class Scorer:
         ValueError: If ``kind`` is another, or an argument of one kind is given with the other.
 
     Example:
+        >>> import torch
         >>> letters = lambda sentence: [ord(letter) - 96 for letter in sentence]
         >>> table = torch.zeros(4, 4)
         >>> table[1, 2] = 1.0  # after an a, b is e times as probable as anything else
@@ -108,6 +109,7 @@ def margin_accuracy(margins: Tensor) -> float:
         ValueError: If there is no margin or one is NaN.
 
     Example:
+        >>> import torch
         >>> margin_accuracy(torch.tensor([2.0, 0.0, -1.0, 0.5]))
         0.625
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -27,6 +27,7 @@ from lightning_interp import (
     analyze,
 )
 from lightning_interp.batches import Predictions
+from lightning_interp.parts.site_args import SiteArgs
 from lightning_interp.probing import planted_places
 from lightning_interp.probing.statements import Statement
 from lightning_interp.reading.argument_names import argument_names
@@ -122,9 +123,9 @@ def test_a_class_of_ones_own_may_hand_on_what_its_users_cannot_give() -> None:
 
 
 def _all_of(kind: type) -> set[str]:
-    """Every name in a signature of a class or its bases."""
+    """Every name in a signature of a class or its bases, or handed on to what reads sites."""
     inits = [vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base)]
-    return {name for one in inits for name in inspect.signature(one).parameters}
+    return {name for one in inits for name in inspect.signature(one).parameters} | set(get_type_hints(SiteArgs))
 
 
 @pytest.mark.parametrize("kind", ANALYSES, ids=lambda kind: kind.__name__)

@@ -24,6 +24,7 @@ from lightning_interp import (
 from lightning_interp.callbacks import Probed, ProbedSite, SentenceProbe
 from lightning_interp.metrics import ClassSeparation, Measure, SoftStructure, SpectralGeometry
 from lightning_interp.reading.keys import declared
+from lightning_interp.reading.reading import Reading
 from tests.callbacks import recipes
 from tests.callbacks.recipes import ANALYSES, SITE
 from tests.toy import Tagger, loader, trainer
@@ -34,8 +35,8 @@ def captured(analysis: ValidationAnalysis) -> dict[str, object]:
     given: dict[str, object] = {}
     finish = analysis.finish
 
-    def kept() -> Mapping[str, torch.Tensor | float]:
-        found = finish()
+    def kept(reading: Reading) -> Mapping[str, torch.Tensor | float]:
+        found = finish(reading)
         given.clear()
         given.update(found)
         return found
@@ -275,8 +276,9 @@ class Gap(Heads):
     def declares(self) -> list[Measure]:
         return [Measure("gap", says="Gap.", of=(), better="lower")]
 
-    def finish(self, reading: object) -> dict[str, float]:
-        return {"gap": self.curve(self.step)}
+    def finish(self, reading: Reading) -> dict[str, float]:
+        assert reading.step is not None
+        return {"gap": self.curve(reading.step)}
 
 
 @pytest.mark.parametrize(("curve", "stops"), [(lambda step: step, True), (lambda step: -step, False)])
