@@ -1,1 +1,34 @@
 """What a callback is made of: each part attaches to the model, forgets a reading or commits it, and has its state."""
+
+from lightning_interp.parts.acquisition import Acquisition
+from lightning_interp.parts.baseline import Baseline
+from lightning_interp.parts.class_tally import ClassTally
+from lightning_interp.parts.gradients import Gradients
+from lightning_interp.parts.kept import Kept
+from lightning_interp.parts.language_model import LanguageModel
+from lightning_interp.parts.prediction_sites import OutputSite, PredictionSites
+from lightning_interp.parts.probe_set import ProbeSet
+from lightning_interp.parts.projector import Projector
+from lightning_interp.parts.sentence_scores import SentenceScores
+from lightning_interp.parts.sentences import Sentences
+from lightning_interp.parts.site_maps import SiteMaps
+from lightning_interp.parts.site_metrics import SiteMetrics
+from lightning_interp.parts.validation_sites import ValidationSites
+
+__all__ = [
+    "Acquisition",
+    "Baseline",
+    "ClassTally",
+    "Gradients",
+    "Kept",
+    "LanguageModel",
+    "OutputSite",
+    "PredictionSites",
+    "ProbeSet",
+    "Projector",
+    "SentenceScores",
+    "Sentences",
+    "SiteMaps",
+    "SiteMetrics",
+    "ValidationSites",
+]

@@ -2,8 +2,12 @@
 
 from lightning_interp.reading.analysis import ValidationAnalysis
 from lightning_interp.reading.history import History
+from lightning_interp.reading.part import Part
+from lightning_interp.reading.reading import Reading
 
 __all__ = [
     "History",
+    "Part",
+    "Reading",
     "ValidationAnalysis",
 ]
