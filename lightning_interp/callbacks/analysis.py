@@ -383,13 +383,17 @@ class ValidationAnalysis(pl.Callback):
     def settings(self) -> Settings:
         """How readings are taken, for the columns ``setting/<callback>/…`` of ``readings.csv``.
 
-        By default the arguments that this callback keeps under their own names and that are numbers, text, or lists
-        and mappings of these.
+        By default the arguments that this callback or a part keeps under their own names and that are numbers, text, or
+        lists and mappings of these.
         """
-        found = arguments(self, leave_out=self._outward)
+        found = self.given(self._outward)
         for _, part in self.all_parts():
             found |= part.settings()
         return found
+
+    def given(self, leave_out: Sequence[str] = ()) -> Settings:
+        """The arguments that it was made with, as far as they are plain; also those that a part keeps for it."""
+        return arguments(self, *(one for _, part in self.all_parts() for one in part.keeps()), leave_out=leave_out)
 
     # ------------------------------------------------- keys
 

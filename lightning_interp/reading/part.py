@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from torch import nn
@@ -71,6 +71,10 @@ class Part:
 
     def clear(self) -> None:
         """A new fit: forget all that belongs to the one before."""
+
+    def keeps(self) -> Sequence[object]:
+        """What keeps arguments of the callback under their own names: itself, and objects that it was given."""
+        return (self,)
 
     def settings(self) -> Settings:
         """How it reads, for the columns ``setting/<callback>/…`` of ``readings.csv``."""

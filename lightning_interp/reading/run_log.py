@@ -22,7 +22,6 @@ from lightning_interp.compat import pl
 from lightning_interp.distributed import world_size
 from lightning_interp.history import CsvLog, merge_rows, with_settings
 from lightning_interp.reporting import Reporter, log_folder
-from lightning_interp.run_settings import arguments
 
 __all__ = ["Columns", "Member", "RunLog"]
 
@@ -151,7 +150,7 @@ class RunLog:
             self._forget_page()
             readers = self.analyses
             if readers:
-                check_same_arguments({unique_name(one, trainer): arguments(one, leave_out=_OF_RANK) for one in readers})
+                check_same_arguments({unique_name(one, trainer): one.given(leave_out=_OF_RANK) for one in readers})
             self.reporter = Reporter(log_folder(trainer))
             self.clock = DrawingClock() if trainer.is_global_zero else None
         if self.clock is not None and hasattr(type(member), "drawable"):
