@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
@@ -128,6 +129,13 @@ class BatchReader:
         self.skip_positions = skip_positions
         self.batch_size = batch_size
         self._marked: set[Key] = set()
+
+    def fresh(self) -> BatchReader:
+        """One with the same arguments that has read nothing yet."""
+        found = copy.copy(self)
+        found.shared_padding = found.used_padding = None
+        found._marked = set()
+        return found
 
     def count(self, batch: Any) -> int:
         """The number of samples in a batch."""

@@ -262,6 +262,8 @@ class ValidationAnalysis(pl.Callback):
 
     def take_padding(self, padding_idx: int | None) -> None:
         """What the ``LightningModule`` or the data module says of padding in an attribute of this name, if it does."""
+        for _, part in self.all_parts():
+            part.take_padding(padding_idx)
 
     def release(self) -> None:
         """Detach from the model and free what was kept for readings."""

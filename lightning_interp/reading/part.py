@@ -48,6 +48,9 @@ class Part:
     def detach(self) -> None:
         """Let go of the model."""
 
+    def take_padding(self, padding_idx: int | None) -> None:
+        """What the ``LightningModule`` or the data module says of padding in an attribute of this name, if it does."""
+
     def begin(self, reading: Reading) -> None:
         """A reading starts."""
 
