@@ -9,6 +9,7 @@ from lightning_interp._seen import Seen
 from lightning_interp.labels import BatchReader, ReadBatch
 from lightning_interp.reading.part import Part
 from lightning_interp.reading.reading import Reading
+from lightning_interp.run_settings import Settings
 
 __all__ = ["Words"]
 
@@ -66,6 +67,14 @@ class Words(Part):
         """The reading is over, or given up."""
         self._reading = None
         self._last: tuple[Seen | None, dict[Key | None, ReadBatch]] = (None, {})
+
+    def keeps(self) -> Sequence[object]:
+        """The reader keeps the arguments."""
+        return (self.reader,)
+
+    def settings(self) -> Settings:
+        """The token id of padding, where the model's module told it and it was needed."""
+        return {} if self.reader.used_padding is None else {"padding_idx": self.reader.used_padding}
 
     def of(self, seen: Seen, sites: Iterable[str]) -> dict[str, ReadBatch]:
         """What a batch says, by site; nothing where nobody asked."""
