@@ -14,6 +14,8 @@ from lightning_interp.functional._numerics import as_float, finite_rows, in_rang
 from lightning_interp.functional.student import t_quantile
 
 __all__ = [
+    "CLEAR",
+    "IN_A_ROW",
     "area_under_noise",
     "checked_scales",
     "cosine_drift_sums",
@@ -21,7 +23,14 @@ __all__ = [
     "half_scale",
     "retention",
     "share_learned",
+    "shows_learning",
 ]
+
+CLEAR = 4.0
+"""A difference of so many half-widths of its noise is clear."""
+IN_A_ROW = 3
+"""Readings that must find a difference that is not."""
+_LEARNED = 0.05  # of what there was to learn
 
 
 def area_under_noise(scales: Sequence[float], values: Sequence[float], clean: float) -> float:
@@ -81,6 +90,30 @@ def share_learned(value: float, start: float, loss: bool) -> float:
     gain = start - value if loss else value - start
     whole = abs(start) if loss or not 0 <= start < 1 else 1 - start
     return gain / whole if whole else math.copysign(math.inf, gain) if gain else 0.0
+
+
+def shows_learning(gain: float, width: float, share: float) -> int:
+    r"""How many readings' worth of evidence a reading is that something was learned.
+
+    It is evidence where the gain is beyond its noise and at least a twentieth of what there was to learn. A gain of
+    ``CLEAR`` times its noise stands for ``IN_A_ROW`` readings, which otherwise have to find it one after the other.
+
+    Args:
+        gain: What was gained, positive where the monitor is better than before training.
+        width: The half-width of its 95 % interval, :func:`differs`.
+        share: :func:`share_learned`.
+
+    Returns:
+        0, 1, or ``IN_A_ROW``.
+
+    Example:
+        >>> [shows_learning(gain, width=0.1, share=0.5) for gain in (0.1, 0.2, 0.5)], shows_learning(0.5, 0.1, 0.01)
+        ([0, 1, 3], 0)
+
+    """
+    if not gain > width or share < _LEARNED:
+        return 0
+    return IN_A_ROW if gain > CLEAR * width else 1
 
 
 def retention(noisy: float, clean: float, start: float) -> float:

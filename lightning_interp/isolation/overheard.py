@@ -28,7 +28,6 @@ class Overheard:
         self.logged = LoggedValues()
         self.state: ModuleState | None = None
         """The module's state after these batches; ``None`` while there may be more of them."""
-        self.batches = 0
         self.exact = not any(
             is_overridden(name, model) for name in ("on_validation_batch_start", "on_validation_batch_end")
         )
@@ -48,7 +47,6 @@ class Overheard:
         # Past nn.Module's __setattr__, and past the class: only this instance, only now.
         object.__setattr__(model, "log", both)
         self._before = RandomState.now()
-        self.batches += 1
 
     def stop(self) -> None:
         """The step is over; without effect where none was started."""

@@ -7,7 +7,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,9 +25,11 @@ from lightning_interp.isolation.module_state import ModuleState
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.isolation.weights_copy import WeightsCopy
 
-__all__ = ["Life", "NotLoggedError", "Replay", "ScoreReplay", "StepReplay", "independent"]
+__all__ = ["Life", "NotLoggedError", "Replay", "ScoreReplay", "Setting", "StepReplay", "independent"]
 
 Score = Callable[[nn.Module, Any], Mapping[str, Any]]
+Setting = Callable[[Seen], AbstractContextManager[Any]]
+"""What a batch is run in: called with the batch, gives a context manager that changes the model and puts it back."""
 _KINDS = ("", "mean", "sum", "max", "min", "metric")
 
 
@@ -80,8 +82,16 @@ class Replay(ABC):
             yield
 
     @abstractmethod
-    def run(self, life: Life, kept: Seen) -> None:
-        """Run one batch."""
+    def run(self, life: Life, kept: Seen, setting: Setting | None = None) -> None:
+        """Run one batch.
+
+        Args:
+            life: What it belongs to.
+            kept: The batch.
+            setting: What it is run in, entered when the model is in the state of this life: hooks and attributes that
+                it puts on the model are there in the step.
+
+        """
 
     @abstractmethod
     def values(self, lives: Sequence[Life]) -> Steps[list[dict[str, float]]]:
@@ -153,7 +163,7 @@ class StepReplay(Replay):
         finally:
             self._start = own
 
-    def run(self, life: Life, kept: Seen) -> None:
+    def run(self, life: Life, kept: Seen, setting: Setting | None = None) -> None:
         """Run ``validation_step`` and the hooks of the module around it."""
         assert life.state is not None
         state = life.state if kept.counted else life.state.copy()
@@ -163,7 +173,7 @@ class StepReplay(Replay):
         args = (batch, *(place if self._takes_index else ()))
         state.install()
         seeded(self.seed + kept.index)
-        with replaced_logging(self.module, logged.collector(batch)):
+        with _within(setting, kept), replaced_logging(self.module, logged.collector(batch)):
             self._hook("on_validation_batch_start", batch, *place)
             outputs = self.trainer.strategy.validation_step(*args)
             self._hook("on_validation_batch_end", outputs, batch, *place)
@@ -270,13 +280,14 @@ class ScoreReplay(Replay):
         """See :class:`Replay`."""
         return untouched(self.model)
 
-    def run(self, life: Life, kept: Seen) -> None:
+    def run(self, life: Life, kept: Seen, setting: Setting | None = None) -> None:
         """Call the score on one batch, and add up the samples that count."""
         batch = independent(kept.batch)
         seeded(self.seed + kept.index)
         with ExitStack() as stack:
             for manager in self.context():
                 stack.enter_context(manager)
+            stack.enter_context(_within(setting, kept))
             found = self.score(self.model, batch)
         absent = [name for name in self.monitors if name not in found]
         if absent:
@@ -298,6 +309,10 @@ class ScoreReplay(Replay):
             {name: total / count if count else math.nan for name, (total, count) in zip(names, row, strict=True)}
             for row in merged.tolist()
         ]
+
+
+def _within(setting: Setting | None, kept: Seen) -> AbstractContextManager[Any]:
+    return nullcontext() if setting is None else setting(kept)
 
 
 def _per_example(name: str, value: Any, size: int) -> Tensor:

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from lightning_interp.batches.contents import BatchSize
 
-__all__ = ["AnalysisArgs", "BatchArgs"]
+__all__ = ["AnalysisArgs", "BatchArgs", "LoaderArgs"]
 
 
 class AnalysisArgs(TypedDict, total=False):
@@ -22,9 +22,14 @@ class AnalysisArgs(TypedDict, total=False):
     max_overhead: float | None
 
 
-class BatchArgs(AnalysisArgs, total=False):
-    """Those of analyses that read validation batches."""
+class LoaderArgs(AnalysisArgs, total=False):
+    """Those of analyses that read whole batches of a validation loader."""
 
-    max_examples: int | None
     dataloader_idx: int
     batch_size: BatchSize | None
+
+
+class BatchArgs(LoaderArgs, total=False):
+    """Those of analyses that read samples of validation batches."""
+
+    max_examples: int | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ __all__ = [
     "fit_mask",
     "from_btd",
     "infer_layout",
+    "of_sites",
     "repacked",
     "to_btd",
 ]
@@ -486,6 +487,17 @@ def check_sites(argument: str, given: object, names: Mapping[str, str] | None) -
     unknown = sorted(set(given) - set(names)) if isinstance(given, Mapping) and names is not None else []
     if unknown:
         raise ValueError(f"`{argument}` names sites {unknown}, which are not among {list(names or ())}.")
+
+
+def of_sites(given: Any, names: Mapping[str, str]) -> Any:
+    """Of an argument by site, what is for these sites; of another all of it.
+
+    Example:
+        >>> of_sites({"enc": "BTD", "dec": "TBD"}, {"enc": "model.encoder"}), of_sites("BD", {})
+        ({'enc': 'BTD'}, 'BD')
+
+    """
+    return {site: one for site, one in given.items() if site in names} if isinstance(given, Mapping) else given
 
 
 def _misfit(mask: tuple[int, ...], representations: Tensor, site: str) -> ValueError:

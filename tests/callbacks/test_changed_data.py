@@ -180,8 +180,8 @@ def test_noise_has_no_value_before_training_on_other_data(tmp_path: Path) -> Non
     # Nor after a resume.
     again = noise()
     again.load_state_dict(callback.state_dict())
-    assert again._lost
-    assert not again._started
+    assert again.start_values.lost
+    assert not again.start_values.values
 
 
 def test_noise_looks_at_what_it_reads_alone(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ SCALES = (0.1, 1.0)
 def planted(clean: dict[int, float], shares: dict[int, tuple[float, float]], width: float = 0.02) -> NoiseRobustness:
     """A callback with readings made by hand: accuracy starts at .1 and is known to within ``width``."""
     callback = NoiseRobustness({"input": "embedding"}, SCALES, {"val_acc": "score"}, drift={"out": "encoder"})
-    callback._names, callback._downstream = {"input": "embedding"}, {"out": "encoder"}
-    callback._started, callback._widths = {"val_acc": [0.1]}, {"val_acc": width}
+    callback.noisy.names, callback.drifted.names = {"input": "embedding"}, {"out": "encoder"}
+    callback.start_values.values, callback.start_values.widths = {"val_acc": [0.1]}, {"val_acc": width}
     for index, (step, value) in enumerate(clean.items()):
         values = {"clean/val_acc": value, "under_noise/input/val_acc": value / 2}
         values |= {f"drift/input/out/{scale:g}": 0.001 * scale**2 for scale in SCALES}
@@ -38,11 +38,11 @@ def test_shares_are_left_out_where_little_was_learned() -> None:
     clean = {10: 0.13, 20: 0.17, 30: 0.19, 40: 0.9}
     shares = {10: (1.9, 0.5), 20: (1.3, 0.4), 30: (0.9, 0.3), 40: (0.99, 0.6)}
     callback = planted(clean, shares)
-    figure = callback._retention_figure()
+    figure = callback.figures()["noise/retention"]()
     assert lines(figure.axes[0]) == [[1.0, 0.9, 0.3], [1.0, 0.99, 0.6]]
     note = " ".join(figure.get_supxlabel().split())
     assert note == "Left out: 2 lines of readings by which less was learned than 4 times the metric's noise."
-    share, under, *_ = callback._curves_figure().axes
+    share, under, *_ = callback.figures()["noise/robustness"]().axes
     assert (share.get_title(), under.get_title()) == ("robustness to noise: val_acc", "val_acc under noise")
     assert share.get_lines()[0].get_xdata().tolist() == [30, 40]
     # In their own units all readings are there.
@@ -61,7 +61,7 @@ def test_shares_are_left_out_where_little_was_learned() -> None:
 )
 def test_a_share_above_one_is_explained(share: float, said: str) -> None:
     # The gain is .8 and known to within .02, so noise moves a share by .025.
-    figure = planted({40: 0.9}, {40: (share, 0.6)})._retention_figure()
+    figure = planted({40: 0.9}, {40: (share, 0.6)}).figures()["noise/retention"]()
     assert " ".join(figure.get_supxlabel().split()) == said
     assert lines(figure.axes[0]) == [[1.0, share, 0.6]]
 
@@ -76,7 +76,7 @@ def test_a_level_of_chance_without_known_noise_leaves_nothing_out() -> None:
 
 def test_drift_has_a_panel_for_each_pair_of_sites_and_short_names() -> None:
     callback = planted({10: 0.2}, {})
-    figure = callback._drift_figure()
+    figure = callback.figures()["noise/drift"]()
     (axes,) = figure.axes
     assert axes.get_title() == "drift of out, noise at input"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["scale 0.1", "scale 1"]
@@ -105,7 +105,7 @@ def test_pictures_are_listed_where_there_is_something_to_draw() -> None:
     assert list(callback.figures()) == ["noise/retention", "noise/robustness", "noise/drift"]
     assert list(planted({10: 0.2}, {}).figures()) == ["noise/robustness", "noise/drift"]
     only_drift = NoiseRobustness({"input": "embedding"}, SCALES, drift={"out": "encoder"})
-    only_drift._names, only_drift._downstream = {"input": "embedding"}, {"out": "encoder"}
+    only_drift.noisy.names, only_drift.drifted.names = {"input": "embedding"}, {"out": "encoder"}
     only_drift.history.append(Reading(1, 0, 0, {"drift/input/out/0.1": 0.5}, {}))
     assert list(only_drift.figures()) == ["noise/drift"]
     assert isinstance(only_drift.figures()["noise/drift"]().axes, list)
@@ -113,10 +113,9 @@ def test_pictures_are_listed_where_there_is_something_to_draw() -> None:
 
 def test_values_in_place_of_shares_need_no_note() -> None:
     callback = planted({10: 0.2}, {})
-    callback.start, callback._started = None, {}
-    callback._learnable = list  # type: ignore[method-assign]
+    callback.start_values.start, callback.start_values.values = None, {}
     callback.history.readings[0].values.update({"noisy/input/val_acc/0.1": 0.2, "noisy/input/val_acc/1": 0.1})
-    figure = callback._retention_figure()
+    figure = callback.figures()["noise/retention"]()
     assert figure.get_suptitle() == "monitors under noise"
     assert figure.get_supxlabel() == ""
     assert lines(figure.axes[0]) == [[0.2, 0.2, 0.1]]

@@ -24,6 +24,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from lightning_interp import NoiseRobustness, analyze
 from lightning_interp.isolation.overheard import Overheard
 from lightning_interp.isolation.replay import StepReplay
+from lightning_interp.reading.reading import Reading
 from lightning_interp.sites import BatchNoise, CaptureError, LayoutResolver, SiteNoise
 from tests.toy import Sequences, Tagger, loader, run_again, trainer
 
@@ -172,8 +173,8 @@ def test_the_value_before_training_is_that_of_the_initial_weights(tmp_path: Path
     bare = trainer(tmp_path, [])
     expected = bare.validate(initial, loader(seed=1), verbose=False)[0]
     for monitor in callback.monitors:
-        assert callback._started[monitor][0] == pytest.approx(expected[monitor], rel=1e-6)
-    clean, start = callback.reading["clean/val_loss"], callback._started["val_loss"][0]
+        assert callback.start_values.values[monitor][0] == pytest.approx(expected[monitor], rel=1e-6)
+    clean, start = callback.reading["clean/val_loss"], callback.start_values.values["val_loss"][0]
     for scale in callback.scales:
         value = callback.reading[f"noisy/emb/val_loss/{scale:g}"]
         assert callback.reading[f"retention/emb/val_loss/{scale:g}"] == pytest.approx((value - start) / (clean - start))
@@ -190,21 +191,21 @@ def test_a_model_that_has_not_learned_has_no_robustness(tmp_path: Path) -> None:
     # A score that is better than chance, but not beyond its own noise: groups of batches differ by more.
     near = noisy(start={"val_acc": callback.reading["clean/val_acc"] - 0.01})
     fit(tmp_path, [near], Learner(lr=0.0), max_epochs=1)
-    assert near._gaps["val_acc"] == pytest.approx(0.01)
-    assert near._widths["val_acc"] > 0.02
+    assert near.start_values.gaps["val_acc"] == pytest.approx(0.01)
+    assert near.start_values.widths["val_acc"] > 0.02
     assert not any(key.startswith("robustness/") for key in near.reading)
     # Better than its noise: at three readings in a row. Better than four times its noise: at once.
     for times, missing in ((2, 2), (5, 0)):
-        far = noisy(start={"val_acc": callback.reading["clean/val_acc"] - times * near._widths["val_acc"]})
+        far = noisy(start={"val_acc": callback.reading["clean/val_acc"] - times * near.start_values.widths["val_acc"]})
         fit(tmp_path, [far], Learner(lr=0.0), max_epochs=4)
         there = ["robustness/emb/val_acc" in reading.values for reading in far.history.readings]
         assert there == [False] * missing + [True] * (4 - missing)
     # Beyond its noise, but by less than a twentieth of what there is to learn.
     small = noisy(start={"val_acc": callback.reading["clean/val_acc"] - 1e-3})
-    small._widths["val_acc"] = 1e-6
-    small.step, clean = 0, callback.reading["clean/val_acc"]
-    assert small._start_of("val_acc", clean, [], "score") is None
-    assert small._start_of("val_acc", clean + 0.06, [], "score") is not None
+    small.start_values.widths["val_acc"] = 1e-6
+    clean, alone = callback.reading["clean/val_acc"], Reading(nn.Identity())
+    assert small.start_values.of("val_acc", clean, [], alone) is None
+    assert small.start_values.of("val_acc", clean + 0.06, [], alone) is not None
     # Where learning has made it worse, nothing survives either.
     worse = noisy(start={"val_loss": 0.0})
     fit(tmp_path, [worse], Learner(), max_epochs=1)
@@ -956,9 +957,9 @@ def test_one_batch_cannot_tell_its_noise(tmp_path: Path) -> None:
 def test_a_second_fit_starts_anew(tmp_path: Path) -> None:
     callback = noisy()
     fit(tmp_path, [callback], Learner(), max_epochs=2)
-    first = callback._started
+    first = callback.start_values.values
     fit(tmp_path, [callback], Learner(seed=5), max_epochs=2)
-    assert callback._started != first
+    assert callback.start_values.values != first
     assert len(callback.history) == 2
 
 
@@ -967,14 +968,16 @@ def test_nothing_stays_on_the_model(tmp_path: Path) -> None:
     callback = noisy(drift={"enc": "encoder"})
     fit(tmp_path, [callback], model)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    assert callback._model is None
-    assert not callback._kept
+    assert not callback.replayed.batches
+    held = {f"{name}.{one}": vars(part)[one] for name, part in callback.all_parts() for one in part.attached}
+    assert len(held) > 5
+    assert [name for name, value in held.items() if value is not None] == []
 
 
 class Failing(NoiseRobustness):
     def finish(self, reading: Any) -> Any:
         if len(self.history) == 1:
-            self.score = lambda model, batch: 1 / 0  # type: ignore[assignment]
+            self.replayed.score = lambda model, batch: 1 / 0
         return super().finish(reading)
 
 
@@ -1004,13 +1007,13 @@ def test_the_picture_says_whether_it_shows_shares_or_values(tmp_path: Path) -> N
     shares, values = noisy(), noisy(start=None)
     fit(tmp_path, [shares], Learner(), max_epochs=4)
     fit(tmp_path, [values], Learner(), max_epochs=4)
-    pictures = [callback._retention_figure() for callback in (shares, values)]
+    pictures = [callback.figures()["noise/retention"]() for callback in (shares, values)]
     assert [picture.get_suptitle() for picture in pictures] == [
         "share of what was learned that survives noise",
         "monitors under noise",
     ]
     assert [picture.axes[0].get_ylabel() for picture in pictures] == ["retention", "value"]
-    legend = shares._curves_figure().legends[0]
+    legend = shares.figures()["noise/robustness"]().legends[0]
     assert "emb" in [text.get_text() for text in legend.get_texts()]
 
 

@@ -222,7 +222,7 @@ def test_every_validation_is_read_whatever_is_registered_late(tmp_path: Path, na
     # Longer sequences than those of validation.
     run.fit(model, DataLoader(Sequences(40, length=9), batch_size=8), loader(seed=1))
     assert (len(callback.history.readings), callback.failed) == (3, 0)
-    assert callback._started["val_loss"][0] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert callback.start_values.values["val_loss"][0] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
     last = callback.history.readings[-1].values
     assert last["clean/val_loss"] == pytest.approx(float(run.callback_metrics["val_loss"]), rel=1e-5)
     assert last["noisy/emb/val_loss/1"] != last["clean/val_loss"]
