@@ -926,7 +926,7 @@ def test_a_resumed_run_keeps_the_value_before_training(tmp_path: Path) -> None:
     torch.load(tmp_path / "half.ckpt", weights_only=True)
     later = trainer(tmp_path, [second], max_epochs=4)
     later.fit(Learner(), loader(), loader(seed=1), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
-    assert second._started == whole._started
+    assert second.start_values.values == whole.start_values.values
     assert [reading.step for reading in second.history.readings] == [5, 10, 15, 20]
     assert "robustness/emb/val_acc" in second.reading
 

@@ -13,6 +13,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from lightning_interp import ValidationAnalysis, analyze
 from lightning_interp.distributed import Steps
@@ -156,7 +157,9 @@ def test_groups_deal_the_batches(tmp_path: Path) -> None:
         assert len(found.groups) == number
         assert found.under == {}
         for place, group in enumerate(found.groups):
-            own = trainer(tmp_path, []).validate(model, batches[place::number], verbose=False)[0]
+            own = trainer(tmp_path, []).validate(
+                model, DataLoader(batches[place::number], batch_size=None), verbose=False
+            )[0]
             assert group == pytest.approx(own, rel=1e-6)
 
 
