@@ -24,7 +24,6 @@ from lightning_interp.functional.structural_probe import (
     probe_distances,
 )
 from lightning_interp.functional.trees import (
-    TreeScores,
     chain_scores,
     minimum_spanning_tree,
     tree_depths,
@@ -43,8 +42,6 @@ from lightning_interp.tasks.loading import all_of_kind, loaded
 __all__ = ["StructuralProbe"]
 
 Treebank = str | Path | Sequence[Sentence] | Callable[[], Sequence[Sentence]]
-
-_SCORES = TreeScores._fields
 
 
 class StructuralProbe(SentenceProbe):

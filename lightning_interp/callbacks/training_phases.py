@@ -35,7 +35,7 @@ from lightning_interp.metrics.measures.noise import ROBUSTNESS
 from lightning_interp.metrics.measures.phases import PHASES
 from lightning_interp.reading.analyses import analyses
 from lightning_interp.reading.directions import known_directions, told_mode
-from lightning_interp.reading.drawing_clock import Picture
+from lightning_interp.reading.drawing_clock import DrawingClock, Picture
 from lightning_interp.reading.fresh import find
 from lightning_interp.reading.gate_checks import explain_missing, known_keys
 from lightning_interp.reading.loader_names import loader_names
@@ -390,8 +390,8 @@ class TrainingPhases(pl.Callback):
                 self._rehearse(trainer, pl_module)
             else:
                 self.process(trainer, pl_module)
-                log.draw("at_once" if self._news else "reading", self)
-                self._news = False
+                tell, self._news = (DrawingClock.at_once if self._news else DrawingClock.reading), False
+                log.draw(lambda clock: tell(clock, self))
         log.validation_ends(self, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -406,12 +406,12 @@ class TrainingPhases(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Draw what is due: training goes on, so it is not drawn again at once."""
-        RunLog.of(trainer).draw("tick")
+        RunLog.of(trainer).draw(DrawingClock.tick)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Where a user stops the fit, draw what there is."""
         if isinstance(exception, KeyboardInterrupt):
-            RunLog.of(trainer).draw("interrupted")
+            RunLog.of(trainer).draw(DrawingClock.interrupted)
 
     def process(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Standing:
         """Take in what this validation logged, unless that was done already. All ranks must call it.

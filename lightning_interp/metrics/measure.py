@@ -199,23 +199,32 @@ def expanded(measures: Sequence[Measure], axes: Axes) -> dict[str, KeyOf]:
         missing = [axis for axis in one.of if axis not in axes]
         if missing:
             raise ValueError(f"{one.name!r} is of {missing[0]!r}, and the axes are {list(axes)}.")
-    _expand([(one, ()) for one in measures], axes, found)
+    _expand(_tree(measures), (), axes, found)
     return found
 
 
-def _expand(
-    measures: Sequence[tuple[Measure, tuple[str, ...]]], axes: Axes, found: dict[str, KeyOf], depth: int = 0
-) -> None:
-    def first(one: tuple[Measure, tuple[str, ...]]) -> str | None:
-        return one[0].of[depth] if len(one[0].of) > depth else None
+class _Along(NamedTuple):
+    """Measures that stand together at each value of an axis."""
 
-    for axis, group in itertools.groupby(measures, first):
+    axis: str
+    inside: list[Measure | _Along]
+
+
+def _tree(measures: Sequence[Measure], depth: int = 0) -> list[Measure | _Along]:
+    tree: list[Measure | _Along] = []
+    for axis, group in itertools.groupby(measures, lambda one: one.of[depth] if len(one.of) > depth else None):
         together = list(group)
-        if axis is None:
-            found.update({one.key(*at): KeyOf(one, at) for one, at in together})
-            continue
-        for value in axes[axis]:
-            _expand([(one, (*at, value)) for one, at in together], axes, found, depth + 1)
+        tree += together if axis is None else [_Along(axis, _tree(together, depth + 1))]
+    return tree
+
+
+def _expand(tree: Sequence[Measure | _Along], at: tuple[str, ...], axes: Axes, found: dict[str, KeyOf]) -> None:
+    for one in tree:
+        if isinstance(one, Measure):
+            found[one.key(*at)] = KeyOf(one, at)
+        else:
+            for value in axes[one.axis]:
+                _expand(one.inside, (*at, value), axes, found)
 
 
 def keys_of(measures: Sequence[Measure], axes: Axes) -> dict[str, str]:

@@ -28,7 +28,7 @@ from lightning_interp.isolation.seen import Seen
 from lightning_interp.metrics.measure import FULL, SUMMARY, Axes, Measure
 from lightning_interp.reading.analyses import compared_by_lightning
 from lightning_interp.reading.argument_names import refuse_unknown_arguments
-from lightning_interp.reading.drawing_clock import Picture
+from lightning_interp.reading.drawing_clock import DrawingClock, Picture
 from lightning_interp.reading.heat_maps import heat_maps
 from lightning_interp.reading.held_gates import HeldGates
 from lightning_interp.reading.history import History, ReadingRow
@@ -491,7 +491,7 @@ class ValidationAnalysis(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Draw what is due: training goes on, so it is not drawn again at once."""
-        RunLog.of(trainer).draw("tick")
+        RunLog.of(trainer).draw(DrawingClock.tick)
 
     def _attach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.release()
@@ -715,8 +715,8 @@ class ValidationAnalysis(pl.Callback):
         self._log(pl_module, self._chosen(expected, values))
         if reading.counts:
             self._held.hold(trainer, missing)
-        conditional = self.conditional_keys(pl_module)
-        if reading.changed is None:  # else it is told what is undefined
+        if missing and reading.changed is None:  # else it is told what is undefined
+            conditional = self.conditional_keys(pl_module)
             self._tell_undefined([key for key in missing if key not in conditional])
         if self.failed:
             self._log_failed(pl_module)
@@ -779,7 +779,7 @@ class ValidationAnalysis(pl.Callback):
             self._afterwards("keep what it found", lambda: self.commit(reading))
             self._spent += time.perf_counter() - started
             self._afterwards("write its reading down", lambda: self._write_down(trainer, values))
-            log.draw("reading", self)
+            log.draw(lambda clock: clock.reading(self))
         self._afterwards("forget the reading", self.abort)
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._validated, self._open = self._open, None
@@ -810,7 +810,7 @@ class ValidationAnalysis(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave nothing attached to the model, and nothing held; where a user stops the fit, draw what there is."""
         if isinstance(exception, KeyboardInterrupt):
-            RunLog.of(trainer).draw("interrupted")
+            RunLog.of(trainer).draw(DrawingClock.interrupted)
         self._let_go()
 
     def _let_go(self) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from lightning_interp.compat import pl
 from lightning_interp.distributed import world_size
 from lightning_interp.reading.analyses import analyses, check_twins, clashes, silence_sync_warning, unique_name
-from lightning_interp.reading.drawing_clock import Artist, DrawingClock
+from lightning_interp.reading.drawing_clock import DrawingClock
 from lightning_interp.reading.fresh import FreshMetrics
 from lightning_interp.reading.gate_checks import check_gates
 from lightning_interp.reading.history import CsvLog, merge_rows, with_settings
@@ -23,19 +23,13 @@ from lightning_interp.reading.val_loop import tell_no_validation, why_no_validat
 from lightning_interp.reporting import Reporter, log_folder
 from lightning_interp.reporting.attempt import attempt
 
-__all__ = ["Columns", "Member", "RunLog"]
+__all__ = ["Columns", "RunLog"]
 
 Columns: TypeAlias = Mapping[int, Mapping[str, float | str]]
 """What stands in a row beside its readings: step → column → value."""
 
 # May differ between ranks: files and pictures are made on one of them.
 _OF_RANK = ("draw_figures", "figure_interval", "write_csv")
-
-
-class Member(Protocol):
-    """A callback that takes part: it reads (``is_analysis``) or decides on readings (``is_decision``)."""
-
-    write_csv: bool
 
 
 class _Round:
@@ -90,9 +84,10 @@ class RunLog:
     @staticmethod
     def of(trainer: pl.Trainer) -> RunLog:
         """That of a Trainer."""
-        if trainer not in _LOGS:
-            _LOGS[trainer] = RunLog(trainer)
-        return _LOGS[trainer]
+        log = _LOGS.get(trainer)  # asked for at every training step
+        if log is None:
+            log = _LOGS[trainer] = RunLog(trainer)
+        return log
 
     # ------------------------------------------------- who takes part
 
@@ -186,21 +181,19 @@ class RunLog:
 
     def fit_ends(self, member: Any, pl_module: pl.LightningModule) -> None:
         """Draw the last pictures of a member; write what could not be written before, and say where there is none."""
-        if self.clock is not None and hasattr(type(member), "drawable"):
-            clock = self.clock
-            self._attempt("draw", lambda: clock.end(member))
+        if hasattr(type(member), "drawable"):
+            self.draw(lambda clock: clock.end(member))
         if self._over.last(member, self.members):
             self._attempt("write readings.csv", self.write)
             self._tell_nothing_read(pl_module)
 
-    def draw(self, work: str, member: Artist | None = None) -> None:
-        """Tell the clock of a moment: ``"tick"``, ``"interrupted"``, or with a member ``"reading"``, ``"at_once"``."""
+    def draw(self, work: Callable[[DrawingClock], None]) -> None:
+        """Tell the clock of a moment, on the rank that draws: ``log.draw(DrawingClock.tick)``."""
         clock = self.clock
         if clock is not None:
-            given = () if member is None else (member,)
-            self._attempt("draw", lambda: getattr(clock, work)(*given))
+            self._attempt("draw", lambda: work(clock))
 
-    def _attempt(self, what: str, work: Any) -> None:
+    def _attempt(self, what: str, work: Callable[[], object]) -> None:
         attempt("lightning_interp", self._said, what, work)
 
     def _tell_nothing_read(self, pl_module: pl.LightningModule) -> None:

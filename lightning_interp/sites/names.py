@@ -20,7 +20,6 @@ __all__ = [
     "modules_by_name",
     "resolve_sites",
     "short_names",
-    "site_modules",
 ]
 
 # torch.compile, FSDP and activation checkpointing put the module they wrap under one of these names.
@@ -152,23 +151,6 @@ def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
     # A wrapped module comes after its wrapper and takes its name: inside an outer compiled call Dynamo passes the
     # wrapper by, hooks and all.
     return {clean_name(name): module for name, module in model.named_modules(remove_duplicate=False)}
-
-
-def site_modules(model: nn.Module, sites: Mapping[str, str]) -> dict[str, nn.Module]:
-    """Short name → the module of each site.
-
-    Args:
-        model: The module that the names are relative to.
-        sites: Short name → dotted name.
-
-    Raises:
-        ValueError: If ``sites`` is empty or a dotted name matches no module.
-
-    """
-    if not sites:
-        raise ValueError("sites={} is empty: name at least one module")
-    modules = modules_by_name(model)
-    return {short: modules[match_sites(name, modules, type(model).__name__)[0]] for short, name in sites.items()}
 
 
 def is_called(module: nn.Module) -> bool:

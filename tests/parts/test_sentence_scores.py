@@ -23,27 +23,13 @@ from lightning_interp.parts.language_model import LanguageModel
 from lightning_interp.parts.sentence_scores import SentenceScores
 from lightning_interp.reading.reading import Reading
 from lightning_interp.tasks import Fact, Scorer, Task, WordTokenizer, encode_sentences, grammar_tasks, grammar_words
+from tests.parts.counted import Counted
 from tests.toy import trainer
 
 WORDS = WordTokenizer(grammar_words())
 TASKS = grammar_tasks(pairs=8, paradigms=["agreement_simple", "npi_ever"])
 FACTS = [Fact("sings", f"the {one} ___ .", "sings", ("sing",)) for one in ("king", "queen")]
 DATA = DataLoader(TensorDataset(torch.zeros(2)))
-
-
-class Counted:
-    """Calls the model, and counts how often."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def __call__(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        self.calls += 1
-        found: Tensor = model(input_ids)
-        return found
-
-    def __eq__(self, other: object) -> bool:  # and so no hash
-        return self is other
 
 
 class Trained(pl.LightningModule):

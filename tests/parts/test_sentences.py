@@ -25,24 +25,10 @@ from lightning_interp.probing import planted_places
 from lightning_interp.reading.reading import Reading
 from lightning_interp.sites import CaptureError
 from tests.callbacks.test_sentence_probe import TEXTS, WORDS, letters
+from tests.parts.counted import Counted
 from tests.toy import trainer
 
 DATA = DataLoader(TensorDataset(torch.zeros(2)))
-
-
-class Counted:
-    """Calls the model, and counts how often."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def __call__(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        self.calls += 1
-        found: Tensor = model(input_ids)
-        return found
-
-    def __eq__(self, other: object) -> bool:  # and so no hash
-        return self is other
 
 
 def part(texts: Any = WORDS, sites: Any = ("embedding", "mix"), forward: Any = None, **kwargs: Any) -> Sentences:
