@@ -12,7 +12,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_interp import RepresentationGeometry, RepresentationMetrics, RepresentationStructure, TrainingPhases
+from lightning_interp import (
+    RepresentationGeometry,
+    RepresentationMetrics,
+    RepresentationStructure,
+    TrainingPhases,
+    ValidationAnalysis,
+    analyze,
+)
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.metrics import SpectralGeometry
 from lightning_interp.reading.reading import Reading
@@ -485,3 +492,47 @@ def test_the_share_of_time_goes_on_in_a_resumed_run(tmp_path: Path, monkeypatch:
     rest = trainer(tmp_path, [clock, again], max_epochs=4)
     rest.fit(Tagger(), loader(), loader(seed=1), ckpt_path=tmp_path / "half.ckpt")
     assert [reading.step for reading in again.history.readings] == [5, 20]
+
+
+# ------------------------------------------------- hooks and state of one's own
+
+
+@pytest.mark.parametrize(
+    ("name", "hook"),
+    [
+        ("after_batch", lambda self, batch, selection: None),
+        ("before_batch", lambda self, batch, selection: None),
+        ("begin", lambda self: None),
+        ("finish", lambda self: {}),
+    ],
+)
+def test_a_hook_that_could_not_be_called_is_refused_with_the_class(name: str, hook: Any) -> None:
+    with pytest.raises(TypeError, match=rf"`Own.{name}` is called with \((seen|reading)\), and takes"):
+        type("Own", (ValidationAnalysis,), {name: hook})
+
+
+class Counted(ValidationAnalysis):
+    """Counts batches over a whole fit."""
+
+    def measures(self, model: Any = None) -> dict[str, str]:
+        return {"batches": "summary"}
+
+    def clear(self) -> None:
+        super().clear()
+        self.batches = 0
+
+    def after_batch(self, seen: Seen) -> None:
+        self.batches += 1
+
+    def finish(self, reading: Reading) -> dict[str, float]:
+        return {"batches": float(self.batches)}
+
+
+def test_what_a_fit_left_does_not_enter_a_reading_of_a_finished_model(tmp_path: Path) -> None:
+    callback = Counted(draw_figures=False)
+    trainer(tmp_path, [callback], max_epochs=2, num_sanity_val_steps=0).fit(Tagger(), loader(24), loader(24, seed=1))
+    left, history = callback.batches, list(callback.history)
+    data = loader(24, seed=1)
+    assert analyze(Tagger(), data, callback, progress=False) == {"batches": len(data)}
+    assert (callback.batches, list(callback.history)) == (left, history)
+    assert left > len(data)
