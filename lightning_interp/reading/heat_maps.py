@@ -45,9 +45,9 @@ def heat_maps(analysis: Drawn) -> dict[str, Callable[[], Figure]]:
         for at in itertools.product(*(axes[axis] if axis != along else [""] for axis in measure.of)):
             rows = {value: analysis.full_key(_key(measure, at, along, value)) for value in axes[along]}
             if sum(bool(analysis.history.series(key)[0]) for key in rows.values()) > 1:
-                others = [value for axis, value in zip(measure.of, at, strict=True) if axis != along]
-                tag = "/".join([measure.name, *others, *([measure.end] if measure.end else [])])
-                found[tag] = partial(_drawn, analysis.history, measure, others, rows)
+                others = {axis: value for axis, value in zip(measure.of, at, strict=True) if axis != along}
+                tag = "/".join([measure.name, *others.values(), *([measure.end] if measure.end else [])])
+                found[tag] = partial(_drawn, analysis.history, measure, others, along, rows)
     return found
 
 
@@ -55,6 +55,12 @@ def _key(measure: Measure, at: tuple[str, ...], along: str, value: str) -> str:
     return measure.key(*(value if axis == along else one for axis, one in zip(measure.of, at, strict=True)))
 
 
-def _drawn(history: History, measure: Measure, others: list[str], rows: Mapping[str, str]) -> Figure:
-    title = ", ".join([measure.title, *others])
-    return site_heatmap(*site_grid(history, rows), title=title, label=measure.unit or measure.title)
+def _drawn(
+    history: History, measure: Measure, others: Mapping[str, str], along: str, rows: Mapping[str, str]
+) -> Figure:
+    # A number alone does not say what it is of.
+    said = [f"{axis} {value}" if value.isdecimal() else value for axis, value in others.items()]
+    title = ", ".join([measure.title, *said])
+    figure = site_heatmap(*site_grid(history, rows), title=title, label=measure.unit or measure.title)
+    figure.axes[0].set_ylabel(along)
+    return figure
