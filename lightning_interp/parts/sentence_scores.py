@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from lightning_interp.distributed import Steps, Sum, rank_in, world_size
 from lightning_interp.distributed.sharding import refuse_sharded
 from lightning_interp.language.batching import Share
+from lightning_interp.language.digest import ids_digest
 from lightning_interp.language.id_range import check_ids
 from lightning_interp.language.likelihood import evaluated
 from lightning_interp.language.masked import MaskedToken, check_takes_mask, masked_log_probs
@@ -61,6 +60,7 @@ class SentenceScores(Part):
     Cost: a forward pass over the sentences; of a masked model, over one for each predicted token.
 
     Example:
+        >>> import torch
         >>> from functools import partial
         >>> from lightning_interp.tasks import encode_sentences
         >>> letters = lambda sentence: [ord(letter) - 96 for letter in sentence]
@@ -111,8 +111,10 @@ class SentenceScores(Part):
             masked = self.mask(tokenizer)
         else:
             encoded = self.encode(tokenizer, add_bos=self.add_bos, bos_token_id=self.lm.bos_token_id)
-        check_ids(lm, [*encoded, *(one.ids for one in masked)])
-        self._found = _Attached(lm, padding, encoded, masked, _digest(encoded, masked))
+        ids = [*encoded, *(one.ids for one in masked)]
+        check_ids(lm, ids)
+        numbers = [number for one in masked for number in (one.sentence, one.position, one.target)]
+        self._found = _Attached(lm, padding, encoded, masked, ids_digest(ids, numbers))
 
     def detach(self) -> None:
         """Let go of the model."""
@@ -150,11 +152,3 @@ class SentenceScores(Part):
             return masked_log_probs(
                 found.model, found.masked, number, lm.batch_tokens, lm.forward, found.padding, share
             )
-
-
-def _digest(encoded: Sequence[Tensor], masked: Sequence[MaskedToken]) -> bytes:
-    """Tells lists of sentences apart."""
-    ids = [*encoded, *(one.ids for one in masked)]
-    numbers = [number for one in masked for number in (one.sentence, one.position, one.target)]
-    told = torch.cat([torch.tensor([len(ids), *map(len, ids), *numbers]), *ids])
-    return hashlib.blake2b(told.numpy().tobytes()).digest()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_interp.distributed import Gather, Maximum, Steps, rank_in, world_size
 from lightning_interp.distributed.sharding import refuse_sharded
 from lightning_interp.language.batching import dealt, length_batches, pad_right
+from lightning_interp.language.digest import ids_digest
 from lightning_interp.language.id_range import check_ids, told_ids
 from lightning_interp.language.likelihood import evaluated, model_device, takes_mask
 from lightning_interp.language.words import Pooling, Text, Units, encode_units, pooled
@@ -80,6 +81,8 @@ class _Attached:
     batches: list[list[int]]
     recorder: SiteRecorder
     layouts: LayoutResolver
+    digest: bytes
+    """Tells the ids apart from others."""
 
 
 class Sentences(Part):
@@ -174,15 +177,16 @@ class Sentences(Part):
         lm, tokenizer, padding = self.lm.find(model)
         refuse_sharded(lm, "sentences")
         units = encode_units(tokenizer, self.texts, self.lm.special_tokens, self.lm.bos_token_id)
-        check_ids(lm, (one.ids for one in units))
-        lengths = [len(one.ids) for one in units]
+        ids = [one.ids for one in units]
+        check_ids(lm, ids)
+        lengths = list(map(len, ids))
         batches = _told_apart(length_batches(lengths, self.lm.batch_tokens), lengths)
         self.names = resolve_sites(model, self.sites)
         recorder = SiteRecorder(model, self.names, self.call, self.output)
         recorder.attach()
         # Which of several batches has as many sentences as tokens is chance; one of them shows a wrong layout.
         layouts = LayoutResolver(self.layout, model, self.names, batch_first=True)
-        self._found = _Attached(lm, padding, units, batches, recorder, layouts)
+        self._found = _Attached(lm, padding, units, batches, recorder, layouts, ids_digest(ids))
 
     def detach(self) -> None:
         """Take the hooks off and let go of the model."""
@@ -235,9 +239,8 @@ class Sentences(Part):
 
         """
         found, lm = self._here, self.lm
-        ids = tuple(tuple(one.ids.tolist()) for one in found.units)
         # Not all that can be called has a hash.
-        key = Sentences, found.model, found.padding, lm.batch_tokens, id(lm.forward), ids
+        key = Sentences, found.model, found.padding, lm.batch_tokens, id(lm.forward), found.digest
         self._leave()
         self._work, self._results, self._group = work, None, reading.group
         self._together = reading.shared.setdefault(key, [])
