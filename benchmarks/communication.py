@@ -62,7 +62,7 @@ def carry_out(metric: RepresentationMetric) -> Traffic:
     states = list(metric.metric_state.values())
     rows, sums = ([one for one in states if isinstance(one, list) is kind] for kind in (True, False))
     traffic = Traffic(held=sum(map(_bytes, rows)), fixed=sum(map(_bytes, sums)))
-    steps, result = metric.steps(), None
+    steps, result = metric.merge(), None
     while True:
         try:
             request = steps.send(result)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_interp.decisions import PhaseTracker, Track, judge, plateau, slowed
+from lightning_interp.decisions import Curve, PhaseTracker, judge, plateau, slowed
 from lightning_interp.functional import KneeFit, fit_knees
 
 Array = NDArray[np.float64]
@@ -222,11 +222,11 @@ def told_at(loss: Array, key: Array) -> tuple[int | None, int | None]:
     pointed: int | None = None
     for size in range(8, len(TIMES) + 1):
         fit = fit_knees(TIMES[:size], loss[:size], intervals=False)
-        followed = Track(steps[:size], loss[:size].tolist(), "min", fit)
+        followed = Curve(steps[:size], loss[:size].tolist(), "min", fit)
         improving = {}
         if slowed(followed) is not None or plateau(followed) is not None:
             fit = fit_knees(TIMES[:size], key[:size], intervals=False)
-            improving = {"key": Track(steps[:size], key[:size].tolist(), "max", fit)}
+            improving = {"key": Curve(steps[:size], key[:size].tolist(), "max", fit)}
         standing = tracker.update(size, judge("two_phase", ("loss", followed), improving))
         pointed = size if pointed is None and standing.provisional is not None else pointed
         if standing.index:

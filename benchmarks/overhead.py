@@ -159,7 +159,7 @@ def validation(runs: int, scale: int) -> None:
     scales = (0.1, 0.25, 0.5, 1.0)
 
     def noise() -> list[pl.Callback]:
-        kwargs: dict[str, Any] = {"scales": scales, "limit_examples": None, "start": {"val_loss": 7.6}}
+        kwargs: dict[str, Any] = {"scales": scales, "max_examples": None, "start": {"val_loss": 7.6}}
         return [NoiseRobustness({"input": "embedding"}, monitors={"val_loss": "loss"}, **kwargs)]
 
     for name, model, sentences in (("4 layers × 256", small, data), ("30 layers × 576", large, few)):

@@ -92,7 +92,7 @@ def minimal_pairs() -> list[Case]:
     """The built-in grammar: 30 tasks."""
 
     def of(pairs: int) -> Callable[[], list[pl.Callback]]:
-        return lambda: [MinimalPairs("grammar", "grammar", pairs_per_task=pairs, draw_figures=False)]
+        return lambda: [MinimalPairs("grammar", "grammar", max_pairs=pairs, draw_figures=False)]
 
     return [
         Case("4 layers × 256, 49,500 words: 30 tasks of 100 pairs", of(100), small, lambda: loader(1500, 33, 2000, 50)),
@@ -106,7 +106,7 @@ def cloze_facts() -> list[Case]:
     words = WordTokenizer(world.words)
 
     def of(facts: int) -> Callable[[], list[pl.Callback]]:
-        return lambda: [ClozeFacts(world.facts, words, facts_per_relation=facts, draw_figures=False)]
+        return lambda: [ClozeFacts(world.facts, words, max_facts=facts, draw_figures=False)]
 
     return [
         Case("4 layers × 256, 49,500 words: 400 facts × 8", of(100), small, lambda: loader(1500, 33, 2000, 50)),

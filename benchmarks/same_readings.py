@@ -4,7 +4,8 @@
 
 Both commits train that model with each callback as the battery of the first one makes it, resume from a checkpoint of
 the first one, and read the finished model with ``analyze``. Compared are all values of all readings but the seconds
-they took, and the keys that are logged. ``--working-tree`` takes the files as they are in place of a second commit.
+they took, and the keys that are logged. ``--working-tree`` takes the files as they are in place of a second commit,
+``--own-recipes`` makes each one's callbacks as its own battery does: where an argument has another name since.
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("before", nargs="?", default="HEAD~1", help="commit")
     parser.add_argument("after", nargs="?", default="HEAD", help="commit")
     parser.add_argument("--working-tree", action="store_true", help="in place of the second commit")
+    parser.add_argument("--own-recipes", action="store_true", help="of each commit, not of the first for both")
     parser.add_argument("--collect", nargs=2, type=Path, metavar=("FOLDER", "CHECKPOINTS"), help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
     if given.collect:
@@ -123,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
             if given.working_tree:
                 places[1] = ROOT
             found = [
-                run(place, places[0], folder / f"{which} run", folder / "checkpoints")
+                run(place, place if given.own_recipes else places[0], folder / f"{which} run", folder / "checkpoints")
                 for which, place in zip(("first", "second"), places, strict=True)
             ]
         finally:

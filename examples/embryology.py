@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> AcquisitionOrder:
     tasks = grammar_tasks(args.pairs, seed=args.seed)
     readers: list[ValidationAnalysis] = [
         AcquisitionByClass("lm", target="input_ids", shift=1, bands=4, mask="attention_mask"),
-        MinimalPairs(tasks, pairs_per_task=None, model="lm"),
+        MinimalPairs(tasks, max_pairs=None, model="lm"),
         ClozeFacts(people.facts, model="lm"),
         StructuralProbe(sites, treebank, model="lm", rank=32, max_steps=60, log="full"),
         CoordinateProbe(places, sites, model="lm", folds=4, log="full"),

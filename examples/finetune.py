@@ -119,7 +119,7 @@ def make_readers(sites: str, lm: nn.Module, names: Any) -> list[ValidationAnalys
         RepresentationStructure(sites, labels=["token", "bigram"], skip_positions=1, projector=300, label_names=names),
         RepresentationGeometry(sites, skip_positions=1),
         NoiseRobustness(
-            {"embedding": f"lm.{embedding}"}, scales=(0.1, 0.5), monitors={"val_loss": "loss"}, limit_examples=128
+            {"embedding": f"lm.{embedding}"}, scales=(0.1, 0.5), monitors={"val_loss": "loss"}, max_examples=128
         ),
     ]
 

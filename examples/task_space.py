@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Readings, TaskSpaceResult]:
 
     model = CausalLM(small_gpt2(WORDS, args.width), WORDS, lr=2e-3, warmup=50, steps=args.steps)
     tasks = grammar_tasks(args.pairs, seed=args.seed + 1, paradigms=args.paradigms)
-    reader = TaskSpace(tasks, model="lm", pairs_per_task=max(2, args.pairs // 2))
+    reader = TaskSpace(tasks, model="lm", max_pairs=max(2, args.pairs // 2))
     trainer = pl.Trainer(
         max_steps=args.steps,
         gradient_clip_val=1.0,

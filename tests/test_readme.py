@@ -47,11 +47,11 @@ CALLBACKS: dict[str, Any] = {
     "StructuralProbe": lambda: StructuralProbe({"encoder": "encoder"}, max_sentences=40),
     "CoordinateProbe": lambda: CoordinateProbe(planted_places(60), {"encoder": "encoder"}),
     "TruthProbe": lambda: TruthProbe(fact_statements(planted_facts()), {"encoder": "encoder"}),
-    "MinimalPairs": lambda: MinimalPairs("grammar", tokenizer="grammar", pairs_per_task=4),
+    "MinimalPairs": lambda: MinimalPairs("grammar", tokenizer="grammar", max_pairs=4),
     "ClozeFacts": lambda: ClozeFacts([Fact("capital", "the capital is ___ .", a, ("x", "y")) for a in ("x", "y")]),
     "AcquisitionByClass": lambda: AcquisitionByClass("head", "tags", labels="tags", names=3),
     "ConfidenceCalibration": lambda: ConfidenceCalibration("head", target="tags"),
-    "TaskSpace": lambda: TaskSpace("grammar", tokenizer="grammar", pairs_per_task=4),
+    "TaskSpace": lambda: TaskSpace("grammar", tokenizer="grammar", max_pairs=4),
     "TrainingPhases": lambda: TrainingPhases(improving={"val_acc": "max"}, keys=["val_acc"]),
 }
 

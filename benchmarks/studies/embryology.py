@@ -236,7 +236,7 @@ def generated(args: argparse.Namespace, seed: int) -> Setting:
     readers = [
         *common_readers(sites, {"labels": "tags", "names": tags}, {"pos": "tags"}, args.steps),
         LayerProbe(sites, {"pos": "tags"}, mask="attention_mask", max_examples=None, draw_figures=False),
-        MinimalPairs(grammar_tasks(args.pairs, seed=seed), pairs_per_task=None, **model),
+        MinimalPairs(grammar_tasks(args.pairs, seed=seed), max_pairs=None, **model),
         ClozeFacts(people.facts, **model),
         StructuralProbe(treebank=treebank, rank=32, max_steps=60, **shared),
         CoordinateProbe(places, folds=4, **shared),
@@ -261,7 +261,7 @@ def pretrained(args: argparse.Namespace, seed: int) -> Setting:
     shared = {"sites": sites, "tokenizer": tokenizer, "model": "lm", "draw_figures": False}
     readers = [
         *common_readers(sites, {"bands": 4}, {}, args.steps),
-        MinimalPairs(args.blimp or "grammar", tokenizer, "lm", pairs_per_task=args.pairs, draw_figures=False),
+        MinimalPairs(args.blimp or "grammar", tokenizer, "lm", max_pairs=args.pairs, draw_figures=False),
     ]
     if args.conllu:
         treebank = read_conllu(args.conllu, args.sentences)

@@ -10,7 +10,7 @@ with verdicts by stated rules: three seeds or more decide, three sizes or more f
 
 The gradients of a pretrained model on BLiMP, or on any minimal pairs in its format:
 
-    python benchmarks/studies/task_space.py --model gpt2 --pairs path/to/blimp.tar.gz --pairs-per-task 32
+    python benchmarks/studies/task_space.py --model gpt2 --pairs path/to/blimp.tar.gz --max-pairs 32
     python benchmarks/studies/task_space.py --model folder --gguf-file model.gguf --pairs path/to/blimp.tar.gz \
         --no-start-token
 """
@@ -114,7 +114,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=2400, help="optimizer steps; default: %(default)s")
     parser.add_argument("--middle", type=int, help="step of the first transfer probe; default: a twelfth of the steps")
     parser.add_argument("--sentences", type=int, default=20_000, help="to train on; default: %(default)s")
-    parser.add_argument("--pairs-per-task", type=int, help="default: 60, of a pretrained model 16")
+    parser.add_argument("--max-pairs", type=int, help="default: 60, of a pretrained model 16")
     parser.add_argument("--tuning-steps", type=int, default=20, help="of the transfer probe; default: %(default)s")
     parser.add_argument("--paradigms", nargs="+", help="tasks of the grammar; default: all 30")
     parser.add_argument("--model", help="name or folder of a pretrained causal model, instead of training one")
@@ -131,7 +131,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args.middle = args.middle or max(1, args.steps // 12)
     if args.middle > args.steps:
         parser.error(f"--middle {args.middle} comes after the last of {args.steps} steps")
-    args.pairs_per_task = args.pairs_per_task or (60 if args.model is None else 16)
+    args.max_pairs = args.max_pairs or (60 if args.model is None else 16)
     return args
 
 
@@ -160,7 +160,7 @@ def pretrained(args: argparse.Namespace) -> TaskSpaceResult:
     space = task_space(
         args.model,
         tasks,
-        pairs_per_task=args.pairs_per_task,
+        max_pairs=args.max_pairs,
         buckets=args.buckets,
         seed=args.seed,
         gguf_file=args.gguf_file,
@@ -184,8 +184,8 @@ def train(args: argparse.Namespace, size: int, seed: int) -> Run:
     held_out = generate_corpus(500, seed=seed + 10_000)
     lm = small_gpt2(WORDS, size, args.layers)
     module = CausalLM(lm, WORDS, lr=2e-3, warmup=50, steps=args.steps)
-    tasks = grammar_tasks(args.pairs_per_task, seed=seed + 1, paradigms=args.paradigms)
-    reader = TaskSpace(tasks, WORDS, model="lm", pairs_per_task=max(2, args.pairs_per_task // 2), buckets=args.buckets)
+    tasks = grammar_tasks(args.max_pairs, seed=seed + 1, paradigms=args.paradigms)
+    reader = TaskSpace(tasks, WORDS, model="lm", max_pairs=max(2, args.max_pairs // 2), buckets=args.buckets)
     middle = KeepWeights(args.middle)
     steps = [*log_spaced_steps(per_decade=8, start=min(10, args.steps), stop=args.steps)]
     trainer = pl.Trainer(

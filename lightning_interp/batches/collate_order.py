@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from lightning_interp.batches.same_data import sample_hashes
 from lightning_interp.functional.evenly_spread import evenly_spread
-from lightning_interp.isolation import kept_random_state
+from lightning_interp.isolation import preserved_rng
 
 __all__ = ["why_order_is_unknown"]
 
@@ -39,7 +39,7 @@ def why_order_is_unknown(loader: Any) -> str | None:
         return None
     chosen = evenly_spread(len(loader.dataset), number)  # type: ignore[arg-type]
     try:
-        with kept_random_state(), torch.no_grad():
+        with preserved_rng(), torch.no_grad():
             items = [loader.dataset[index] for index in chosen]
             orders = [[*range(1, number), 0], [1, 0, *range(2, number)][:number]]
             there, again, *others = (

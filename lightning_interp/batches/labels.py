@@ -32,7 +32,7 @@ class ReadBatch:
     """Token ids, (B, T), -1 where there is none."""
     context: Tensor | None
     """Positions that hold a word, bool (B, T): not padding and not an ignored token."""
-    read: Tensor | None
+    mask: Tensor | None
     """Positions whose representation is read, bool (B, T): the context without the skipped ones."""
     custom: Mapping[str, Tensor]
     """Label sets that the batch or the user gave."""
@@ -87,7 +87,7 @@ class BatchReader:
         >>> reader = BatchReader(labels=["token", "bigram"])
         >>> batch = {"input_ids": torch.tensor([[5, 6, 0]]), "attention_mask": torch.tensor([[1, 1, 0]])}
         >>> found = reader.read(batch)
-        >>> found.read.tolist(), found.labels(["token"])["token"].tolist()
+        >>> found.mask.tolist(), found.labels(["token"])["token"].tolist()
         ([[True, True, False]], [[5, 6, -1]])
 
     """

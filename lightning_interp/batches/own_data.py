@@ -14,7 +14,7 @@ from lightning_interp.batches.forward import Forward, checked_forward, module_fo
 from lightning_interp.compat import pl
 from lightning_interp.distributed import rank_in, world_size
 from lightning_interp.distributed.positions import SamplePositions, Selection
-from lightning_interp.isolation import muted_loggers, untouched
+from lightning_interp.isolation import muted_loggers, no_side_effects
 from lightning_interp.isolation.containers import mapped
 
 __all__ = ["OwnData", "apart", "on_device"]
@@ -136,7 +136,7 @@ def on_device(batch: Any, device: torch.device) -> Any:
 def apart(model: nn.Module, trainer: Any = None) -> Iterator[None]:
     """Within, what is run leaves no trace on the model, and has the precision of a validation step."""
     with ExitStack() as stack:
-        stack.enter_context(untouched(model))
+        stack.enter_context(no_side_effects(model))
         if trainer is not None:
             stack.enter_context(trainer.strategy.precision_plugin.val_step_context())
             stack.enter_context(muted_loggers(trainer))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_interp.batches.contents import tensors_of
-from lightning_interp.distributed import Steps, Sum
+from lightning_interp.distributed import Collective, Sum
 from lightning_interp.distributed.positions import Selection
 from lightning_interp.functional.counter_noise import counter_hash
 
@@ -45,11 +45,11 @@ class DataChecksum:
     Cost: a product and a sum over at most 1,024 numbers a sample. Between ranks: three numbers.
 
     Example:
-        >>> from lightning_interp.distributed import run
+        >>> from lightning_interp.distributed import over_ranks
         >>> one, other = DataChecksum(), DataChecksum()
         >>> one.add(torch.arange(6).view(3, 2), Selection(torch.arange(3), None, torch.arange(3)))
         >>> other.add(torch.tensor([[4, 5], [0, 1], [2, 3]]), Selection(torch.arange(3), None, torch.arange(3)))
-        >>> first, second = run(one.steps()), run(other.steps())
+        >>> first, second = over_ranks(one.merge()), over_ranks(other.merge())
         >>> first.contents == second.contents, first.places == second.places
         (True, False)
 
@@ -69,7 +69,7 @@ class DataChecksum:
         self._sums = sums if self._sums is None else self._sums + sums
         self._number += len(selection)
 
-    def steps(self) -> Steps[Samples]:
+    def merge(self) -> Collective[Samples]:
         """The checksum over all ranks."""
         sums = torch.zeros(2, dtype=torch.int64) if self._sums is None else self._sums.cpu()
         merged: Tensor = yield Sum(torch.cat([torch.tensor([self._number]), sums]))

@@ -205,8 +205,8 @@ class SiteReader:
             parts = [_rows_of(own(output, batch), read.samples or read.size, site) for output in outputs]
         else:
             times = 1 if read.samples is None else rows_a_sample(batch, read.size, read.samples)
-            width = None if read.read is None else read.read.shape[1]
-            ragged = [read.read if _is_ragged(output) else None for output in outputs]
+            width = None if read.mask is None else read.mask.shape[1]
+            ragged = [read.mask if _is_ragged(output) else None for output in outputs]
             try:
                 parts = [
                     SiteRows(*self.layouts(site, output, read.size, mask, width))
@@ -251,7 +251,7 @@ def _is_ragged(output: Any) -> bool:
 def _mask_of(read: ReadBatch, own: bool, output: Any) -> str:
     if own:
         return "read"
-    if read.read is not None:
+    if read.mask is not None:
         return "batch"
     return "output" if _is_ragged(output) else "none"
 
@@ -267,11 +267,11 @@ def _aligned(site: str, parts: Sequence[SiteRows], read: ReadBatch, own: bool, l
         }
         one = SiteRows(z, mask, labels, one.positions)
     length = one.representations.shape[1]
-    if read.read is None:
+    if read.mask is None:
         if layout in ("BTD", "TBD", "BD") and not own:
             _refuse_unknown_padding(site, length // calls if length > calls else length, read)
         return one
-    words = read.read.to(one.mask.device)
+    words = read.mask.to(one.mask.device)
     if length == 1 and words.shape[1] != 1:
         # One vector a sample: it counts where any position of the sample does.
         return replace(one, mask=one.mask & words.any(1, keepdim=True))

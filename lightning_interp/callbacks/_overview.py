@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 from matplotlib.figure import Figure
 
-from lightning_interp.decisions import Standing, boundaries
+from lightning_interp.decisions import PhaseState, boundaries
 from lightning_interp.figures import training_phases
 from lightning_interp.functional.knees import KneeFit
 from lightning_interp.reporting.measure_words import ParsedKey, display_name, parse_key, split_loader
@@ -29,7 +29,7 @@ class _Panel(NamedTuple):
 def overview(
     series: Series,
     fits: Mapping[str, KneeFit | None],
-    standing: Standing,
+    standing: PhaseState,
     names: Sequence[str],
     loss: str,
     note: str,
@@ -52,7 +52,7 @@ def overview(
     Example:
         >>> steps = [1, 10, 100]
         >>> curves = {"val/loss": (steps, [3.0, 2.0, 1.0]), "effective_rank/encoder": (steps, [2.0, 5.0, 4.0])}
-        >>> figure = overview(curves, {}, Standing(), ["phase one"], "val/loss", "phase one goes on")
+        >>> figure = overview(curves, {}, PhaseState(), ["phase one"], "val/loss", "phase one goes on")
         >>> [axes.get_title("left") for axes in figure.axes]
         ['val/loss', 'effective rank at encoder']
 

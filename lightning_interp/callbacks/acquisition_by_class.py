@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_interp.batches.labels import Key, LabelSource
 from lightning_interp.batches.predictions import Predictions, Scores
-from lightning_interp.distributed import Steps
+from lightning_interp.distributed import Collective
 from lightning_interp.functional.acquisition import LearnedCurve, acquisition_step, forgetting_p
 from lightning_interp.functional.design_effect import design_effect
 from lightning_interp.metrics.measure import Measure
@@ -245,7 +245,7 @@ class AcquisitionByClass(ValidationAnalysis):
         """The labels, where they are an array."""
         return ["labels"] if self.tally.by_place else []
 
-    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
+    def merge(self, reading: Reading) -> Collective[Mapping[str, Tensor | float]]:
         """Merge ranks, and compare with earlier readings."""
         found = yield from self.tally.read()
         values: dict[str, float] = {}

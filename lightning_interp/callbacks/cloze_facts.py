@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.distributed import Steps
+from lightning_interp.distributed import Collective
 from lightning_interp.functional.acquisition import LearnedCurve
 from lightning_interp.functional.binomial import binomial_se
 from lightning_interp.functional.design_effect import effective_count
@@ -103,7 +103,7 @@ class ClozeFacts(ValidationAnalysis):
         model: Dotted name of the language model in the module; ``""`` for the module itself.
         kind: ``"causal"`` or ``"masked"``.
         forward: Calls that model in its stead: ``forward(model, input_ids, attention_mask)`` → logits (B, T, V).
-        facts_per_relation: Facts to read of each relation, drawn once from the seed; all where there are no more, or
+        max_facts: Facts to read of each relation, drawn once from the seed; all where there are no more, or
             for ``None``.
         candidates: Candidates of a fact that comes without, its answer among them, drawn once from the answers of its
             relation; all of them for ``None``.
@@ -141,7 +141,7 @@ class ClozeFacts(ValidationAnalysis):
         model: str = "",
         kind: Kind = "causal",
         forward: Forward | None = None,
-        facts_per_relation: int | None = 100,
+        max_facts: int | None = 100,
         candidates: int | None = 20,
         threshold: float = 0.5,
         standard_errors: bool = False,
@@ -154,8 +154,8 @@ class ClozeFacts(ValidationAnalysis):
     ) -> None:
         refuse_unknown_arguments(type(self), kwargs, AnalysisArgs)
         super().__init__(max_examples=None, dataloader_idx=0, batch_size=None, **kwargs)
-        if facts_per_relation is not None and facts_per_relation < 1:
-            raise ValueError(f"`facts_per_relation` must be at least 1, or None for all, got {facts_per_relation}.")
+        if max_facts is not None and max_facts < 1:
+            raise ValueError(f"`max_facts` must be at least 1, or None for all, got {max_facts}.")
         if candidates is not None and candidates < 2:
             raise ValueError(f"`candidates` must be at least 2, or None for all, got {candidates}.")
         if not 0 < threshold <= 1:
@@ -164,7 +164,7 @@ class ClozeFacts(ValidationAnalysis):
         self.standard_errors = standard_errors
         self.seed = seed
         found = with_candidates(_loaded(facts), candidates, seed)
-        self.facts = draw_facts(found, facts_per_relation, seed)
+        self.facts = draw_facts(found, max_facts, seed)
         """The facts that are read, with their candidates, relation by relation."""
         self._of: dict[str, list[Fact]] = {}
         for fact in self.facts:
@@ -222,7 +222,7 @@ class ClozeFacts(ValidationAnalysis):
 
     # ------------------------------------------------- reading
 
-    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
+    def merge(self, reading: Reading) -> Collective[Mapping[str, Tensor | float]]:
         """Score the sentences, and compute."""
         return self.from_scores((yield from self.scores.read(reading)))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_interp.batches.labels import Key
 from lightning_interp.batches.predictions import PredictedRows, Scores
-from lightning_interp.distributed import Steps
+from lightning_interp.distributed import Collective
 from lightning_interp.distributed.positions import Selection
 from lightning_interp.figures import measure_curves
 from lightning_interp.figures.reliability_diagram import reliability_diagram
@@ -255,7 +255,7 @@ class ConfidenceCalibration(ValidationAnalysis):
             metric.to(device)
         return metric
 
-    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
+    def merge(self, reading: Reading) -> Collective[Mapping[str, Tensor | float]]:
         """Merge ranks and compute."""
         if self.predictions is not None:
             yield from self.predictions.check()
@@ -263,7 +263,7 @@ class ConfidenceCalibration(ValidationAnalysis):
         found: dict[str, dict[str, Tensor]] = {}
         for name in self.names():
             metric = self._metric(name)
-            of_name = yield from metric.steps()
+            of_name = yield from metric.merge()
             values |= {site_key(key, name): value for key, value in of_name.items()}
             assert metric.reliability is not None
             found[name] = {"bins": torch.stack(metric.reliability)}

@@ -16,7 +16,7 @@ from lightning_interp.batches.labels import LabelSource
 from lightning_interp.batches.site_rows import SiteRows
 from lightning_interp.figures import measure_curves, site_heatmap
 from lightning_interp.functional.layers import best_layer, centre_of_gravity
-from lightning_interp.isolation.random_weights import Fresh
+from lightning_interp.isolation.random_weights import Reinit
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.metrics.derived import ABOVE_BASELINE, ABOVE_CHANCE, BASELINE
 from lightning_interp.metrics.linear_probe import STRENGTHS, LinearProbe
@@ -141,7 +141,7 @@ class LayerProbe(ValidationAnalysis):
         min_count: int = 5,
         max_classes: int = 1000,
         control: bool = True,
-        baseline: bool | Fresh | None = None,
+        baseline: bool | Reinit | None = None,
         codelength: bool = False,
         max_rows: int = 20_000,
         seed: int = 0,

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 
 from torch import Tensor, nn
 
-from lightning_interp.distributed import Steps
+from lightning_interp.distributed import Collective
 from lightning_interp.functional.acquisition import LearnedCurve
 from lightning_interp.functional.binomial import binomial_se
 from lightning_interp.functional.design_effect import effective_count
@@ -80,7 +80,7 @@ class MinimalPairs(ValidationAnalysis):
         model: Dotted name of the language model in the module; ``""`` for the module itself.
         kind: ``"causal"`` or ``"masked"``; a masked model needs a tokenizer of transformers with a mask token.
         forward: Calls that model in its stead: ``forward(model, input_ids, attention_mask)`` → logits (B, T, V).
-        pairs_per_task: Pairs to read of each task, drawn once from the seed; all where a task has no more, or ``None``.
+        max_pairs: Pairs to read of each task, drawn once from the seed; all where a task has no more, or ``None``.
         threshold: The accuracy from which on a phenomenon counts as acquired while training runs; .75 is half way from
             chance.
         standard_errors: Whether standard errors are read too.
@@ -102,7 +102,7 @@ class MinimalPairs(ValidationAnalysis):
         tokens. Over ranks whole batches are dealt out, so that each is computed as one process would.
 
     Example:
-        >>> callback = MinimalPairs("grammar", tokenizer="grammar", model="lm", pairs_per_task=16)
+        >>> callback = MinimalPairs("grammar", tokenizer="grammar", model="lm", max_pairs=16)
         >>> callback.logged_keys()[:3]
         ['pairs_accuracy/mean', 'pairs_margin/mean', 'phenomena_acquired']
 
@@ -115,7 +115,7 @@ class MinimalPairs(ValidationAnalysis):
         model: str = "",
         kind: Kind = "causal",
         forward: Forward | None = None,
-        pairs_per_task: int | None = 100,
+        max_pairs: int | None = 100,
         threshold: float = 0.75,
         standard_errors: bool = False,
         seed: int = 0,
@@ -128,8 +128,8 @@ class MinimalPairs(ValidationAnalysis):
     ) -> None:
         refuse_unknown_arguments(type(self), kwargs, AnalysisArgs)
         super().__init__(max_examples=None, dataloader_idx=0, batch_size=None, **kwargs)
-        if pairs_per_task is not None and pairs_per_task < 1:
-            raise ValueError(f"`pairs_per_task` must be at least 1, or None for all, got {pairs_per_task}.")
+        if max_pairs is not None and max_pairs < 1:
+            raise ValueError(f"`max_pairs` must be at least 1, or None for all, got {max_pairs}.")
         if not 0 < threshold <= 1:
             raise ValueError(f"`threshold` must lie above 0 and not above 1, got {threshold}.")
         if within_word and kind == "causal":
@@ -138,7 +138,7 @@ class MinimalPairs(ValidationAnalysis):
         self.standard_errors = standard_errors
         self.seed = seed
         self.within_word = within_word
-        self.tasks = [draw_pairs(task, pairs_per_task, seed) for task in _checked(load_tasks(tasks))]
+        self.tasks = [draw_pairs(task, max_pairs, seed) for task in _checked(load_tasks(tasks))]
         """The tasks with the pairs that are read."""
         self._phenomena = list(dict.fromkeys(task.phenomenon for task in self.tasks))
         self.scores = SentenceScores(
@@ -188,7 +188,7 @@ class MinimalPairs(ValidationAnalysis):
 
     # ------------------------------------------------- reading
 
-    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
+    def merge(self, reading: Reading) -> Collective[Mapping[str, Tensor | float]]:
         """Score the sentences, and compute."""
         return self.from_scores((yield from self.scores.read(reading)))
 

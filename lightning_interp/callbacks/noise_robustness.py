@@ -16,7 +16,7 @@ from lightning_interp.callbacks._noise_pictures import (
     NoisePictures,
 )
 from lightning_interp.compat import pl
-from lightning_interp.distributed import Steps
+from lightning_interp.distributed import Collective
 from lightning_interp.distributed.positions import Selection
 from lightning_interp.functional.robustness import (
     area_under_noise,
@@ -118,7 +118,7 @@ class NoiseRobustness(ValidationAnalysis):
             vocabulary.
         relative: ``"norm"``: Gaussian noise relative to each vector's root-mean-square. ``"dimension"``: to each
             dimension's standard deviation over the batch, for models in which a few dimensions dominate.
-        limit_examples: Read the first batches, until they hold so many examples over all ranks; ``None`` for all. They
+        max_examples: Read the first batches, until they hold so many examples over all ranks; ``None`` for all. They
             are kept on their device until the validation run ends.
         start: ``"initial"`` takes v_start from the weights before the first step, of which a copy is kept on the CPU
             until the first reading; the values are kept in checkpoints. ``{monitor: value}`` gives a level of chance,
@@ -140,8 +140,7 @@ class NoiseRobustness(ValidationAnalysis):
         read: How a drift site is read where no layout says it, and ``pooling`` for drift of one vector a sample; both
             as for :class:`~lightning_interp.callbacks.RepresentationMetrics`.
         pooling: See ``read``.
-        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`, except ``max_examples``: that is
-            ``limit_examples`` here.
+        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`.
 
     Raises:
         ValueError: If an argument is out of range, a name matches no module, or, in the sanity check, if a site did not
@@ -173,7 +172,7 @@ class NoiseRobustness(ValidationAnalysis):
         score: Score | None = None,
         kind: Kind = "gaussian",
         relative: Relative = "norm",
-        limit_examples: int | None = 512,
+        max_examples: int | None = 512,
         start: str | Mapping[str, float] | None = "initial",
         seed: int = 0,
         tokens: Key | Mapping[str, Key] | None = None,
@@ -189,8 +188,6 @@ class NoiseRobustness(ValidationAnalysis):
         pooling: Pooling | None = None,
         **kwargs: Unpack[LoaderArgs],
     ) -> None:
-        if "max_examples" in kwargs:
-            raise ValueError("`max_examples` is `limit_examples` here: whole batches are run again.")
         super().__init__(max_examples=None, **kwargs)
         self.sites, self.drift = sites, drift
         self.scales = checked_scales(scales)
@@ -216,7 +213,7 @@ class NoiseRobustness(ValidationAnalysis):
         self.noisy = NoisySites(sites, kind, relative, seed, layout, output, ignore_tokens, num_tokens)
         self.drifted = SiteDrift(drift, layout, output, call, read, pooling)
         self.replayed = Replayed(
-            list(self.monitors), score, limit_examples, self.dataloader_idx, seed, overhear=drift is None
+            list(self.monitors), score, max_examples, self.dataloader_idx, seed, overhear=drift is None
         )
 
     # ------------------------------------------------- keys
@@ -271,7 +268,7 @@ class NoiseRobustness(ValidationAnalysis):
         super().on_train_start(trainer, pl_module)
         self.start_values.keep_weights(pl_module, trainer.global_step, self._name)
 
-    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
+    def merge(self, reading: Reading) -> Collective[Mapping[str, Tensor | float]]:
         """Run the kept batches under noise of every size at every site, and compare."""
         settings = [(site, scale) for site in self.noisy.names for scale in self.scales]
         found = yield from self.replayed.values(
@@ -300,7 +297,7 @@ class NoiseRobustness(ValidationAnalysis):
     def _words(self, seen: Seen) -> Any:
         return self.words.of(seen, [*self.noisy.names, *self.drifted.names])
 
-    def _without_effect(self, found: Rerun[_Noise]) -> Steps[set[str]]:
+    def _without_effect(self, found: Rerun[_Noise]) -> Collective[set[str]]:
         """Sites where noise of whatever size changes no monitor by a bit: what was made noisy is not what counts."""
         changed = {site for (site, _), values in found.under.items() if values != found.plain}
         same = [site for site in self.noisy.names if site not in changed]

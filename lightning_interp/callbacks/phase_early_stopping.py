@@ -11,10 +11,10 @@ from torch import nn
 
 from lightning_interp.callbacks.training_phases import TrainingPhases
 from lightning_interp.compat import check_trainer, pl
-from lightning_interp.decisions import PatienceRule, Standing
+from lightning_interp.decisions import PatienceRule, PhaseState
 from lightning_interp.reading.directions import known_directions, told_mode
-from lightning_interp.reading.fresh import find
 from lightning_interp.reading.gate_checks import explain_missing, known_keys
+from lightning_interp.reading.newly_logged import find
 from lightning_interp.reading.run_log import Columns, RunLog
 from lightning_interp.reading.unattached import unattached
 from lightning_interp.reporting.attempt import attempt
@@ -248,7 +248,7 @@ class PhaseEarlyStopping(pl.Callback):
         """Write what could not be written before."""
         RunLog.of(trainer).fit_ends(self, pl_module)
 
-    def _tell_none(self, standing: Standing, phases: TrainingPhases) -> tuple[bool, str | None]:
+    def _tell_none(self, standing: PhaseState, phases: TrainingPhases) -> tuple[bool, str | None]:
         """Whether to stop since there is no such phase, which is said once."""
         if self._none or not standing.over:
             return False, None

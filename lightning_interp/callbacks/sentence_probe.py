@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.callbacks.representation_metrics import site_key
-from lightning_interp.distributed import Steps
-from lightning_interp.isolation import kept_random_state, seeded
-from lightning_interp.isolation.random_weights import Fresh
+from lightning_interp.distributed import Collective
+from lightning_interp.isolation import preserved_rng, seed_all
+from lightning_interp.isolation.random_weights import Reinit
 from lightning_interp.language.encoding import Tokenizer
 from lightning_interp.language.words import Pooling, SpecialTokens, Text
 from lightning_interp.metrics.derived import with_random
@@ -28,8 +28,8 @@ from lightning_interp.parts.sentences import Probed, SentenceBatch, Sentences
 from lightning_interp.reading.analysis import ValidationAnalysis
 from lightning_interp.reading.argument_names import refuse_unknown_arguments
 from lightning_interp.reading.arguments import AnalysisArgs
-from lightning_interp.reading.kept_readings import KeptReadings
 from lightning_interp.reading.reading import Reading
+from lightning_interp.reading.stored_readings import StoredReadings
 from lightning_interp.sites import Call, Layout, OutputKey
 
 __all__ = ["Probed", "ProbedSite", "SentenceArgs", "SentenceProbe"]
@@ -58,7 +58,7 @@ class SentenceArgs(AnalysisArgs, total=False):
     model: str
     forward: Any
     pooling: Pooling
-    baseline: bool | Fresh | None
+    baseline: bool | Reinit | None
     special_tokens: SpecialTokens
     bos_token_id: int | None
     seed: int
@@ -128,7 +128,7 @@ class SentenceProbe(ValidationAnalysis):
         model: str = "",
         forward: Any = None,
         pooling: Pooling = "last",
-        baseline: bool | Fresh | None = None,
+        baseline: bool | Reinit | None = None,
         special_tokens: SpecialTokens = "bos",
         bos_token_id: int | None = None,
         seed: int = 0,
@@ -246,11 +246,11 @@ class SentenceProbe(ValidationAnalysis):
         super().begin(reading)
         self.sentences.share(reading, self._of_batch)
 
-    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
+    def merge(self, reading: Reading) -> Collective[Mapping[str, Tensor | float]]:
         """Run the sentences through the model, and probe the sites."""
         sentences = self.sentences
 
-        def random(parts: list[tuple[dict[str, Tensor], Tensor]]) -> Steps[dict[str, float]]:
+        def random(parts: list[tuple[dict[str, Tensor], Tensor]]) -> Collective[dict[str, float]]:
             found, _ = yield from self._probed(parts, {}, reading)
             return {key: value for key, value in found.items() if not key.startswith("nonfinite/")}
 
@@ -267,15 +267,15 @@ class SentenceProbe(ValidationAnalysis):
 
     def _probed(
         self, parts: Sequence[tuple[dict[str, Tensor], Tensor]], before: Mapping[str, Tensor], reading: Reading
-    ) -> Steps[tuple[dict[str, float], Tensor]]:
+    ) -> Collective[tuple[dict[str, float], Tensor]]:
         """Gather what all ranks read, probe every site on one of them, and tell all; the extra numbers too."""
         group, sentences = reading.group, self.sentences
         extra = yield from sentences.gathered([one for _, one in parts], self.extra_width, group=group)
 
         def probe(site: str, vectors: Tensor) -> Probed:
             kept = before.get(site)
-            with kept_random_state(), torch.enable_grad():
-                seeded(self.seed)
+            with preserved_rng(), torch.enable_grad():
+                seed_all(self.seed)
                 data = ProbedSite(vectors, sentences.numbers, extra)
                 return self.evaluate(site, data, kept if kept is not None and len(kept) else None)
 
@@ -295,7 +295,7 @@ class SentenceProbe(ValidationAnalysis):
         """The state of an earlier version, as this one would have written it."""
         if "random" not in state:
             return state
-        stored = KeptReadings(self.stored_readings)
+        stored = StoredReadings(self.stored_readings)
         if state["kept"]:
             stored.add(state["history"]["readings"][-1]["step"], state["kept"])
         baseline = {**state["random"], "values": state["baseline"]}

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp.distributed import Steps
+from lightning_interp.distributed import Collective
 from lightning_interp.figures import measure_curves
 from lightning_interp.figures.task_heatmap import task_heatmap
 from lightning_interp.figures.task_map import task_map
@@ -125,7 +125,7 @@ class TaskSpace(ValidationAnalysis):
             module; ``"grammar"`` for the words of the built-in grammar; or a name or folder for ``transformers``.
         model: Dotted name of the causal language model in the module; ``""`` for the module itself.
         forward: Calls that model in its stead: ``forward(model, input_ids, attention_mask)`` → logits (B, T, V).
-        pairs_per_task: Pairs to read of each task, drawn once from the seed; all where a task has no more.
+        max_pairs: Pairs to read of each task, drawn once from the seed; all where a task has no more.
         buckets: Length of a sketch. A cosine is off by about 1/√buckets, a mean over pairs of tasks by much less.
         sample: Coordinates for the overlap, about.
         fraction: Share of the coordinates in T_i.
@@ -152,7 +152,7 @@ class TaskSpace(ValidationAnalysis):
         Over ranks whole tasks are dealt out, so that the values are those of one process.
 
     Example:
-        >>> callback = TaskSpace("grammar", tokenizer="grammar", model="lm", pairs_per_task=16)
+        >>> callback = TaskSpace("grammar", tokenizer="grammar", model="lm", max_pairs=16)
         >>> len(callback.tasks), callback.logged_keys()[:2]
         (30, ['task_accuracy/mean', 'phenomenon_accuracy/subject_verb_agreement'])
 
@@ -164,7 +164,7 @@ class TaskSpace(ValidationAnalysis):
         tokenizer: str | Path | Tokenizer = "tokenizer",
         model: str = "",
         forward: Forward | None = None,
-        pairs_per_task: int = 32,
+        max_pairs: int = 32,
         buckets: int = 65_536,
         sample: int = 1_000_000,
         fraction: float = 0.01,
@@ -180,7 +180,7 @@ class TaskSpace(ValidationAnalysis):
     ) -> None:
         refuse_unknown_arguments(type(self), kwargs, AnalysisArgs)
         super().__init__(max_examples=None, dataloader_idx=0, batch_size=None, **kwargs)
-        for name, value, least in (("pairs_per_task", pairs_per_task, 2), ("permutations", permutations, 1)):
+        for name, value, least in (("max_pairs", max_pairs, 2), ("permutations", permutations, 1)):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
         if not 0 < fraction <= 1:
@@ -188,7 +188,7 @@ class TaskSpace(ValidationAnalysis):
         self.fraction = fraction
         self.permutations = permutations
         self.seed = seed
-        self.tasks = comparable_tasks(tasks, pairs_per_task, seed)
+        self.tasks = comparable_tasks(tasks, max_pairs, seed)
         """The tasks with the pairs that are read."""
         self.hypotheses = TaskHypotheses(self.tasks)
         """What their space is compared with."""
@@ -265,7 +265,7 @@ class TaskSpace(ValidationAnalysis):
 
     # ------------------------------------------------- reading
 
-    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
+    def merge(self, reading: Reading) -> Collective[Mapping[str, Tensor | float]]:
         """Read the gradients of all tasks, and compare."""
         rows = yield from self.gradients.read(reading)
         known = rows.known()

@@ -19,10 +19,10 @@ from lightning_interp.callbacks._overview import overview
 from lightning_interp.compat import check_trainer, pl
 from lightning_interp.decisions import (
     TEMPLATES,
+    Curve,
+    PhaseReading,
+    PhaseState,
     PhaseTracker,
-    Standing,
-    Track,
-    Verdict,
     describe,
     judge,
     lag,
@@ -36,9 +36,9 @@ from lightning_interp.metrics.measures.phases import PHASES
 from lightning_interp.reading.analyses import analyses
 from lightning_interp.reading.directions import known_directions, told_mode
 from lightning_interp.reading.drawing_clock import DrawingClock, Picture
-from lightning_interp.reading.fresh import find
 from lightning_interp.reading.gate_checks import explain_missing, known_keys
 from lightning_interp.reading.loader_names import loader_names
+from lightning_interp.reading.newly_logged import find
 from lightning_interp.reading.page import Source
 from lightning_interp.reading.run_log import Columns, RunLog
 from lightning_interp.reading.unattached import unattached
@@ -257,7 +257,7 @@ class TrainingPhases(pl.Callback):
     # ------------------------------------------------- what it found
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> PhaseState:
         """The phase, its boundaries, whether the template fits, and why."""
         return self._tracker.standing
 
@@ -413,7 +413,7 @@ class TrainingPhases(pl.Callback):
         if isinstance(exception, KeyboardInterrupt):
             RunLog.of(trainer).draw(DrawingClock.interrupted)
 
-    def process(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Standing:
+    def process(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> PhaseState:
         """Take in what this validation logged, unless that was done already. All ranks must call it.
 
         A gate that needs the phase of this very validation calls it in its own ``on_validation_end``, so that the order
@@ -518,7 +518,7 @@ class TrainingPhases(pl.Callback):
         values.append(value)
         self._versions[key] = self._versions.get(key, 0) + 1
 
-    def _positive(self, key: str, mode: str = "max", fit: KneeFit | None = None) -> Track:
+    def _positive(self, key: str, mode: str = "max", fit: KneeFit | None = None) -> Curve:
         steps, values = self._series.get(key, ([], []))
         first = next((index for index, step in enumerate(steps) if step > 0), len(steps))
         steps, values = steps[first:], values[first:]
@@ -526,14 +526,14 @@ class TrainingPhases(pl.Callback):
             told = [index for index, value in enumerate(values) if value > 0]
             steps, values = [steps[index] for index in told], [math.log10(values[index]) for index in told]
         chosen = _spread(steps)
-        return Track([steps[at] for at in chosen], [values[at] for at in chosen], mode, fit)
+        return Curve([steps[at] for at in chosen], [values[at] for at in chosen], mode, fit)
 
-    def _judge(self) -> Verdict:
+    def _judge(self) -> PhaseReading:
         loss = self._positive(self.loss, self.mode, self.fit(self.loss, intervals=True))
         if self.follow is not None:
             follow = self._positive(self.follow, fit=self.fit(self.follow, intervals=True))
             return judge(self.template, (self.loss, loss), follow=(self.follow, follow), level=self.level)
-        improving: dict[str, Track] = {}
+        improving: dict[str, Curve] = {}
         if slowed(loss) is not None or plateau(loss, self.level) is not None:  # before, nobody asks for these fits
             improving = {key: self._positive(key, mode, self.fit(key)) for key, mode in (self._improving or {}).items()}
         return judge(self.template, (self.loss, loss), improving, level=self.level)
@@ -571,7 +571,7 @@ class TrainingPhases(pl.Callback):
                     type(logger).__name__, f"did not take the phase ({type(error).__name__}: {error}); training goes on"
                 )
 
-    def _announce(self, trainer: pl.Trainer, before: Standing) -> None:
+    def _announce(self, trainer: pl.Trainer, before: PhaseState) -> None:
         """Say a verdict when it is made, and no other time."""
         now = self.standing
         if _verdict(now) == _verdict(before):
@@ -627,7 +627,7 @@ class TrainingPhases(pl.Callback):
         )
 
 
-def _verdict(standing: Standing) -> tuple[int, bool, bool]:
+def _verdict(standing: PhaseState) -> tuple[int, bool, bool]:
     """What of a standing is said when it changes."""
     return standing.index, standing.provisional is not None, standing.over
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_interp.decisions.track import Track
+from lightning_interp.decisions.curve import Curve
 from lightning_interp.functional.student import t_upper_tail
 
 __all__ = ["SHARE", "SLOWED", "TAIL", "Improvement", "improvement", "plateau", "slowed"]
@@ -33,7 +33,7 @@ class Improvement:
 
 
 def improvement(
-    track: Track, since: float, loss: Track | None = None, level: float = 0.05, share: float = SHARE
+    track: Curve, since: float, loss: Curve | None = None, level: float = 0.05, share: float = SHARE
 ) -> Improvement | None:
     r"""Whether a key still improves after a step, beyond its noise and beyond what the loss gains there.
 
@@ -92,7 +92,7 @@ def improvement(
     return Improvement(gain, excess, p_value, fit.noise, bool(p_value < level and excess >= share))
 
 
-def plateau(track: Track, level: float = 0.05, share: float = SHARE) -> int | None:
+def plateau(track: Curve, level: float = 0.05, share: float = SHARE) -> int | None:
     """The knee at which a key's plateau begins: from there on no segment improves noticeably, and the one before does.
 
     A segment improves noticeably if its slope is significantly in the right direction and is at least ``share`` of all
@@ -128,7 +128,7 @@ def plateau(track: Track, level: float = 0.05, share: float = SHARE) -> int | No
     return last if last is not None and last < len(fit.knees) else None
 
 
-def slowed(track: Track, ratio: float = SLOWED) -> int | None:
+def slowed(track: Curve, ratio: float = SLOWED) -> int | None:
     """The knee from which on a key improves at less than a share of the steepest rate that a segment before it had.
 
     Args:
@@ -150,7 +150,7 @@ def slowed(track: Track, ratio: float = SLOWED) -> int | None:
     return None
 
 
-def _gained(track: Track) -> float:
+def _gained(track: Curve) -> float:
     """The largest gain of the fit between two ends of its segments."""
     assert track.fit is not None
     ends = np.log10([track.steps[0], track.steps[-1]])
@@ -162,7 +162,7 @@ def _improves(rate: float, error: float, freedom: float, least: float, level: fl
     return rate > 0 and rate >= least and (not error > 0 or t_upper_tail(rate / error, freedom) < level)
 
 
-def _still_improves(track: Track, knee: float, least: float, level: float) -> bool:
+def _still_improves(track: Curve, knee: float, least: float, level: float) -> bool:
     """Whether the last readings improve, by a line through them."""
     x = np.log10(np.asarray(track.steps, dtype=np.float64))
     size = min(int((x >= knee).sum()), _RECENT)

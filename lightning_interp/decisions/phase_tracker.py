@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
-from lightning_interp.decisions.templates import Verdict
-from lightning_interp.decisions.track import Boundary
+from lightning_interp.decisions.curve import Boundary
+from lightning_interp.decisions.templates import PhaseReading
 
-__all__ = ["PhaseTracker", "Standing", "describe"]
+__all__ = ["PhaseTracker", "PhaseState", "describe"]
 
 _TOLERANCE = (0.1, 0.3)  # decades within which two positions of a knee agree, whatever their intervals
 
 
 @dataclass(frozen=True)
-class Standing:
+class PhaseState:
     """Where the run stands.
 
     Args:
@@ -54,7 +54,7 @@ class Standing:
         return self.number if self.provisional is None else self.index + 2
 
 
-def describe(standing: Standing, names: Sequence[str], level: float = 0.05) -> str:
+def describe(standing: PhaseState, names: Sequence[str], level: float = 0.05) -> str:
     """Where a run stands, in a sentence.
 
     Args:
@@ -63,7 +63,7 @@ def describe(standing: Standing, names: Sequence[str], level: float = 0.05) -> s
         level: One minus the confidence of the boundaries' intervals.
 
     Example:
-        >>> standing = Standing(1, (Boundary(450.0, 380.0, 520.0),), True, "val_loss has its plateau from there")
+        >>> standing = PhaseState(1, (Boundary(450.0, 380.0, 520.0),), True, "val_loss has its plateau from there")
         >>> describe(standing, ["phase one", "phase two"])
         'phase two began at step 450 (95 %: 380 to 520): val_loss has its plateau from there'
 
@@ -90,7 +90,7 @@ class _Candidate:
 class _State:
     """What is known after a reading."""
 
-    standing: Standing = field(default_factory=Standing)
+    standing: PhaseState = field(default_factory=PhaseState)
     candidates: list[_Candidate] = field(default_factory=list)
     early: list[_Candidate] = field(default_factory=list)
     missed: int = 0
@@ -119,12 +119,12 @@ class PhaseTracker:
 
     Example:
         >>> tracker = PhaseTracker(confirm=3)
-        >>> knee = Verdict((Boundary(450.0, 380.0, 520.0),), True, "a plateau")
+        >>> knee = PhaseReading((Boundary(450.0, 380.0, 520.0),), True, "a plateau")
         >>> [tracker.update(step, knee).number for step in (500, 600, 700)]
         [1, 1, 2]
         >>> tracker.standing.pointed_at, tracker.standing.confirmed_at
         ((600,), (700,))
-        >>> tracker.update(800, Verdict((), True, "no plateau")).reason
+        >>> tracker.update(800, PhaseReading((), True, "no plateau")).reason
         'the evidence for the phase that began at step 450 (380 to 520) is gone: no plateau'
 
     """
@@ -136,11 +136,11 @@ class PhaseTracker:
     _before: _State | None = field(default=None, init=False)
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> PhaseState:
         """Where the run stands."""
         return self._now.standing
 
-    def update(self, step: int, verdict: Verdict) -> Standing:
+    def update(self, step: int, verdict: PhaseReading) -> PhaseState:
         """Take in the verdict at the next reading; a second one at the same step takes the place of the first."""
         before = self._before if step == self._step and self._before is not None else self._now
         self._step, self._before = step, before
@@ -155,7 +155,9 @@ class PhaseTracker:
         self._now = now
         return now.standing
 
-    def _confirmed(self, step: int, verdict: Verdict, before: Standing, candidates: Sequence[_Candidate]) -> Standing:
+    def _confirmed(
+        self, step: int, verdict: PhaseReading, before: PhaseState, candidates: Sequence[_Candidate]
+    ) -> PhaseState:
         sure = tuple(one.boundary for one in takewhile(lambda one: len(one.positions) >= self.confirm, candidates))
         if len(sure) < before.index:
             last = before.boundaries[-1]
@@ -180,8 +182,8 @@ class PhaseTracker:
         )
 
     def _provisional(
-        self, step: int, standing: Standing, before: _State, early: Sequence[_Candidate]
-    ) -> tuple[Standing, int]:
+        self, step: int, standing: PhaseState, before: _State, early: Sequence[_Candidate]
+    ) -> tuple[PhaseState, int]:
         index = standing.index
         found = [one for one in early[index : index + 1] if len(one.positions) >= self.early]
         there = before.standing.provisional if before.standing.index == index else None
@@ -220,7 +222,7 @@ class PhaseTracker:
                 [_Candidate(Boundary(**one["boundary"]), list(one["positions"])) for one in part.get(name, ())]
                 for name in ("candidates", "early")
             )
-            return _State(Standing(**standing), candidates, early, part.get("missed", 0), part.get("against", 0))
+            return _State(PhaseState(**standing), candidates, early, part.get("missed", 0), part.get("against", 0))
 
         self._step, self._now = state["step"], read(state)
         self._before = None if state["before"] is None else read(state["before"])

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lightning_interp.decisions.curve import Boundary, Curve, boundaries
 from lightning_interp.decisions.evidence import SHARE, Improvement, improvement, plateau, slowed
-from lightning_interp.decisions.track import Boundary, Track, boundaries
 from lightning_interp.functional.student import t_upper_tail
 
-__all__ = ["TEMPLATES", "Verdict", "judge"]
+__all__ = ["TEMPLATES", "PhaseReading", "judge"]
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "two_phase": ("phase one", "phase two"),
@@ -25,7 +25,7 @@ the one before has seen; that so many keep the error of a whole run below its le
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PhaseReading:
     """What a template makes of the readings so far, before it is confirmed.
 
     Args:
@@ -49,12 +49,12 @@ class Verdict:
 
 def judge(
     template: str,
-    loss: tuple[str, Track],
-    improving: Mapping[str, Track] | None = None,
-    follow: tuple[str, Track] | None = None,
+    loss: tuple[str, Curve],
+    improving: Mapping[str, Curve] | None = None,
+    follow: tuple[str, Curve] | None = None,
     level: float = 0.05,
     share: float = SHARE,
-) -> Verdict:
+) -> PhaseReading:
     """What a template makes of the readings so far.
 
     - ``"two_phase"``: the second phase begins at the loss's :func:`~lightning_interp.decisions.plateau` if at least one
@@ -81,18 +81,18 @@ def judge(
         return _three_phase(*(follow or loss), level)
     if template == "none":
         found = boundaries(loss[1].fit)
-        return Verdict(found, True, f"{loss[0]} has {len(found)} knee{'' if len(found) == 1 else 's'}")
+        return PhaseReading(found, True, f"{loss[0]} has {len(found)} knee{'' if len(found) == 1 else 's'}")
     raise ValueError(f"template={template!r}: expected one of {list(TEMPLATES)}.")
 
 
-def _two_phase(name: str, loss: Track, improving: Mapping[str, Track], level: float, share: float) -> Verdict:
+def _two_phase(name: str, loss: Curve, improving: Mapping[str, Curve], level: float, share: float) -> PhaseReading:
     if loss.fit is None:
-        return Verdict((), True, f"{name} has too few readings to look for a plateau ({len(loss.steps)})")
+        return PhaseReading((), True, f"{name} has too few readings to look for a plateau ({len(loss.steps)})")
     settled, index = True, plateau(loss, level, share)
     if index is None:
         settled, index = False, slowed(loss)
     if index is None:
-        return Verdict((), True, f"{name} has no plateau yet")
+        return PhaseReading((), True, f"{name} has no plateau yet")
     start = boundaries(loss.fit)[index]
     seen = f"{name} {'has its plateau' if settled else 'has slowed down'}"
     at = f"{seen} from {start}"
@@ -105,19 +105,21 @@ def _two_phase(name: str, loss: Track, improving: Mapping[str, Track], level: fl
         key, one = min(best, key=lambda pair: pair[1].p_value)
         others = f" ({len(best) - 1} more do)" if len(best) > 1 else ""
         text = f"{seen} there; {key} still improves by {one.gain:.3g} after it, {_p(one)}{others}"
-        return Verdict((start,) if settled else (), True, text, early=(start,))
+        return PhaseReading((start,) if settled else (), True, text, early=(start,))
     if not settled:
-        return Verdict((), True, f"{at}, and has no plateau yet")
+        return PhaseReading((), True, f"{at}, and has no plateau yet")
     waiting = [key for key, one in found.items() if one is None]
     if waiting:
-        return Verdict((), True, f"{at}; too few readings of {', '.join(waiting)} to tell whether it still improves")
+        return PhaseReading(
+            (), True, f"{at}; too few readings of {', '.join(waiting)} to tell whether it still improves"
+        )
     told = "; ".join(
         f"{key} changes by {one.gain:+.3g} for the better, {one.share:+.1%} of its range more than the loss "
         f"({_p(one)}, noise of a reading {one.noise:.2g})"
         for key, one in found.items()
         if one is not None
     )
-    return Verdict((), False, f"{at}; nothing improves noticeably after it: {told or 'no key to look at'}")
+    return PhaseReading((), False, f"{at}; nothing improves noticeably after it: {told or 'no key to look at'}")
 
 
 def _p(one: Improvement) -> str:
@@ -128,10 +130,10 @@ _THREE = (-1, 1, -1)
 _WORD = {-1: "falls", 1: "rises"}
 
 
-def _three_phase(name: str, track: Track, level: float) -> Verdict:
+def _three_phase(name: str, track: Curve, level: float) -> PhaseReading:
     fit = track.fit
     if fit is None:
-        return Verdict((), True, f"{name} has too few readings to look for phases ({len(track.steps)})")
+        return PhaseReading((), True, f"{name} has too few readings to look for phases ({len(track.steps)})")
     freedom = max(len(fit.fitted) - 2 - 2 * len(fit.knees), 1)
     runs: list[int] = []
     starts: list[Boundary] = []
@@ -146,6 +148,6 @@ def _three_phase(name: str, track: Track, level: float) -> Verdict:
         runs.append(direction)
     shape = ", ".join(_WORD[run] for run in runs) or "stays as it is"
     if tuple(runs) != _THREE[: len(runs)]:
-        return Verdict((), False, f"{name} {shape}; expected: falls, rises, falls")
+        return PhaseReading((), False, f"{name} {shape}; expected: falls, rises, falls")
     where = " and ".join(str(start) for start in starts)
-    return Verdict(tuple(starts), True, f"{name} {shape}{f', turning at {where}' if where else ''}")
+    return PhaseReading(tuple(starts), True, f"{name} {shape}{f', turning at {where}' if where else ''}")

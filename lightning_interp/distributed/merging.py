@@ -20,12 +20,12 @@ __all__ = [
     "Maximum",
     "Minimum",
     "PeerError",
-    "Steps",
+    "Collective",
     "Sum",
     "Sums",
-    "agree",
+    "all_ranks",
     "rank_in",
-    "run",
+    "over_ranks",
     "settled",
     "world_size",
 ]
@@ -75,7 +75,7 @@ class Gather:
 
 
 Exchange = Sum | Sums | Minimum | Maximum | Gather
-Steps = Generator[Exchange, Any, T]
+Collective = Generator[Exchange, Any, T]
 
 
 _TOLD = "_told_to_group"
@@ -108,11 +108,11 @@ def rank_in(group: Group = None) -> int:
     return dist.get_rank(group) if world_size(group) > 1 else 0
 
 
-def agree(ok: bool, group: Group = None) -> bool:
+def all_ranks(ok: bool, group: Group = None) -> bool:
     """Whether every rank says yes. A collective: all ranks must call it.
 
     Example:
-        >>> agree(True), agree(False)
+        >>> all_ranks(True), all_ranks(False)
         (True, False)
 
     """
@@ -126,12 +126,12 @@ def agree(ok: bool, group: Group = None) -> bool:
 def settled(error: BaseException | None, group: Group = None) -> bool:
     """End a piece of work on all ranks: whether it succeeded on each. A collective: all ranks must call it.
 
-    A rank that fails outside :func:`run` comes here while its partners wait for it in an exchange within; what it says
-    here is what they hear there, and they come here with an error of which the group knows. So no rank waits for an
-    answer that was given already, and none enters an exchange alone.
+    A rank that fails outside :func:`over_ranks` comes here while its partners wait for it in an exchange within; what
+    it says here is what they hear there, and they come here with an error of which the group knows. So no rank waits
+    for an answer that was given already, and none enters an exchange alone.
 
     Args:
-        error: What this rank failed with, within :func:`run` or outside; ``None`` where it did not.
+        error: What this rank failed with, within :func:`over_ranks` or outside; ``None`` where it did not.
         group: The group over which the work exchanges; other groups hear of it too.
 
     Example:
@@ -142,11 +142,11 @@ def settled(error: BaseException | None, group: Group = None) -> bool:
     told = getattr(error, _TOLD, None)
     ok = error is None
     if told is None or told[0] is not group:
-        ok = agree(ok, group)
-    return ok if group is None else agree(ok)
+        ok = all_ranks(ok, group)
+    return ok if group is None else all_ranks(ok)
 
 
-def run(steps: Steps[T], group: Group = None) -> T:
+def over_ranks(steps: Collective[T], group: Group = None) -> T:
     """Carry out a computation over all ranks.
 
     Args:
@@ -165,7 +165,7 @@ def run(steps: Steps[T], group: Group = None) -> T:
         ...     total = yield Sum(z.sum())
         ...     count = yield Sum(torch.tensor(len(z)))
         ...     return total / count
-        >>> run(mean(torch.tensor([1.0, 2.0])))
+        >>> over_ranks(mean(torch.tensor([1.0, 2.0])))
         tensor(1.5000)
 
     """
@@ -180,7 +180,7 @@ def run(steps: Steps[T], group: Group = None) -> T:
             value = stop.value
         except Exception as exception:
             error = exception
-        if not agree(error is None, group):
+        if not all_ranks(error is None, group):
             steps.close()
             error = error or PeerError("Another rank failed in this reading; its own log says why.")
             object.__setattr__(error, _TOLD, (group,))  # also where its class forbids it

@@ -2,22 +2,22 @@
 
 from lightning_interp.isolation.guards import (
     RandomState,
-    kept_random_state,
     muted_loggers,
+    no_side_effects,
+    preserved_rng,
     replaced_logging,
-    seeded,
-    untouched,
+    seed_all,
 )
 from lightning_interp.isolation.module_state import ModuleState
 from lightning_interp.isolation.weights_copy import WeightsCopy
 
 __all__ = [
     "RandomState",
-    "kept_random_state",
+    "preserved_rng",
     "muted_loggers",
     "replaced_logging",
-    "seeded",
-    "untouched",
+    "seed_all",
+    "no_side_effects",
     "ModuleState",
     "WeightsCopy",
 ]

@@ -15,11 +15,11 @@ from torch import nn
 from lightning_interp.compat import pl
 from lightning_interp.isolation.module_state import ModuleState
 
-__all__ = ["RandomState", "kept_random_state", "muted_loggers", "replaced_logging", "seeded", "untouched"]
+__all__ = ["RandomState", "preserved_rng", "muted_loggers", "replaced_logging", "seed_all", "no_side_effects"]
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def no_side_effects(model: nn.Module) -> Iterator[None]:
     """Run what would change what a model's modules hold, its logs or the random streams, and undo it.
 
     Afterwards the very same attributes, metric states, buffers, parameters, submodules and hooks stand where they
@@ -32,7 +32,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
     Example:
         >>> model = nn.Dropout()
-        >>> with untouched(model):
+        >>> with no_side_effects(model):
         ...     _ = model.eval()
         >>> model.training
         True
@@ -42,19 +42,19 @@ def untouched(model: nn.Module) -> Iterator[None]:
     # Work on a copy: what the model holds is not even read in between.
     real.copy().install()
     try:
-        with kept_random_state(), replaced_logging(model, _nothing):
+        with preserved_rng(), replaced_logging(model, _nothing):
             yield
     finally:
         real.install()
 
 
 @contextmanager
-def kept_random_state() -> Iterator[None]:
+def preserved_rng() -> Iterator[None]:
     """Put the random streams of Python, NumPy and torch (CPU and CUDA) back at the end.
 
     Example:
         >>> before = torch.random.get_rng_state()
-        >>> with kept_random_state():
+        >>> with preserved_rng():
         ...     _ = torch.rand(3)
         >>> bool((torch.random.get_rng_state() == before).all())
         True
@@ -103,8 +103,8 @@ class RandomState(NamedTuple):
         )
 
 
-def seeded(seed: int) -> None:
-    """Set all of these streams; to be used within :func:`kept_random_state`."""
+def seed_all(seed: int) -> None:
+    """Set all of these streams; to be used within :func:`preserved_rng`."""
     seed = operator.index(seed)  # of NumPy too
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -13,13 +13,13 @@ from torchmetrics import Metric
 from lightning_interp.compat import pl
 from lightning_interp.functional._numerics import wide_dtype
 
-__all__ = ["LoggedValues", "Entry"]
+__all__ = ["LoggedValues", "LoggedValue"]
 
 _REDUCTIONS = {"mean": "mean", "avg": "mean", "sum": "sum", "max": "max", "min": "min"}
 
 
 @dataclass
-class Entry:
+class LoggedValue:
     """One name's values over an epoch."""
 
     reduction: str
@@ -49,7 +49,7 @@ class LoggedValues:
     """
 
     def __init__(self) -> None:
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, LoggedValue] = {}
         self.step_only: set[str] = set()
 
     def collector(self, batch: Any = None) -> Callable[..., None]:
@@ -103,8 +103,8 @@ class LoggedValues:
         else:
             entry.total = torch.maximum(entry.total, value) if reduction == "max" else entry.total.minimum(value)
 
-    def _entry(self, name: str, reduction: str) -> Entry:
-        entry = self.entries.setdefault(name, Entry(reduction))
+    def _entry(self, name: str, reduction: str) -> LoggedValue:
+        entry = self.entries.setdefault(name, LoggedValue(reduction))
         if entry.reduction != reduction:
             raise ValueError(f"{name!r} is logged both as {entry.reduction!r} and as {reduction!r}.")
         return entry

@@ -13,20 +13,20 @@ from torch import Tensor, nn
 from lightning_interp.compat import pl
 from lightning_interp.distributed.sharding import is_sharded
 from lightning_interp.isolation.fresh_weights import draw, shuffle_what_is_left, take_over
-from lightning_interp.isolation.guards import kept_random_state, seeded
+from lightning_interp.isolation.guards import preserved_rng, seed_all
 from lightning_interp.isolation.own_parameters import own_parameters, same_tensors
 from lightning_interp.reporting.plain_values import Settings
 
-__all__ = ["Fresh", "RandomBaseline", "random_weights"]
+__all__ = ["Reinit", "RandomBaseline", "random_weights"]
 
-Fresh = Callable[[], nn.Module | Mapping[str, Tensor]]
+Reinit = Callable[[], nn.Module | Mapping[str, Tensor]]
 """Makes a model of the same class anew, or gives its state dict."""
 
 _REMEDY = "Give `baseline=lambda: …`, a function that makes the model anew, or switch it off by `baseline=False`."
 
 
 @contextmanager
-def random_weights(model: nn.Module, seed: int = 0, fresh: Fresh | None = None) -> Iterator[tuple[str, ...]]:
+def random_weights(model: nn.Module, seed: int = 0, fresh: Reinit | None = None) -> Iterator[tuple[str, ...]]:
     """Within, the model has the random weights that it would start a training with; afterwards its own, bit for bit.
 
     Afterwards the very same parameters with their gradients, buffers, submodules, hooks and attributes stand where they
@@ -91,7 +91,7 @@ class RandomBaseline:
 
     """
 
-    def __init__(self, asked: bool | Fresh | None) -> None:
+    def __init__(self, asked: bool | Reinit | None) -> None:
         if asked is not None and not isinstance(asked, bool) and not callable(asked):
             raise ValueError(
                 f"`baseline` must be True, False, None or a function that makes the model anew, got {asked!r}."
@@ -151,15 +151,15 @@ class RandomBaseline:
 
 
 @contextmanager
-def _installed(model: nn.Module, seed: int, fresh: Fresh | None) -> Iterator[tuple[str, ...]]:
+def _installed(model: nn.Module, seed: int, fresh: Reinit | None) -> Iterator[tuple[str, ...]]:
     for name, parameter in model.named_parameters():
         if is_sharded(parameter):
             raise ValueError(f"parameter {name!r} is sharded over ranks, and cannot be drawn anew. {_REMEDY}")
         if any(step == 0 and size > 1 for step, size in zip(parameter.stride(), parameter.shape, strict=True)):
             raise ValueError(f"entries of parameter {name!r} are one and the same (expanded). {_REMEDY}")
     with torch.no_grad(), own_parameters(model) as own:
-        with kept_random_state():
-            seeded(seed)
+        with preserved_rng():
+            seed_all(seed)
             shuffled = tuple(_drawn(model, fresh, own))
         yield shuffled
 
@@ -172,7 +172,7 @@ def _told(model: nn.Module, shuffled: tuple[str, ...]) -> str:
     )
 
 
-def _drawn(model: nn.Module, fresh: Fresh | None, own: Mapping[str, Tensor]) -> list[str]:
+def _drawn(model: nn.Module, fresh: Reinit | None, own: Mapping[str, Tensor]) -> list[str]:
     if fresh is not None:
         with same_tensors(model):
             take_over(model, fresh())

@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_interp.compat import is_overridden, pl
-from lightning_interp.distributed import Maximum, Steps, Sum
+from lightning_interp.distributed import Collective, Maximum, Sum
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.isolation.containers import mapped
-from lightning_interp.isolation.guards import kept_random_state, muted_loggers, replaced_logging, seeded, untouched
-from lightning_interp.isolation.logged import Entry, LoggedValues
+from lightning_interp.isolation.guards import muted_loggers, no_side_effects, preserved_rng, replaced_logging, seed_all
+from lightning_interp.isolation.logged import LoggedValue, LoggedValues
 from lightning_interp.isolation.module_state import ModuleState
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.isolation.weights_copy import WeightsCopy
 
-__all__ = ["Life", "NotLoggedError", "Replay", "ScoreReplay", "Setting", "StepReplay", "independent"]
+__all__ = ["ReplayedEpoch", "NotLoggedError", "Replay", "ScoreReplay", "Setting", "StepReplay", "independent"]
 
 Score = Callable[[nn.Module, Any], Mapping[str, Any]]
 Setting = Callable[[Seen], AbstractContextManager[Any]]
@@ -44,7 +44,7 @@ class NotLoggedError(ValueError):
 
 
 @dataclass
-class Life:
+class ReplayedEpoch:
     """One setting's epoch: what it has logged, and the state that the module is in under it."""
 
     state: ModuleState | None = None
@@ -71,9 +71,9 @@ class Replay(ABC):
     def isolated(self) -> AbstractContextManager[None]:
         """Within, batches may be run; everything is put back."""
 
-    def life(self) -> Life:
+    def life(self) -> ReplayedEpoch:
         """A new life, at the beginning of an epoch."""
-        return Life()
+        return ReplayedEpoch()
 
     @contextmanager
     def with_weights(self, weights: WeightsCopy) -> Iterator[None]:
@@ -82,7 +82,7 @@ class Replay(ABC):
             yield
 
     @abstractmethod
-    def run(self, life: Life, kept: Seen, setting: Setting | None = None) -> None:
+    def run(self, life: ReplayedEpoch, kept: Seen, setting: Setting | None = None) -> None:
         """Run one batch.
 
         Args:
@@ -94,7 +94,7 @@ class Replay(ABC):
         """
 
     @abstractmethod
-    def values(self, lives: Sequence[Life]) -> Steps[list[dict[str, float]]]:
+    def values(self, lives: Sequence[ReplayedEpoch]) -> Collective[list[dict[str, float]]]:
         """Every monitor's value in every life, over all ranks.
 
         Raises:
@@ -141,15 +141,15 @@ class StepReplay(Replay):
             # A module may log nothing there, or under other names.
             state.stage = type(stage).VALIDATING  # type: ignore[union-attr]
         try:
-            with kept_random_state(), muted_loggers(self.trainer):
+            with preserved_rng(), muted_loggers(self.trainer):
                 yield
         finally:
             state.stage = stage
             real.install()
 
-    def life(self) -> Life:
+    def life(self) -> ReplayedEpoch:
         """A new life, with the state that the module had when the validation run started."""
-        return Life(state=self._start.copy())
+        return ReplayedEpoch(state=self._start.copy())
 
     @contextmanager
     def with_weights(self, weights: WeightsCopy) -> Iterator[None]:
@@ -163,7 +163,7 @@ class StepReplay(Replay):
         finally:
             self._start = own
 
-    def run(self, life: Life, kept: Seen, setting: Setting | None = None) -> None:
+    def run(self, life: ReplayedEpoch, kept: Seen, setting: Setting | None = None) -> None:
         """Run ``validation_step`` and the hooks of the module around it."""
         assert life.state is not None
         state = life.state if kept.counted else life.state.copy()
@@ -172,7 +172,7 @@ class StepReplay(Replay):
         place = (kept.index, *([kept.loader] if self._several else []))
         args = (batch, *(place if self._takes_index else ()))
         state.install()
-        seeded(self.seed + kept.index)
+        seed_all(self.seed + kept.index)
         with _within(setting, kept), replaced_logging(self.module, logged.collector(batch)):
             self._hook("on_validation_batch_start", batch, *place)
             outputs = self.trainer.strategy.validation_step(*args)
@@ -183,7 +183,7 @@ class StepReplay(Replay):
         if is_overridden(name, self.module):
             getattr(self.module, name)(*args)
 
-    def values(self, lives: Sequence[Life]) -> Steps[list[dict[str, float]]]:
+    def values(self, lives: Sequence[ReplayedEpoch]) -> Collective[list[dict[str, float]]]:
         """See :class:`Replay`."""
         values, missing = yield from self._merged(lives, [life.logged for life in lives])
         if missing and is_overridden("on_validation_epoch_end", self.module):
@@ -204,11 +204,11 @@ class StepReplay(Replay):
         return values
 
     def _merged(
-        self, lives: Sequence[Life], logged: Sequence[LoggedValues], only: Sequence[str] | None = None
-    ) -> Steps[tuple[list[dict[str, float]], list[str]]]:
+        self, lives: Sequence[ReplayedEpoch], logged: Sequence[LoggedValues], only: Sequence[str] | None = None
+    ) -> Collective[tuple[list[dict[str, float]], list[str]]]:
         """Values over all ranks, and the monitors that no rank has."""
         names = list(self.monitors if only is None else only)
-        entries = [[one.entries.get(name, Entry("")) for name in names] for one in logged]
+        entries = [[one.entries.get(name, LoggedValue("")) for name in names] for one in logged]
         kinds: Tensor = yield Maximum(torch.tensor([[_KINDS.index(e.reduction) for e in row] for row in entries]))
         # A metric is computed by all ranks together or by none.
         for row, kinds_here in zip(entries, kinds.tolist(), strict=True):
@@ -233,7 +233,7 @@ class StepReplay(Replay):
         missing = [name for place, name in enumerate(names) if not int(kinds[0, place])]
         return values, missing
 
-    def _computed(self, life: Life, name: str, metric: Metric) -> float:
+    def _computed(self, life: ReplayedEpoch, name: str, metric: Metric) -> float:
         assert life.state is not None
         life.state.install()
         value = metric.compute()
@@ -278,12 +278,12 @@ class ScoreReplay(Replay):
 
     def isolated(self) -> AbstractContextManager[None]:
         """See :class:`Replay`."""
-        return untouched(self.model)
+        return no_side_effects(self.model)
 
-    def run(self, life: Life, kept: Seen, setting: Setting | None = None) -> None:
+    def run(self, life: ReplayedEpoch, kept: Seen, setting: Setting | None = None) -> None:
         """Call the score on one batch, and add up the samples that count."""
         batch = independent(kept.batch)
-        seeded(self.seed + kept.index)
+        seed_all(self.seed + kept.index)
         with ExitStack() as stack:
             for manager in self.context():
                 stack.enter_context(manager)
@@ -297,7 +297,7 @@ class ScoreReplay(Replay):
                 sums = _per_example(name, found[name], len(kept.selection.batch))
                 life.sums[name] = life.sums.get(name, 0) + kept.selection.of(sums).sum(0)
 
-    def values(self, lives: Sequence[Life]) -> Steps[list[dict[str, float]]]:
+    def values(self, lives: Sequence[ReplayedEpoch]) -> Collective[list[dict[str, float]]]:
         """See :class:`Replay`."""
         names = self.monitors
         if not names:
@@ -328,20 +328,20 @@ def _per_example(name: str, value: Any, size: int) -> Tensor:
     return torch.stack([sums.detach().to(wide), counts.detach().to(wide)], dim=1)
 
 
-def _sums(entries: Sequence[Sequence[Entry]]) -> Tensor:
+def _sums(entries: Sequence[Sequence[LoggedValue]]) -> Tensor:
     """Weighted totals and weights of means and sums, (lives, monitors, 2)."""
 
-    def one(entry: Entry) -> tuple[float, float]:
+    def one(entry: LoggedValue) -> tuple[float, float]:
         added = entry.total is not None and entry.reduction in ("mean", "sum")
         return (float(entry.total), entry.weight) if added else (0.0, 0.0)  # type: ignore[arg-type]
 
     return torch.tensor([[one(entry) for entry in row] for row in entries], dtype=torch.float64)
 
 
-def _extremes(entries: Sequence[Sequence[Entry]]) -> Tensor:
+def _extremes(entries: Sequence[Sequence[LoggedValue]]) -> Tensor:
     """Maxima, and minima with their sign changed, (lives, monitors)."""
 
-    def one(entry: Entry) -> float:
+    def one(entry: LoggedValue) -> float:
         sign = {"max": 1.0, "min": -1.0}.get(entry.reduction)
         return -math.inf if sign is None or entry.total is None else sign * float(entry.total)
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.functional._numerics import as_float, full_precision
-from lightning_interp.isolation import untouched
+from lightning_interp.isolation import no_side_effects
 from lightning_interp.language.id_range import told_ids
 
-__all__ = ["FORWARD_TAKES", "Forward", "evaluated", "model_device", "model_logits", "sentence_log_probs", "takes_mask"]
+__all__ = ["FORWARD_TAKES", "Forward", "eval_mode", "model_device", "model_logits", "sentence_log_probs", "takes_mask"]
 
 Forward = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(model, input ids (B, T), attention mask (B, T)) → logits (B, T, V)."""
@@ -96,7 +96,7 @@ def model_device(model: nn.Module) -> torch.device:
 
 
 @contextmanager
-def evaluated(model: nn.Module, gradients: bool = False) -> Iterator[None]:
+def eval_mode(model: nn.Module, gradients: bool = False) -> Iterator[None]:
     """Within, the model is in evaluation mode, without autocast or TF32; afterwards all is as before.
 
     Args:
@@ -104,7 +104,7 @@ def evaluated(model: nn.Module, gradients: bool = False) -> Iterator[None]:
         gradients: Whether gradients can be computed, even where the caller has them off (inference mode included).
     """
     with (
-        untouched(model),
+        no_side_effects(model),
         torch.inference_mode(False),
         torch.set_grad_enabled(gradients),
         full_precision(model_device(model)),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_interp.functional._numerics import as_float
 from lightning_interp.language.batching import Share, dealt, length_batches, pad_right
 from lightning_interp.language.encoding import Tokenizer, padding_id
-from lightning_interp.language.likelihood import Forward, evaluated, model_device, model_logits, takes_mask
+from lightning_interp.language.likelihood import Forward, eval_mode, model_device, model_logits, takes_mask
 
 __all__ = ["MaskedToken", "check_takes_mask", "masked_log_probs", "masked_rows", "pseudo_log_likelihoods"]
 
@@ -59,7 +59,7 @@ def pseudo_log_likelihoods(
     """
     rows = masked_rows(tokenizer, sentences, within_word)
     check_takes_mask(model, forward)
-    with evaluated(model):
+    with eval_mode(model):
         return masked_log_probs(model, rows, len(sentences), batch_tokens, forward, padding_id(tokenizer)).float()
 
 
@@ -81,7 +81,7 @@ def masked_log_probs(
     pad_token_id: int,
     share: Share = (0, 1),
 ) -> Tensor:
-    """Log-probabilities of masked tokens, summed by sentence: (number,) float64 on the CPU; within :func:`evaluated`.
+    """Log-probabilities of masked tokens, summed by sentence: (number,) float64 on the CPU; within :func:`eval_mode`.
 
     Of a share (r, n) only every n-th batch is scored, from batch r on: the shares sum to the whole.
     """

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.language.batching import Share, dealt, length_batches, pad_right
-from lightning_interp.language.likelihood import Forward, evaluated, model_device, sentence_log_probs
+from lightning_interp.language.likelihood import Forward, eval_mode, model_device, sentence_log_probs
 
 __all__ = ["encoded_log_probs", "perplexity", "perplexity_from"]
 
@@ -45,7 +45,7 @@ def perplexity(
     """
     if not encoded:
         raise ValueError("`encoded` is empty; perplexity needs at least one sentence.")
-    with evaluated(model):
+    with eval_mode(model):
         return perplexity_from(encoded_log_probs(model, encoded, batch_tokens, forward, pad_token_id), encoded)
 
 
@@ -62,7 +62,7 @@ def encoded_log_probs(
     pad_token_id: int,
     share: Share = (0, 1),
 ) -> Tensor:
-    """:func:`sentence_log_probs` of any number of sentences, (N,) float64 on the CPU; within :func:`evaluated`.
+    """:func:`sentence_log_probs` of any number of sentences, (N,) float64 on the CPU; within :func:`eval_mode`.
 
     Of a share (r, n) only every n-th batch is scored, from batch r on, and the rest is 0: the shares sum to the whole.
     """

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from lightning_interp.distributed import Maximum, Steps
+from lightning_interp.distributed import Collective, Maximum
 from lightning_interp.functional._numerics import wide_dtype
 
 __all__ = ["BinCodes", "Codes", "SoftCodes", "Tables", "settle_width"]
@@ -207,7 +207,7 @@ class _BinTables(Tables):
         return torch.zeros(self.histograms[labels].shape[:2], dtype=dtype, device=self.histograms.device)
 
 
-def settle_width(payload: Tensor) -> Steps[Tensor]:
+def settle_width(payload: Tensor) -> Collective[Tensor]:
     """Give a rank that saw no rows the width of the others."""
     width: Tensor = yield Maximum(torch.tensor(payload.shape[1]))
     return payload if payload.shape[1] else payload.new_zeros(0, int(width))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_interp.distributed import Steps, Sums, world_size
+from lightning_interp.distributed import Collective, Sums, world_size
 from lightning_interp.functional.structure import Families, LabelTerms, StructureMeasures
 from lightning_interp.metrics._codes import Codes
 from lightning_interp.metrics._plan import LabelPlan
@@ -35,7 +35,7 @@ class Deal(NamedTuple):
 
 def merged_measures(
     codes: Codes, plan: LabelPlan, deals: Sequence[Deal], average: str, correction: str | None, group: object = None
-) -> Steps[list[StructureMeasures]]:
+) -> Collective[list[StructureMeasures]]:
     """Measures of every deal of a plan's labels, summed over ranks; scalars in float64 on the CPU.
 
     Tables are made, exchanged and compared in blocks of labels, so that none is ever there as a whole.
@@ -63,7 +63,7 @@ def _measures(
     average: str,
     correction: str | None,
     group: object,
-) -> Steps[list[StructureMeasures]]:
+) -> Collective[list[StructureMeasures]]:
     number, small = plan.num_labels, len(plan.ids) * entries <= _SMALL
     families = yield from _families(codes, plan, deals, chunk, average, correction)
     tables = [codes.tables(deal.ids, number, chunk) for deal in deals]
@@ -90,7 +90,7 @@ def _measures(
 
 def _families(
     codes: Codes, plan: LabelPlan, deals: Sequence[Deal], chunk: slice, average: str, correction: str | None
-) -> Steps[list[Families]]:
+) -> Collective[list[Families]]:
     """What all labels of a parent hold together, in every deal."""
     number = plan.num_labels
     parents = torch.zeros(number, dtype=torch.long) if plan.parents is None else plan.parents

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_interp.distributed import Gather, Steps
+from lightning_interp.distributed import Collective, Gather
 
 __all__ = ["synced"]
 
@@ -23,7 +23,7 @@ _DIMENSIONS = 8
 _LIST = -1
 
 
-def synced(metric: Metric) -> Steps[None]:
+def synced(metric: Metric) -> Collective[None]:
     """Give a metric, and those within it, the states of all ranks, reduced as each state says.
 
     Its own way of doing so leaves ranks waiting for one that failed before its ``compute`` or holds fewer tensors. It

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_interp.distributed import Maximum, Steps, Sum, rank_in, run, world_size
+from lightning_interp.distributed import Collective, Maximum, Sum, over_ranks, rank_in, world_size
 from lightning_interp.functional._numerics import norms
 from lightning_interp.metrics.measure import FULL, SUMMARY, Axes, Measure, as_measures, expanded, fallbacks, keys_of
 
@@ -109,12 +109,12 @@ class RepresentationMetric(Metric):
         return fallbacks(self._of_one_site(), self.axes)
 
     @abstractmethod
-    def steps(self) -> Steps[dict[str, Tensor]]:
-        """The computation, as a generator that :func:`lightning_interp.distributed.run` carries out over ranks."""
+    def merge(self) -> Collective[dict[str, Tensor]]:
+        """The computation, a generator that :func:`lightning_interp.distributed.over_ranks` carries out."""
 
     def compute(self) -> dict[str, Tensor]:
         """Merge what all ranks have seen and return the measures."""
-        return run(self.steps(), self.process_group)
+        return over_ranks(self.merge(), self.process_group)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Take in a batch and return its own measures, as torchmetrics' ``forward`` does."""
@@ -130,7 +130,7 @@ class RepresentationMetric(Metric):
         self._sequences = 0
         self._dim = None
 
-    def _nonfinite_steps(self) -> Steps[Tensor]:
+    def _merged_nonfinite(self) -> Collective[Tensor]:
         """How many vectors were left out, once all ranks are known to read vectors of the same dimension."""
         merged: Tensor = yield Sum(self.nonfinite)
         width: Tensor = yield Maximum(torch.tensor(self._dim or 0))

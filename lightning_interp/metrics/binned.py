@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_interp.distributed import Maximum, Minimum, Steps
+from lightning_interp.distributed import Collective, Maximum, Minimum
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.binned import bin_indices, check_bins
 from lightning_interp.metrics._codes import BinCodes, Codes, settle_width
@@ -66,7 +66,7 @@ class BinnedStructure(StructureMetric):
     def _encode(self, z: Tensor, norm: Tensor) -> Tensor:
         return z
 
-    def _codes(self, payload: Tensor) -> Steps[Codes]:
+    def _codes(self, payload: Tensor) -> Collective[Codes]:
         payload = yield from settle_width(payload)
         dim = payload.shape[1]
         if self.bounds is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_interp.distributed import Steps, Sum, Sums, rank_in, world_size
+from lightning_interp.distributed import Collective, Sum, Sums, rank_in, world_size
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.auroc import auroc
 from lightning_interp.functional.calibration import (
@@ -167,14 +167,14 @@ class ConfidenceMetric(RepresentationMetric):
         self._arrived = 0
         self._kept.clear()
 
-    def steps(self) -> Steps[dict[str, Tensor]]:
+    def merge(self) -> Collective[dict[str, Tensor]]:
         """Sums over ranks, then what needs an order."""
         empty = self.sums.numel() == 0
         sums = torch.zeros(3, self.bins, dtype=torch.float64) if empty else self.sums.cpu().double()
         score = torch.zeros(1, dtype=torch.float64) if empty else self.scores.cpu().double()
         merged: list[Tensor] = yield Sums([sums, score])
         nonfinite: Tensor = yield Sum(self.nonfinite)
-        _, (rows,) = yield from self._kept.steps()
+        _, (rows,) = yield from self._kept.merge()
         bins = CalibrationBins(*merged[0].unbind())
         number = bins.number.sum()
         accuracy, confidence = bins.correct.sum() / number, bins.confidence.sum() / number

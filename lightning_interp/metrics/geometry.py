@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_interp.distributed import Maximum, Steps, Sum
+from lightning_interp.distributed import Collective, Maximum, Sum
 from lightning_interp.functional._numerics import full_precision, power_of_two, wide_dtype
 from lightning_interp.functional.spectral import anisotropy, curvature_sums, spectral_measures
 from lightning_interp.metrics.base import RepresentationMetric, batch_shape, sample_of
@@ -161,9 +161,9 @@ class SpectralGeometry(RepresentationMetric):
         rows = z.gather(1, place[..., None].expand(-1, -1, dim))
         return rows.masked_fill(~chosen[..., None], 0).flatten(0, 1), chosen.flatten()
 
-    def steps(self) -> Steps[dict[str, Tensor]]:
+    def merge(self) -> Collective[dict[str, Tensor]]:
         """Sums over ranks, the scatter about the common mean, then one eigendecomposition."""
-        nonfinite = yield from self._nonfinite_steps()
+        nonfinite = yield from self._merged_nonfinite()
         width: Tensor = yield Maximum(torch.tensor(self.mean.numel()))
         dim = int(width)
         if dim == 0:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_interp.distributed import Gather, Maximum, Steps
+from lightning_interp.distributed import Collective, Gather, Maximum
 from lightning_interp.functional.counter_noise import counter_hash
 
 __all__ = ["KeyedRows"]
@@ -29,10 +29,10 @@ class KeyedRows:
         for every row that a rank holds, then the rows that are kept.
 
     Example:
-        >>> from lightning_interp.distributed import run
+        >>> from lightning_interp.distributed import over_ranks
         >>> rows = KeyedRows(3, [torch.float32])
         >>> rows.add(torch.arange(10), torch.arange(10) > 4, [torch.arange(10.0)[:, None]])
-        >>> keys, (values,) = run(rows.steps())
+        >>> keys, (values,) = over_ranks(rows.merge())
         >>> len(keys), torch.equal(keys[:, None].float(), values), bool((keys > 4).all())
         (3, True, True)
 
@@ -63,7 +63,7 @@ class KeyedRows:
         """Forget all rows."""
         self._parts = []
 
-    def steps(self) -> Steps[tuple[Tensor, list[Tensor]]]:
+    def merge(self) -> Collective[tuple[Tensor, list[Tensor]]]:
         """Keys, rising, and columns of the rows kept over all ranks, on the CPU."""
         self._compact()
         if self._parts:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_interp.distributed import Gather, Maximum, Steps, Sum, Sums, rank_in, world_size
+from lightning_interp.distributed import Collective, Gather, Maximum, Sum, Sums, rank_in, world_size
 from lightning_interp.functional._chance import chance_spread
 from lightning_interp.functional._numerics import full_precision, wide_dtype
 from lightning_interp.functional.codelength import LOGIT_VARIANCES, online_bits, shortest_code
@@ -337,9 +337,9 @@ class LinearProbe(RepresentationMetric):
 
     # ------------------------------------------------------------------ compute
 
-    def steps(self) -> Steps[dict[str, Tensor]]:
+    def merge(self) -> Collective[dict[str, Tensor]]:
         """Gather labels, agree on rows and folds, sum moments over ranks, count hits."""
-        nonfinite = yield from self._nonfinite_steps()
+        nonfinite = yield from self._merged_nonfinite()
         values = dict.fromkeys(self.measures, math.nan)
         data = yield from self._data()
         values |= {"nonfinite": float(nonfinite), "probe_rows": float(len(data.ids))}
@@ -348,7 +348,7 @@ class LinearProbe(RepresentationMetric):
             yield from self._group(data, group, values)
         return {key: torch.tensor(values[key], dtype=torch.float64) for key in self.measures}
 
-    def _data(self) -> Steps[_Data]:
+    def _data(self) -> Collective[_Data]:
         """The rows of all ranks in the order of the data, but for their vectors, which stay where they are."""
         mine = [self._dim or 0, *(self._widths.get(name, 0) for name in self.targets)]
         merged: Tensor = yield Maximum(torch.tensor(mine))
@@ -425,7 +425,7 @@ class LinearProbe(RepresentationMetric):
             return ids[:, 2 + self.labels.index("token")]
         return ids[:, -1] if self.needs_if_there else None
 
-    def _group(self, data: _Data, tasks: Sequence[ProbeTask], values: dict[str, float]) -> Steps[None]:
+    def _group(self, data: _Data, tasks: Sequence[ProbeTask], values: dict[str, float]) -> Collective[None]:
         """Every probe of tasks that share their rows and what is held out."""
         rows, number = tasks[0].rows, len(tasks)
         part = data.of(rows)
@@ -460,7 +460,7 @@ class LinearProbe(RepresentationMetric):
             if self.codelength:
                 yield from self._code(part, [task for task in tasks if task.classes is not None], samples, values)
 
-    def _centred(self, part: _Part, number: int) -> Steps[Tensor]:
+    def _centred(self, part: _Part, number: int) -> Collective[Tensor]:
         """This rank's vectors about the mean of all, so that sums of squares lose no digits."""
         total, squares = yield Sums([part.z.sum(0), part.z.square().sum()])
         mean = total / max(number, 1)
@@ -472,7 +472,7 @@ class LinearProbe(RepresentationMetric):
 
     def _scores(
         self, z: Tensor, part: _Part, folds: tuple[Tensor, int], tasks: Sequence[ProbeTask]
-    ) -> Steps[list[float]]:
+    ) -> Collective[list[float]]:
         """Accuracy or R² of every task with one way to hold rows out."""
         fold, number = folds
         if number < 3:
@@ -504,7 +504,9 @@ class LinearProbe(RepresentationMetric):
         merged_result: Tensor = yield Sum(result)
         return list(_as_scores(merged_result.cpu(), tasks))
 
-    def _code(self, part: _Part, tasks: Sequence[ProbeTask], samples: Tensor, values: dict[str, float]) -> Steps[None]:
+    def _code(
+        self, part: _Part, tasks: Sequence[ProbeTask], samples: Tensor, values: dict[str, float]
+    ) -> Collective[None]:
         """Online codelengths, samples being sent in the order of a hash.
 
         A code needs many passes over all rows, each with an exchange if they were left where they are: they travel

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_interp.distributed import Steps
+from lightning_interp.distributed import Collective
 from lightning_interp.functional._numerics import full_precision
 from lightning_interp.functional.projection import random_projection
 from lightning_interp.metrics.base import RepresentationMetric
@@ -130,12 +130,12 @@ class Projected(RepresentationMetric):
         self.metric.update(projected, mask, labels, positions)
         self._dim = width
 
-    def steps(self) -> Steps[dict[str, Tensor]]:
+    def merge(self) -> Collective[dict[str, Tensor]]:
         """Those of the metric."""
         self.metric.process_group = self.process_group
         # Ranks of different widths would agree on the dimension of the subspace.
-        yield from self._nonfinite_steps()
-        found = yield from self.metric.steps()
+        yield from self._merged_nonfinite()
+        found = yield from self.metric.merge()
         return {f"{self.prefix}{key}": value for key, value in found.items()}
 
     def reset(self) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_interp.distributed import Gather, Maximum, Steps
+from lightning_interp.distributed import Collective, Gather, Maximum
 from lightning_interp.functional._numerics import finite_rows
 from lightning_interp.functional.counter_noise import counter_hash
 
@@ -46,12 +46,12 @@ class FixedSample:
         A ``topk`` a batch; memory ``size`` vectors. Between ranks: ``size`` numbers of each, then the vectors chosen.
 
     Example:
-        >>> from lightning_interp.distributed import run
+        >>> from lightning_interp.distributed import over_ranks
         >>> sample = FixedSample(2, labels=["kind"])
         >>> z = torch.arange(6.0).view(2, 3, 1)
         >>> labels = {"kind": torch.tensor([7, 8])}
         >>> sample.update(z, mask=z[..., 0] != 1, labels=labels, positions=torch.tensor([0, 1]))
-        >>> chosen = run(sample.steps())
+        >>> chosen = over_ranks(sample.merge())
         >>> chosen.vectors.shape, (chosen.samples * 3 + chosen.places == chosen.vectors[:, 0]).all()
         (torch.Size([2, 1]), tensor(True))
 
@@ -92,8 +92,8 @@ class FixedSample:
             new = tuple(one[chosen] for one in joined)  # type: ignore[assignment]
         self._kept = new
 
-    def steps(self) -> Steps[Sample]:
-        """The choice over all ranks, as a generator for :func:`lightning_interp.distributed.run`."""
+    def merge(self) -> Collective[Sample]:
+        """The choice over all ranks, as a generator for :func:`lightning_interp.distributed.over_ranks`."""
         if self._kept is None:
             none = torch.empty(0, dtype=torch.int64)
             ids = torch.empty(0, len(self.labels), dtype=torch.int64)

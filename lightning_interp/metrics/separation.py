@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_interp.distributed import Steps, Sum
+from lightning_interp.distributed import Collective, Sum
 from lightning_interp.functional._chance import chance_spread
 from lightning_interp.functional._numerics import as_float
 from lightning_interp.functional.label_sets import BUILT_IN_LABELS, check_names
@@ -193,11 +193,11 @@ class ClassSeparation(RepresentationMetric):
         self.sample, self.units_used = None, {}
         self._rows_kept.clear()
 
-    def steps(self) -> Steps[dict[str, Tensor]]:
+    def merge(self) -> Collective[dict[str, Tensor]]:
         """The rows of all ranks, then every measure of them."""
-        nonfinite = yield from self._nonfinite_steps()
+        nonfinite = yield from self._merged_nonfinite()
         seen: Tensor = yield Sum(self.seen)
-        key, (z, columns) = yield from self._rows_kept.steps()
+        key, (z, columns) = yield from self._rows_kept.merge()
         finite = columns[:, -1:].sum(1) > 0
         self.sample = SampledRows(key[finite], z[finite], columns[finite, : len(self.labels)])
         values = {key: torch.tensor(math.nan) for key in self.measures}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_interp.distributed import Steps, Sum
+from lightning_interp.distributed import Collective, Sum
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.soft import assigned, reference_points, vmf_temperature
 from lightning_interp.metrics._codes import Codes, SoftCodes, settle_width
@@ -81,7 +81,7 @@ class SoftStructure(StructureMetric):
         temperature = self.temperature or vmf_temperature(dim, self.num_points)
         return assigned(z, self._points[place], temperature, norm).float()
 
-    def _codes(self, payload: Tensor) -> Steps[Codes]:
+    def _codes(self, payload: Tensor) -> Collective[Codes]:
         if not self.center:
             return SoftCodes(payload if payload.numel() else torch.zeros(0, self.num_points, device=payload.device))
         payload = yield from settle_width(payload)

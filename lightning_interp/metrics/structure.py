@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_interp.distributed import Gather, Maximum, Steps, Sum, rank_in
+from lightning_interp.distributed import Collective, Gather, Maximum, Sum, rank_in
 from lightning_interp.functional._chance import chance_spread
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.jackknife import jackknife_se
@@ -274,9 +274,9 @@ class StructureMetric(RepresentationMetric):
 
     # ------------------------------------------------------------------ compute
 
-    def steps(self) -> Steps[dict[str, Tensor]]:
+    def merge(self) -> Collective[dict[str, Tensor]]:
         """Merge labels first, decide which are kept, then sum only their tables over ranks."""
-        nonfinite = yield from self._nonfinite_steps()
+        nonfinite = yield from self._merged_nonfinite()
         widths = yield from self._widths()
         payload, index = self._local(1 + sum(widths.values()) + len(self.needs_if_there))
         codes = yield from self._codes(payload)
@@ -309,10 +309,10 @@ class StructureMetric(RepresentationMetric):
             found = yield from self._label_set(codes, plan, here, own, name)
             values |= {f"{p}{measure}/{name}{suffix}": value for (measure, suffix), value in found.items()}
         if self.plane:
-            values |= yield from self._plane_steps(codes, plans, here, groups)
+            values |= yield from self._merged_plane(codes, plans, here, groups)
         return {key: values[key] for key in self.measures}
 
-    def _widths(self) -> Steps[dict[str, int]]:
+    def _widths(self) -> Collective[dict[str, int]]:
         """Labels a position of every stored set, which a rank without rows learns from the others."""
         mine = [self._columns.get(name, 0) for name in self.needs]
         merged: Tensor = yield Maximum(torch.tensor(mine, dtype=torch.long))
@@ -362,7 +362,7 @@ class StructureMetric(RepresentationMetric):
         # That a row has no second or third label says as much as the label.
         return unit_of(name, labels.clamp_min(-1), has.any(1), samples, words, self.units.get(name))
 
-    def _all_rows(self, codes: Codes, here: Tensor, groups: Tensor | None, total: int) -> Steps[dict[str, Tensor]]:
+    def _all_rows(self, codes: Codes, here: Tensor, groups: Tensor | None, total: int) -> Collective[dict[str, Tensor]]:
         """Information over all rows, and its floor."""
         plan = LabelPlan(torch.zeros(total, 1, dtype=torch.long), torch.tensor([total]), None, None)
         (measures,), loo = yield from self._measure(codes, plan, [plan.ids], here, groups)
@@ -379,7 +379,7 @@ class StructureMetric(RepresentationMetric):
 
     def _label_set(
         self, codes: Codes, plan: LabelPlan, here: Tensor, groups: Tensor | None, name: str
-    ) -> Steps[dict[tuple[str, str], Tensor]]:
+    ) -> Collective[dict[tuple[str, str], Tensor]]:
         """The measures of one label set by (measure, suffix), chance level included."""
         values: dict[tuple[str, str], Tensor] = {}
         if plan.num_labels == 0:
@@ -408,9 +408,9 @@ class StructureMetric(RepresentationMetric):
                     values[measure, "/se"] = jackknife_se(spread)
         return values
 
-    def _plane_steps(
+    def _merged_plane(
         self, codes: Codes, plans: Mapping[str, LabelPlan], here: Tensor, groups: Tensor | None
-    ) -> Steps[dict[str, Tensor]]:
+    ) -> Collective[dict[str, Tensor]]:
         """Complexity, expressivity and optimality over the rows that have both labels."""
         p = self.prefix
         both = plans[self.plane[0]].pool & plans[self.plane[1]].pool
@@ -440,7 +440,7 @@ class StructureMetric(RepresentationMetric):
 
     def _with_chance_levels(
         self, codes: Codes, plan: LabelPlan, here: Tensor, groups: Tensor | None, name: str
-    ) -> Steps[tuple[StructureMeasures, StructureMeasures | None, list[tuple[LabelPlan, StructureMeasures]]]]:
+    ) -> Collective[tuple[StructureMeasures, StructureMeasures | None, list[tuple[LabelPlan, StructureMeasures]]]]:
         """Measures of the labels as they are, without each group, and exchanged at random as often as is asked for."""
         seeds = [seed_of(self.seed, name, repeat) for repeat in range(self.shuffles)]
         if plan.units is None:
@@ -469,7 +469,7 @@ class StructureMetric(RepresentationMetric):
                 values[name] = values[name] - floor
         return values
 
-    def _floor(self, codes: Codes, plan: LabelPlan, here: Tensor) -> Steps[Tensor | None]:
+    def _floor(self, codes: Codes, plan: LabelPlan, here: Tensor) -> Collective[Tensor | None]:
         """Mean entropy of single rows over the pool, with the weights of the labels."""
         floors = codes.floors()
         if floors is None:
@@ -485,7 +485,7 @@ class StructureMetric(RepresentationMetric):
 
     def _measure(
         self, codes: Codes, plan: LabelPlan, variants: Sequence[Tensor], here: Tensor, groups: Tensor | None
-    ) -> Steps[tuple[list[StructureMeasures], StructureMeasures | None]]:
+    ) -> Collective[tuple[list[StructureMeasures], StructureMeasures | None]]:
         """Measures of each assignment of labels over all ranks; of the first also without each group, stacked."""
         number = plan.num_labels
         deals = [Deal(ids[here], plan.sizes) for ids in variants]
@@ -509,7 +509,7 @@ class StructureMetric(RepresentationMetric):
         """What is kept of a batch of rows, (R, D) with their lengths (R,) → (R, …)."""
 
     @abstractmethod
-    def _codes(self, payload: Tensor) -> Steps[Codes]:
+    def _codes(self, payload: Tensor) -> Collective[Codes]:
         """The coded rows of this rank, once the whole reading is there."""
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from lightning_interp.batches.forward import Forward, default_forward, takes_batches
 from lightning_interp.batches.own_data import on_device
 from lightning_interp.distributed import rank_in
-from lightning_interp.isolation import untouched
+from lightning_interp.isolation import no_side_effects
 from lightning_interp.reading.analysis import ValidationAnalysis
 from lightning_interp.reading.reading import Reading
 
@@ -72,7 +72,7 @@ def analyze(
     shared: dict[Any, Any] = {}
     readings = [Reading(model, run_batch=run, shared=shared) for _ in readers]
     values: dict[str, float] = {}
-    with untouched(model), torch.no_grad():
+    with no_side_effects(model), torch.no_grad():
         model.eval()
         try:
             for reader, reading in zip(readers, readings, strict=True):

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.distributed import Maximum, PeerError, Steps
-from lightning_interp.isolation.random_weights import Fresh, RandomBaseline
+from lightning_interp.distributed import Collective, Maximum, PeerError
+from lightning_interp.isolation.random_weights import RandomBaseline, Reinit
 from lightning_interp.metrics.derived import ABOVE_BASELINE, BASELINE
 from lightning_interp.metrics.measure import Axes, Measure, expanded
 from lightning_interp.reading.part import Part
@@ -43,7 +43,7 @@ class Baseline(Part):
 
     attached = ("_model",)
 
-    def __init__(self, asked: bool | Fresh | None, seed: int = 0, of: str = "") -> None:
+    def __init__(self, asked: bool | Reinit | None, seed: int = 0, of: str = "") -> None:
         self.asked, self.seed, self.of = asked, seed, of
         self._random = RandomBaseline(asked)
         self._model: weakref.ref[nn.Module] | None = None
@@ -79,8 +79,8 @@ class Baseline(Part):
             yield
 
     def read(
-        self, model: nn.Module, name: str, work: Callable[[], T], merge: Callable[[T], Steps[Mapping[str, float]]]
-    ) -> Steps[None]:
+        self, model: nn.Module, name: str, work: Callable[[], T], merge: Callable[[T], Collective[Mapping[str, float]]]
+    ) -> Collective[None]:
         """Read it, where it has to be read still; where that fails on any rank and was not asked for, all go without.
 
         Args:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_interp.batches.contents import BatchSize
 from lightning_interp.batches.labels import BatchReader, LabelSource
 from lightning_interp.batches.predictions import PredictedRows, PredictionRecorder, Predictions
-from lightning_interp.distributed import Maximum, Steps, Sum
+from lightning_interp.distributed import Collective, Maximum, Sum
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.design_effect import sample_sums
 from lightning_interp.functional.frequency_bands import frequency_bands
@@ -216,7 +216,7 @@ class ClassTally(Part):
 
     # ------------------------------------------------- the end of a reading
 
-    def read(self) -> Steps[dict[str, Tally]]:
+    def read(self) -> Collective[dict[str, Tally]]:
         """What all ranks counted, by the name in keys.
 
         Raises:

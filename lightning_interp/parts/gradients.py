@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.distributed import Gather, Steps, rank_in, world_size
+from lightning_interp.distributed import Collective, Gather, rank_in, world_size
 from lightning_interp.language.encoding import EncodedPair, encode_sentences
 from lightning_interp.language.id_range import check_ids
 from lightning_interp.parts.language_model import LanguageModel
@@ -88,8 +88,8 @@ class Gradients(Part):
         >>> gradients = Gradients(LanguageModel(words), [Task("agreement", "agreement", pairs)], buckets=64)
         >>> model = nn.Embedding(len(words), len(words))
         >>> gradients.attach(model)
-        >>> from lightning_interp.distributed import run
-        >>> run(gradients.read(Reading(model))).halves.shape
+        >>> from lightning_interp.distributed import over_ranks
+        >>> over_ranks(gradients.read(Reading(model))).halves.shape
         torch.Size([1, 2, 64])
 
     """
@@ -166,7 +166,7 @@ class Gradients(Part):
 
     # ------------------------------------------------- reading
 
-    def read(self, reading: Reading) -> Steps[TaskRows]:
+    def read(self, reading: Reading) -> Collective[TaskRows]:
         """The gradients of all tasks, and of general text where that is the null."""
         reader = self._reader
         assert reader is not None
@@ -193,7 +193,7 @@ class Gradients(Part):
         return torch.cat([*(one.to("cpu", torch.float32).flatten() for one in kept), padding])
 
 
-def _dealt(reading: Reading, number: int, width: int, read: Callable[[int], Tensor]) -> Steps[Tensor]:
+def _dealt(reading: Reading, number: int, width: int, read: Callable[[int], Tensor]) -> Collective[Tensor]:
     """Rows (number, width) of which each rank reads every so-manieth: the very numbers of a single process."""
     world, rank = world_size(reading.group), rank_in(reading.group)
     rows = torch.empty(number, width)

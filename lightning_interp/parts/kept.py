@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_interp.reading.kept_readings import KeptReadings
 from lightning_interp.reading.part import Part
 from lightning_interp.reading.reading import Reading
+from lightning_interp.reading.stored_readings import StoredReadings
 
 __all__ = ["Kept"]
 
@@ -56,13 +56,13 @@ class Kept(Part):
 
     def clear(self) -> None:
         """A new fit."""
-        self._readings = KeptReadings(self.most)
+        self._readings = StoredReadings(self.most)
         self.now: Mapping[str, Any] | None = None
         """What the reading that is being taken has found."""
 
     def start_anew(self) -> None:
         """Later readings are of other samples."""
-        self._readings = KeptReadings(self.most)
+        self._readings = StoredReadings(self.most)
 
     def forget(self) -> None:
         """The reading is over, or given up."""

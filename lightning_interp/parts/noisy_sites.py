@@ -126,7 +126,7 @@ class NoisySites(Part):
             drawn = {}
             self._last = seen, drawn
         if site not in drawn:
-            read = words[site].read if words else None
+            read = words[site].mask if words else None
             drawn[site] = BatchNoise(seen.selection.batch, self._layouts, read, self.seed)
         with self._noise.adding(site, scale, drawn[site]):
             yield

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_interp.batches.labels import Key
 from lightning_interp.batches.predictions import PredictedRows, PredictionRecorder, Predictions
-from lightning_interp.distributed import Steps, Sum
+from lightning_interp.distributed import Collective, Sum
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.reading.part import Part
 from lightning_interp.sites import Call, SiteRecorder, resolve_sites, short_names
@@ -117,7 +117,7 @@ class PredictionSites(_Places):
             self._scored[name] = self._scored.get(name, 0) + rows.scored
         return found
 
-    def check(self) -> Steps[None]:
+    def check(self) -> Collective[None]:
         """Targets that are no class, and scores that are no logits, would make every measure one of something else.
 
         Raises:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from lightning_interp.batches.forward import default_forward
 from lightning_interp.batches.own_data import apart
 from lightning_interp.compat import pl
-from lightning_interp.distributed import Steps, run
-from lightning_interp.isolation import ModuleState, seeded
-from lightning_interp.isolation.random_weights import Fresh
+from lightning_interp.distributed import Collective, over_ranks
+from lightning_interp.isolation import ModuleState, seed_all
+from lightning_interp.isolation.random_weights import Reinit
 from lightning_interp.isolation.replay import StepReplay, independent
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.parts.baseline import Baseline
@@ -43,7 +43,7 @@ class ProbeSet(Baseline):
 
     """
 
-    def __init__(self, asked: bool | Fresh | None, seed: int = 0, keeps: bool = True) -> None:
+    def __init__(self, asked: bool | Reinit | None, seed: int = 0, keeps: bool = True) -> None:
         self._keeps = keeps
         super().__init__(asked, seed)
         self.forget()
@@ -83,7 +83,7 @@ class ProbeSet(Baseline):
 
         Args:
             reading: The reading, of which it is known whether its samples are others.
-            read: Reads them, by :meth:`run`.
+            read: Reads them, by :meth:`over_ranks`.
             name: Of the callback, for messages.
 
         Returns:
@@ -117,12 +117,12 @@ class ProbeSet(Baseline):
 
         """
         try:
-            run(self._together(reading, sites, take, name), reading.group)
+            over_ranks(self._together(reading, sites, take, name), reading.group)
         except Exception:
             sites.forget()
             raise
 
-    def _together(self, reading: Reading, sites: ValidationSites, take: Take, name: str) -> Steps[None]:
+    def _together(self, reading: Reading, sites: ValidationSites, take: Take, name: str) -> Collective[None]:
         """Ranks exchange nothing here; after it all of them go on, or none."""
         model = reading.model
         # Buffers are drawn anew too: on a copy.
@@ -150,7 +150,7 @@ class ProbeSet(Baseline):
         model.eval()
 
         def drawn(seen: Seen) -> object:
-            seeded(self.seed + seen.index)
+            seed_all(self.seed + seen.index)
             return step(model, seen.batch, seen.index) if forward is None else forward(model, seen.batch)
 
         return drawn

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_interp.batches.site_rows import SiteRows
 from lightning_interp.compat import pl
-from lightning_interp.distributed import run
+from lightning_interp.distributed import over_ranks
 from lightning_interp.functional.label_sets import BUILT_IN_LABELS
 from lightning_interp.metrics.sample import FixedSample, Sample
 from lightning_interp.parts.site_metrics import site_key
@@ -82,7 +82,7 @@ class Projector(Part):
     def choose(self, sites: Sequence[str], group: Any = None) -> None:
         """Choose those of all ranks. A collective."""
         if self.size is not None:
-            self._now = {site: run(self._at(site).steps(), group) for site in sites}
+            self._now = {site: over_ranks(self._at(site).merge(), group) for site in sites}
             self._samples = {}
 
     def commit(self, reading: Reading) -> None:

@@ -13,11 +13,19 @@ from torch import Tensor, nn
 
 from lightning_interp.batches.forward import RunBatch, default_forward
 from lightning_interp.compat import pl
-from lightning_interp.distributed import Maximum, Minimum, Steps
+from lightning_interp.distributed import Collective, Maximum, Minimum
 from lightning_interp.distributed.positions import Selection
 from lightning_interp.isolation import ModuleState, WeightsCopy, muted_loggers
-from lightning_interp.isolation.overheard import Overheard
-from lightning_interp.isolation.replay import Life, Replay, Score, ScoreReplay, Setting, StepReplay, independent
+from lightning_interp.isolation.observed_epoch import ObservedEpoch
+from lightning_interp.isolation.replay import (
+    Replay,
+    ReplayedEpoch,
+    Score,
+    ScoreReplay,
+    Setting,
+    StepReplay,
+    independent,
+)
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.reading.part import Part
 from lightning_interp.reading.reading import Reading
@@ -59,7 +67,7 @@ class Replayed(Part):
         monitors: What is read again, by the names under which the module logs it (without ``/dataloader_idx_<n>``).
         score: A callable on module and batch that returns the monitors per example, in place of ``validation_step``;
             see :class:`~lightning_interp.isolation.replay.ScoreReplay`. Outside a Trainer it is needed.
-        limit_examples: Keep the first batches, until they hold so many examples over all ranks; ``None`` for all. They
+        max_examples: Keep the first batches, until they hold so many examples over all ranks; ``None`` for all. They
             stay on their device until the validation run has ended.
         dataloader_idx: Which validation loader is read.
         seed: Of whatever the step itself draws at random: the same for one batch under all settings.
@@ -67,7 +75,7 @@ class Replayed(Part):
             the model as it is.
 
     Raises:
-        ValueError: If ``limit_examples`` is out of range; in a reading, if the module does not log a monitor, or if
+        ValueError: If ``max_examples`` is out of range; in a reading, if the module does not log a monitor, or if
             there is no batch.
 
     Cost: a forward pass over the kept batches for each setting, and for each of the values without a change and for
@@ -75,7 +83,7 @@ class Replayed(Part):
         for each setting.
 
     Example:
-        >>> replayed = Replayed(["val_loss"], limit_examples=64)
+        >>> replayed = Replayed(["val_loss"], max_examples=64)
         >>> replayed.full, len(replayed.batches)
         (False, 0)
 
@@ -88,16 +96,16 @@ class Replayed(Part):
         self,
         monitors: Sequence[str],
         score: Score | None = None,
-        limit_examples: int | None = 512,
+        max_examples: int | None = 512,
         dataloader_idx: int = 0,
         seed: int = 0,
         overhear: bool = True,
     ) -> None:
-        if limit_examples is not None and limit_examples < 1:
-            raise ValueError(f"`limit_examples` must be at least 1, or None for all, got {limit_examples}.")
+        if max_examples is not None and max_examples < 1:
+            raise ValueError(f"`max_examples` must be at least 1, or None for all, got {max_examples}.")
         self.monitors = list(monitors)
         self.score = score
-        self.limit_examples = limit_examples
+        self.max_examples = max_examples
         self.dataloader_idx = dataloader_idx
         self.seed = seed
         self.overhear = overhear
@@ -108,7 +116,7 @@ class Replayed(Part):
         """A new fit."""
         self._reading: Reading | None = None
         self._state: ModuleState | None = None
-        self._overheard: Overheard | None = None
+        self._overheard: ObservedEpoch | None = None
         self._came, self._inference = 0, False
         self.batches: list[Seen] = []
         """This rank's batches, as they were handed to the model, with the samples that count."""
@@ -151,7 +159,7 @@ class Replayed(Part):
         self._state = ModuleState(model).copy()
         # Another loader's batches would come in between, and a compiled step would be compiled anew.
         if self.overhear and loader == self.dataloader_idx and model._compiler_ctx is None:
-            self._overheard = Overheard(model)
+            self._overheard = ObservedEpoch(model)
 
     def before_batch(self, seen: Seen) -> None:
         """Keep the batch as it was handed to the model."""
@@ -170,11 +178,11 @@ class Replayed(Part):
     @property
     def full(self) -> bool:
         """Whether as many batches are kept as are read."""
-        if self.limit_examples is None or not self.batches:
+        if self.max_examples is None or not self.batches:
             return False
         assert self._reading is not None
         own = len(self.batches) * self.batches[0].selection.batch.numel()
-        return own * self._reading.positions.world >= self.limit_examples
+        return own * self._reading.positions.world >= self.max_examples
 
     def watched(self, selection: Selection) -> Selection:
         """The samples that count, of a batch that comes next."""
@@ -187,9 +195,9 @@ class Replayed(Part):
         assert self._reading is not None
         positions = self._reading.positions
         in_order = positions.exact or (positions.world == 1 and not positions.shuffled)
-        if self.limit_examples is None or not in_order:
+        if self.max_examples is None or not in_order:
             return selection
-        below = selection.positions < self.limit_examples
+        below = selection.positions < self.max_examples
         rows = torch.arange(len(selection.batch)) if selection.rows is None else selection.rows
         return Selection(selection.positions[below], rows[below], selection.batch)
 
@@ -197,7 +205,7 @@ class Replayed(Part):
 
     def values(
         self, settings: Mapping[_Name, Setting] | None = None, plain: Setting | None = None, groups: int = 0
-    ) -> Steps[Rerun[_Name]]:
+    ) -> Collective[Rerun[_Name]]:
         """Run the kept batches as they are and under every setting.
 
         Args:
@@ -224,7 +232,7 @@ class Replayed(Part):
         under = dict(zip(settings, found[1:], strict=False))
         return Rerun(found[0], under, found[1 + len(under) :])
 
-    def under(self, settings: Mapping[_Name, Setting]) -> Steps[dict[_Name, Values]]:
+    def under(self, settings: Mapping[_Name, Setting]) -> Collective[dict[_Name, Values]]:
         """Run the kept batches under these settings alone.
 
         Args:
@@ -239,7 +247,7 @@ class Replayed(Part):
             found = yield from replay.values(list(lives.values()))
         return dict(zip(settings, found, strict=True))
 
-    def with_weights(self, weights: WeightsCopy, groups: int = 0) -> Steps[Rerun[str]]:
+    def with_weights(self, weights: WeightsCopy, groups: int = 0) -> Collective[Rerun[str]]:
         """Run the kept batches with other weights, as with those from before the first step.
 
         Args:
@@ -257,14 +265,14 @@ class Replayed(Part):
             found = yield from replay.values([whole, *dealt])
         return Rerun(found[0], {}, found[1:])
 
-    def _all_batches(self) -> Steps[list[Seen]]:
+    def _all_batches(self) -> Collective[list[Seen]]:
         """As many batches as the rank that has most: where a forward pass communicates, all make the same number."""
         most: Tensor = yield Maximum(torch.tensor(len(self.batches)))
         if not self.batches:
             raise ValueError("There is no batch to run again on this rank: its validation loader is empty.")
         return self.batches + [replace(self.batches[-1], counted=False)] * (int(most) - len(self.batches))
 
-    def _heard(self, plain: Setting | None) -> Steps[Life | None]:
+    def _heard(self, plain: Setting | None) -> Collective[ReplayedEpoch | None]:
         """What was overheard, where it is what a run again would give on all ranks."""
         heard, reading = self._overheard, self._reading
         assert reading is not None
@@ -274,7 +282,7 @@ class Replayed(Part):
         known: Tensor = yield Minimum(torch.tensor(float(exact)))
         if heard is not None:
             heard.end()
-        return Life(heard.state, heard.logged) if heard is not None and bool(known) else None
+        return ReplayedEpoch(heard.state, heard.logged) if heard is not None and bool(known) else None
 
     @contextmanager
     def _apart(self) -> Iterator[Replay]:
@@ -300,12 +308,14 @@ class Replayed(Part):
             )
         return ScoreReplay(model, [], partial(_forward_alone, reading.run_batch), seed=self.seed)
 
-    def _dealt(self, replay: Replay, batches: Sequence[Seen], groups: int) -> list[Life]:
+    def _dealt(self, replay: Replay, batches: Sequence[Seen], groups: int) -> list[ReplayedEpoch]:
         number = min(groups, len(batches))
         return [replay.life() for _ in range(number)] if number > 1 else []
 
 
-def _run_each(replay: Replay, lives: Mapping[_Name, Life], settings: Mapping[_Name, Setting], seen: Seen) -> None:
+def _run_each(
+    replay: Replay, lives: Mapping[_Name, ReplayedEpoch], settings: Mapping[_Name, Setting], seen: Seen
+) -> None:
     for name, life in lives.items():
         replay.run(life, seen, settings[name])
 

@@ -8,12 +8,12 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from lightning_interp.distributed import Steps, Sum, rank_in, world_size
+from lightning_interp.distributed import Collective, Sum, rank_in, world_size
 from lightning_interp.distributed.sharding import refuse_sharded
 from lightning_interp.language.batching import Share
 from lightning_interp.language.digest import ids_digest
 from lightning_interp.language.id_range import check_ids
-from lightning_interp.language.likelihood import evaluated
+from lightning_interp.language.likelihood import eval_mode
 from lightning_interp.language.masked import MaskedToken, check_takes_mask, masked_log_probs
 from lightning_interp.language.scores import encoded_log_probs
 from lightning_interp.parts.language_model import LanguageModel
@@ -67,8 +67,8 @@ class SentenceScores(Part):
         >>> scores = SentenceScores(LanguageModel(letters), partial(encode_sentences, sentences=["abc"]))
         >>> model = nn.Embedding.from_pretrained(torch.zeros(4, 4))
         >>> scores.attach(model)
-        >>> from lightning_interp.distributed import run
-        >>> run(scores.read(Reading(model)))
+        >>> from lightning_interp.distributed import over_ranks
+        >>> over_ranks(scores.read(Reading(model)))
         tensor([-2.7726], dtype=torch.float64)
 
     """
@@ -124,7 +124,7 @@ class SentenceScores(Part):
         """What keeps arguments of the callback: itself, and the language model."""
         return self, self.lm
 
-    def read(self, reading: Reading) -> Steps[Tensor]:
+    def read(self, reading: Reading) -> Collective[Tensor]:
         """The score of every sentence in nats, float64 (sentences,) on the CPU, the same on all ranks."""
         share = rank_in(reading.group), world_size(reading.group)
         key = self._key(share)
@@ -145,7 +145,7 @@ class SentenceScores(Part):
     def _scores(self, share: Share) -> Tensor:
         found, lm = self._found, self.lm
         assert found is not None
-        with evaluated(found.model):
+        with eval_mode(found.model):
             if self.kind == "causal":
                 return encoded_log_probs(found.model, found.encoded, lm.batch_tokens, lm.forward, found.padding, share)
             number = 1 + max(one.sentence for one in found.masked)

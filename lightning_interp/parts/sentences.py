@@ -11,12 +11,12 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.distributed import Gather, Maximum, Steps, rank_in, world_size
+from lightning_interp.distributed import Collective, Gather, Maximum, rank_in, world_size
 from lightning_interp.distributed.sharding import refuse_sharded
 from lightning_interp.language.batching import dealt, length_batches, pad_right
 from lightning_interp.language.digest import ids_digest
 from lightning_interp.language.id_range import check_ids, told_ids
-from lightning_interp.language.likelihood import evaluated, model_device, takes_mask
+from lightning_interp.language.likelihood import eval_mode, model_device, takes_mask
 from lightning_interp.language.words import Pooling, Text, Units, encode_units, pooled
 from lightning_interp.parts.language_model import LanguageModel
 from lightning_interp.reading.part import Part
@@ -117,8 +117,8 @@ class Sentences(Part):
         >>> sentences.attach(nn.Sequential(nn.Embedding(5, 2), nn.Linear(2, 5)))
         >>> sentences.run(lambda seen: tuple(seen.at["0"].shape))
         [(2, 3, 2)]
-        >>> from lightning_interp.distributed import run
-        >>> run(sentences.vectors())["0"].shape
+        >>> from lightning_interp.distributed import over_ranks
+        >>> over_ranks(sentences.vectors())["0"].shape
         torch.Size([2, 2])
 
     """
@@ -268,7 +268,7 @@ class Sentences(Part):
         here = self._here
         results: list[T] = []
         theirs: dict[Sentences, list[Any]] = {one: [] for one in others}
-        with evaluated(here.model):
+        with eval_mode(here.model):
             for places in dealt(here.batches, (rank_in(group), world_size(group))):
                 units = [here.units[one] for one in places]
                 device = model_device(here.model)
@@ -333,7 +333,7 @@ class Sentences(Part):
         rows = [pooled(z[row, : len(one.ids)].float(), one, self.pooling) for row, one in enumerate(units)]
         return torch.cat(rows).cpu()
 
-    def vectors(self, group: Any = None) -> Steps[dict[str, Tensor]]:
+    def vectors(self, group: Any = None) -> Collective[dict[str, Tensor]]:
         """One vector for each unit, by site, in the order of the sentences, (R, D), the same on all ranks."""
         found: dict[str, Tensor] = {}
         yield from self.at_each_site(self.run(self.pooled, group), found.__setitem__, group)
@@ -341,7 +341,7 @@ class Sentences(Part):
 
     def at_each_site(
         self, parts: Sequence[Mapping[str, Tensor]], work: Callable[[str, Tensor], Any], group: Any = None
-    ) -> Steps[None]:
+    ) -> Collective[None]:
         """Gather the vectors of one site after the other.
 
         Args:
@@ -360,7 +360,7 @@ class Sentences(Part):
 
     def gathered(
         self, rows: Sequence[Tensor], width: int, numbers: Sequence[int] | None = None, group: Any = None
-    ) -> Steps[Tensor]:
+    ) -> Collective[Tensor]:
         """Rows of all ranks in the order of the sentences.
 
         Args:
@@ -383,7 +383,7 @@ class Sentences(Part):
         probe: Callable[[str, Tensor], Probed],
         measures: Sequence[str],
         group: Any = None,
-    ) -> Steps[tuple[dict[str, Probed], dict[str, int]]]:
+    ) -> Collective[tuple[dict[str, Probed], dict[str, int]]]:
         """What a probe finds at each site, on all ranks; each site is probed on one of them.
 
         Args:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_interp.batches.labels import ReadBatch
 from lightning_interp.batches.site_rows import Pooling, ReadSite, SiteReader
-from lightning_interp.distributed import Steps, Sum
+from lightning_interp.distributed import Collective, Sum
 from lightning_interp.functional.robustness import cosine_drift_sums
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.reading.part import Part
@@ -161,7 +161,7 @@ class SiteDrift(Part):
             taken[site] = rows.representations, rows.mask
         return taken
 
-    def merge(self, settings: Sequence[Hashable]) -> Steps[dict[Hashable, dict[str, list[float]]]]:
+    def merge(self, settings: Sequence[Hashable]) -> Collective[dict[Hashable, dict[str, list[float]]]]:
         """By setting and site, over all ranks: 1 − cosine summed, of how many vectors, and how many were left out."""
         nothing = torch.zeros(3, dtype=torch.float64)
         rows = [[self._sums.get(one, {}).get(site, nothing) for site in self.names] for one in settings]

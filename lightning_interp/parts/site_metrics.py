@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_interp.batches.site_rows import SiteRows
-from lightning_interp.distributed import run
+from lightning_interp.distributed import over_ranks
 from lightning_interp.functional._numerics import finite_rows
 from lightning_interp.metrics._synced import synced
 from lightning_interp.metrics.base import RepresentationMetric
@@ -199,7 +199,7 @@ class SiteMetrics(Part):
     def _computed(self, name: str, metric: Metric) -> Mapping[str, Tensor | float]:
         if isinstance(metric, RepresentationMetric):
             return metric.compute()
-        run(synced(metric), self._group)
+        over_ranks(synced(metric), self._group)
         found = metric.compute()
         if not isinstance(found, Mapping):
             return {name: found}

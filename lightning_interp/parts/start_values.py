@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from lightning_interp.compat import pl
-from lightning_interp.distributed import Steps
+from lightning_interp.distributed import Collective
 from lightning_interp.functional.robustness import CLEAR, IN_A_ROW, differs, share_learned, shows_learning
 from lightning_interp.isolation import WeightsCopy
 from lightning_interp.parts.replayed import Replayed
@@ -129,7 +129,7 @@ class StartValues(Part):
                 "training: robustness is not logged. Give `start={monitor: level of chance}`."
             )
 
-    def read(self, replayed: Replayed) -> Steps[None]:
+    def read(self, replayed: Replayed) -> Collective[None]:
         """Read them with the weights that were kept, where there are such."""
         if self._initial is not None:
             found = yield from replayed.with_weights(self._initial, _GROUPS)

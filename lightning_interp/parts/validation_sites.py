@@ -15,7 +15,7 @@ from lightning_interp.batches.labels import BatchReader, Key, LabelSource, ReadB
 from lightning_interp.batches.own_data import OwnData, apart
 from lightning_interp.batches.read_once import forget_batch, read_once
 from lightning_interp.batches.site_rows import Pooling, ReadSite, SiteReader, SiteRows
-from lightning_interp.isolation import seeded
+from lightning_interp.isolation import seed_all
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.reading.part import Part
 from lightning_interp.reading.reading import Reading
@@ -286,7 +286,7 @@ class ValidationSites(Part):
         reading.positions = own.positions(self._max_examples)
         with apart(model, reading.trainer):
             model.eval()
-            seeded(seed)
+            seed_all(seed)
             batches = own.batches(model, reading.positions, self.count, reading.group, reading.trainer)
             for index, (batch, selection, counted) in enumerate(batches):
                 seen = Seen(batch, index, 0, selection, counted=counted)

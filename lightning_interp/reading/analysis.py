@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lightning_interp.batches.contents import BatchSize, batch_size
 from lightning_interp.batches.shared_padding import shared_padding
 from lightning_interp.compat import check_trainer, pl
-from lightning_interp.distributed import PeerError, Steps, agree, run, settled, world_size
+from lightning_interp.distributed import Collective, PeerError, all_ranks, over_ranks, settled, world_size
 from lightning_interp.distributed.positions import SamplePositions, Selection
 from lightning_interp.isolation.replay import NotLoggedError
 from lightning_interp.isolation.same_parameters import with_same_parameters
@@ -331,7 +331,7 @@ class ValidationAnalysis(pl.Callback):
     def collect(self, reading: Reading) -> None:
         """The validation run is over: read on this rank what is not part of it. Called on all ranks, or on none."""
 
-    def merge(self, reading: Reading) -> Steps[Mapping[str, Tensor | float]]:
+    def merge(self, reading: Reading) -> Collective[Mapping[str, Tensor | float]]:
         """Merge ranks and give all measures by key, as a generator; see :mod:`lightning_interp.distributed`."""
         raise NotImplementedError(f"{type(self).__name__} has neither `merge` nor `finish`.")
 
@@ -339,7 +339,7 @@ class ValidationAnalysis(pl.Callback):
         """Merge ranks and return all measures by key. Called on all ranks, or on none."""
         # What is kept must also be usable outside inference mode.
         with torch.inference_mode(False), torch.no_grad():
-            return run(self.merge(reading), reading.group)
+            return over_ranks(self.merge(reading), reading.group)
 
     def kept_for_samples(self) -> str:
         """What is kept from one reading to the next that belongs to the samples read, and what becomes of it.
@@ -584,7 +584,7 @@ class ValidationAnalysis(pl.Callback):
         if self.max_overhead is None:
             return True
         elapsed = self._elapsed + time.monotonic() - self._resumed
-        return agree(not self._spent or self._spent + self._last_seconds <= self.max_overhead * elapsed)
+        return all_ranks(not self._spent or self._spent + self._last_seconds <= self.max_overhead * elapsed)
 
     def on_validation_batch_start(
         self,
@@ -699,7 +699,7 @@ class ValidationAnalysis(pl.Callback):
             if reading.changed is not None:
                 self._afterwards("start anew", self.start_anew)
             self._read_samples.before = reading.samples
-        self._last_seconds = run(largest(reading.seconds))
+        self._last_seconds = over_ranks(largest(reading.seconds))
         self._spent += self._last_seconds
         self.reading = values
         self._afterwards("log its values", lambda: self._publish(reading, values))

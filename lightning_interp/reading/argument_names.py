@@ -10,6 +10,9 @@ from typing import Any, Unpack, get_args, get_origin, is_typeddict
 
 __all__ = ["argument_names", "refuse_unknown_arguments"]
 
+_RENAMED = {"limit_examples": "max_examples", "pairs_per_task": "max_pairs", "facts_per_relation": "max_facts"}
+"""Arguments that had another name before 0.1.0."""
+
 
 def refuse_unknown_arguments(kind: type, given: Iterable[str], known: type | None = None) -> None:
     """Refuse names of arguments that came through to a base of a class.
@@ -43,6 +46,8 @@ def refuse_unknown_arguments(kind: type, given: Iterable[str], known: type | Non
         names = argument_names(kind)
         near = difflib.get_close_matches(name, names, n=3)
         nearest = f" Nearest: {_listed(near)}." if near else ""
+        if _RENAMED.get(name) in names:
+            nearest = f" It is called `{_RENAMED[name]}` now."
         raise TypeError(f"{kind.__name__} has no argument `{name}`.{nearest} It has: {_listed(names)}.")
 
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from lightning_interp.compat import pl
 from lightning_interp.metrics.measure import Measure
 from lightning_interp.reading.analyses import analyses
-from lightning_interp.reading.fresh import find
 from lightning_interp.reading.keys import declared, direction
+from lightning_interp.reading.newly_logged import find
 from lightning_interp.reporting.measure_words import told_of_key
 
 __all__ = ["Told", "known_directions", "told_mode"]

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from lightning_interp.compat import pl
-from lightning_interp.distributed import Maximum, Minimum, Steps, run
+from lightning_interp.distributed import Collective, Maximum, Minimum, over_ranks
 
 __all__ = ["check_replicas", "data_group", "largest"]
 
 
-def largest(seconds: float) -> Steps[float]:
+def largest(seconds: float) -> Collective[float]:
     """The time of the slowest rank."""
     merged: Tensor = yield Maximum(torch.tensor(seconds))
     return float(merged)
@@ -40,7 +40,7 @@ def check_replicas(values: Mapping[str, Tensor | float], trainer: pl.Trainer) ->
     for name in names:
         if name != "data_parallel" and mesh[name].size() > 1:
             found = torch.tensor([float(value) for value in values.values()], dtype=torch.float64).nan_to_num()
-            low, high = run(_range_of(found), mesh[name].get_group())
+            low, high = over_ranks(_range_of(found), mesh[name].get_group())
             apart = (high - low > 1e-4 * high.abs().clamp(min=1e-3)).tolist()
             keys = [key for key, differs in zip(values, apart, strict=True) if differs]
             if keys:
@@ -50,7 +50,7 @@ def check_replicas(values: Mapping[str, Tensor | float], trainer: pl.Trainer) ->
                 )
 
 
-def _range_of(values: Tensor) -> Steps[tuple[Tensor, Tensor]]:
+def _range_of(values: Tensor) -> Collective[tuple[Tensor, Tensor]]:
     low: Tensor = yield Minimum(values)
     high: Tensor = yield Maximum(values)
     return low, high

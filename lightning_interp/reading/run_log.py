@@ -13,10 +13,10 @@ from lightning_interp.compat import pl
 from lightning_interp.distributed import world_size
 from lightning_interp.reading.analyses import analyses, check_twins, clashes, silence_sync_warning, unique_name
 from lightning_interp.reading.drawing_clock import DrawingClock
-from lightning_interp.reading.fresh import FreshMetrics
 from lightning_interp.reading.gate_checks import check_gates
 from lightning_interp.reading.history import CsvLog, merge_rows, with_settings
 from lightning_interp.reading.loader_names import loader_names
+from lightning_interp.reading.newly_logged import NewlyLogged
 from lightning_interp.reading.page import Source, page
 from lightning_interp.reading.same_arguments import check_same_arguments
 from lightning_interp.reading.val_loop import tell_no_validation, why_no_validation
@@ -69,11 +69,11 @@ class RunLog:
         """Shows loggers what is no number; ``None`` outside a fit."""
         self.clock: DrawingClock | None = None
         """By which pictures are drawn; on rank 0 alone."""
-        self.fresh = FreshMetrics()
+        self.fresh = NewlyLogged()
         """What the present validation logged."""
         self.shared: dict[Any, Any] = {}
         """What readings of the present validation found that another may need, too."""
-        self._since = FreshMetrics()
+        self._since = NewlyLogged()
         self._context: dict[str, float] | None = None
         self._file: CsvLog | None = None
         self._said: set[str] = set()

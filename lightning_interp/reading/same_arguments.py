@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from lightning_interp.distributed import Gather, Steps, run, world_size
+from lightning_interp.distributed import Collective, Gather, over_ranks, world_size
 from lightning_interp.reporting.plain_values import Settings
 
 __all__ = ["check_same_arguments"]
@@ -25,7 +25,7 @@ def check_same_arguments(given: Mapping[str, Settings]) -> None:
     """
     if world_size() == 1:
         return
-    told = run(_told(given))
+    told = over_ranks(_told(given))
     first = told[0]
     for rank, other in enumerate(told):
         if list(other) != list(first):
@@ -42,7 +42,7 @@ def check_same_arguments(given: Mapping[str, Settings]) -> None:
                     )
 
 
-def _told(given: Mapping[str, Settings]) -> Steps[Sequence[dict[str, Settings]]]:
+def _told(given: Mapping[str, Settings]) -> Collective[Sequence[dict[str, Settings]]]:
     content = json.dumps(given).encode()
     parts: list[torch.Tensor] = yield Gather(torch.frombuffer(bytearray(content), dtype=torch.uint8))
     return [json.loads(bytes(part.tolist())) for part in parts]

@@ -9,7 +9,7 @@ from typing import Any
 from lightning_interp.batches.collate_order import why_order_is_unknown
 from lightning_interp.batches.same_data import Samples
 from lightning_interp.compat import pl
-from lightning_interp.distributed import run
+from lightning_interp.distributed import over_ranks
 from lightning_interp.distributed.positions import SamplePositions
 from lightning_interp.reading.reading import Reading
 from lightning_interp.reading.val_loop import validation_loaders
@@ -152,7 +152,7 @@ class ReadSamples:
         # The sanity check sees a part of the data.
         if not kept or reading.rehearsal:
             return
-        found, before = run(reading.checksum.steps(), reading.group), self.before
+        found, before = over_ranks(reading.checksum.merge(), reading.group), self.before
         reading.samples = found
         if before is None or found == before:
             return

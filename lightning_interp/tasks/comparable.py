@@ -11,12 +11,12 @@ from lightning_interp.tasks.split import draw_pairs
 __all__ = ["comparable_tasks"]
 
 
-def comparable_tasks(tasks: Tasks, pairs_per_task: int, seed: int = 0, who: str = "TaskSpace") -> list[Task]:
+def comparable_tasks(tasks: Tasks, max_pairs: int, seed: int = 0, who: str = "TaskSpace") -> list[Task]:
     """At least two tasks with at least two pairs each, of which no two tasks have the same; a warning where they had.
 
     Args:
         tasks: See :func:`load_tasks`.
-        pairs_per_task: Pairs of each task, drawn from those that are left; all where there are no more.
+        max_pairs: Pairs of each task, drawn from those that are left; all where there are no more.
         seed: Of the pairs drawn.
         who: Whom the warning names.
 
@@ -24,7 +24,7 @@ def comparable_tasks(tasks: Tasks, pairs_per_task: int, seed: int = 0, who: str 
         ValueError: If there are fewer, or one is called ``mean``.
 
     Example:
-        >>> tasks = comparable_tasks("grammar", pairs_per_task=8)
+        >>> tasks = comparable_tasks("grammar", max_pairs=8)
         >>> len(tasks), len(tasks[0])
         (30, 8)
 
@@ -40,4 +40,4 @@ def comparable_tasks(tasks: Tasks, pairs_per_task: int, seed: int = 0, who: str 
     few = [task for task in unshared if len(task) < 2]
     if few:
         raise ValueError(f"task {few[0].name!r} has one pair that no other task has; at least 2 are needed.")
-    return [draw_pairs(task, pairs_per_task, seed) for task in unshared]
+    return [draw_pairs(task, max_pairs, seed) for task in unshared]

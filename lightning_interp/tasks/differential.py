@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_interp.distributed.sharding import is_sharded
 from lightning_interp.language.batching import length_batches, pad_right
 from lightning_interp.language.encoding import EncodedPair
-from lightning_interp.language.likelihood import Forward, evaluated, model_device, sentence_log_probs
+from lightning_interp.language.likelihood import Forward, eval_mode, model_device, sentence_log_probs
 
 __all__ = ["gradient_differential", "mean_gradient", "squared_norm", "top_entries", "trainable_parameters"]
 
@@ -65,7 +65,7 @@ def gradient_differential(
 
     """
     parameters = trainable_parameters(model)
-    with evaluated(model, gradients=True):
+    with eval_mode(model, gradients=True):
         return mean_gradient(model, parameters, pairs, (1.0, -1.0), batch_tokens, forward, pad_token_id)
 
 
@@ -78,7 +78,7 @@ def mean_gradient(
     forward: Forward | None,
     pad_token_id: int,
 ) -> dict[str, Tensor]:
-    """The gradient of the mean over pairs of w⁺·S(x⁺) + w⁻·S(x⁻); within :func:`evaluated`.
+    """The gradient of the mean over pairs of w⁺·S(x⁺) + w⁻·S(x⁻); within :func:`eval_mode`.
 
     A sentence of weight 0 is not run.
     """

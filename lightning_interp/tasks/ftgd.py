@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.language.encoding import EncodedPair, Tokenizer, encode_pairs, encode_sentences, padding_id
-from lightning_interp.language.likelihood import Forward, evaluated
+from lightning_interp.language.likelihood import Forward, eval_mode
 from lightning_interp.language.scores import encoded_log_probs, perplexity_from
 from lightning_interp.tasks.baselines import Plan, find_method
 from lightning_interp.tasks.differential import check_selection, mean_gradient, trainable_parameters
@@ -218,7 +218,7 @@ def ftgd(
         spread = perplexity_from(rest, general) if general else float("nan")
         return Check(step, margin_accuracy(margins), float(margins.mean()), spread)
 
-    with evaluated(model):
+    with eval_mode(model):
         plan = Plan.of(
             how,
             encoded[0],

@@ -16,7 +16,7 @@ from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.sketch import add_to_sketch
 from lightning_interp.language.batching import length_batches, pad_right
 from lightning_interp.language.encoding import EncodedPair
-from lightning_interp.language.likelihood import Forward, evaluated, model_device, sentence_log_probs
+from lightning_interp.language.likelihood import Forward, eval_mode, model_device, sentence_log_probs
 
 __all__ = ["GradientReader", "Groups", "TaskGradients", "group_names", "layer_group"]
 
@@ -183,7 +183,7 @@ class GradientReader:
 
     def _evaluate(self, work: Callable[[Mapping[str, Tensor]], Any]) -> None:
         """Run with what gradients are taken of by name, and leave no trace."""
-        with evaluated(self.model, gradients=True):
+        with eval_mode(self.model, gradients=True):
             copies = _float32(self.model)
             leaves = {name: copies.get(name, parameter) for name, parameter in self._trainable().items()}
             _replaced(self.model, copies, lambda: work(leaves))

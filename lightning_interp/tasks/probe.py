@@ -31,7 +31,7 @@ def task_space(
     tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
     method: Literal["gradient", "transfer", "both"] = "gradient",
     *,
-    pairs_per_task: int | None = None,
+    max_pairs: int | None = None,
     fraction: float = 0.01,
     held_out: float = 0.5,
     tuning: Mapping[str, Any] | None = None,
@@ -74,7 +74,7 @@ def task_space(
         tasks: At least two tasks; see :func:`read_blimp`, :func:`grammar_tasks`, :func:`read_pairs`.
         tokenizer: See :func:`encode_sentences`; or a name or folder; by default that of the model's name.
         method: ``"gradient"``, ``"transfer"`` or ``"both"``.
-        pairs_per_task: Most pairs of a task, drawn by the seed; None for all.
+        max_pairs: Most pairs of a task, drawn by the seed; None for all.
         fraction: Share of the coordinates in a set, and of the weights that a tuning may change.
         held_out: Of the transfer probe, the share of pairs to test on.
         tuning: Of the transfer probe, arguments of :func:`ftgd` over its defaults here: 20 steps for every task, no
@@ -122,8 +122,8 @@ def task_space(
         raise ValueError(f"`method` must be 'gradient', 'transfer' or 'both', got {method!r}.")
     if len(tasks) < 2:
         raise ValueError(f"`tasks` must be at least two, got {[task.name for task in tasks]}.")
-    if pairs_per_task is not None and pairs_per_task < 2:
-        raise ValueError(f"`pairs_per_task` must be at least 2, got {pairs_per_task}.")
+    if max_pairs is not None and max_pairs < 2:
+        raise ValueError(f"`max_pairs` must be at least 2, got {max_pairs}.")
     if method == "gradient" and (tuning is not None or text is not None):
         given = "tuning" if tuning is not None else "text"
         raise ValueError(f"`{given}` belongs to method='transfer' or 'both', and `method` is 'gradient'.")
@@ -138,7 +138,7 @@ def task_space(
         "bos_token_id": bos_token_id,
     }
     unique, removed = remove_shared(tasks)
-    chosen = [draw_pairs(task, pairs_per_task, seed) for task in unique]
+    chosen = [draw_pairs(task, max_pairs, seed) for task in unique]
     encoded = {pair: ids for task in chosen for pair, ids in _encoded(words, task, add_bos, bos_token_id)}
     read, tested = chosen, chosen
     if method != "gradient":
@@ -200,7 +200,7 @@ def task_space(
         "model": type(lm).__name__ if isinstance(model, nn.Module) else str(model),
         "parameters": sum(one.numel() for one in lm.parameters()),
         "method": method,
-        "pairs_per_task": pairs_per_task,
+        "max_pairs": max_pairs,
         "shared_pairs_removed": removed,
         "fraction": fraction,
         "seed": seed,

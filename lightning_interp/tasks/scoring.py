@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lightning_interp.language.encoding import Tokenizer, encode_sentences, padding_id
-from lightning_interp.language.likelihood import Forward, evaluated
+from lightning_interp.language.likelihood import Forward, eval_mode
 from lightning_interp.language.masked import pseudo_log_likelihoods
 from lightning_interp.language.scores import encoded_log_probs
 from lightning_interp.tasks.pairs import Task, is_pair
@@ -86,7 +86,7 @@ class Scorer:
                 self.model, self.tokenizer, sentences, self.within_word, self.batch_tokens, self.forward
             )
         encoded = encode_sentences(self.tokenizer, sentences, self.add_bos, self.bos_token_id)
-        with evaluated(self.model):
+        with eval_mode(self.model):
             return encoded_log_probs(
                 self.model, encoded, self.batch_tokens, self.forward, padding_id(self.tokenizer)
             ).float()

@@ -30,7 +30,7 @@ def reader(**kwargs: object) -> BatchReader:
 )
 def test_the_same_from_every_form_of_batch(batch: object, kwargs: dict) -> None:
     found = reader(**kwargs).read(batch)
-    assert torch.equal(found.read, MASK.bool())
+    assert torch.equal(found.mask, MASK.bool())
     labels = found.labels(["token", "bigram", "next_token"])
     assert torch.equal(labels["token"], IDS.masked_fill(MASK == 0, -1))
     assert labels["next_token"][..., 0].tolist() == [[5, 6, 2, -1, -1], [7, 2, -1, -1, -1]]
@@ -40,11 +40,11 @@ def test_the_same_from_every_form_of_batch(batch: object, kwargs: dict) -> None:
 
 def test_ignored_tokens_break_ngrams_and_skipped_positions_do_not() -> None:
     ignoring = reader(padding_idx=0, ignore_tokens=[1, 2]).read(IDS)
-    assert ignoring.read.tolist() == [[False, True, True, False, False], [False, True, False, False, False]]
+    assert ignoring.mask.tolist() == [[False, True, True, False, False], [False, True, False, False, False]]
     bigrams = ignoring.labels(["bigram"])["bigram"]
     assert int((bigrams >= 0).sum()) == 2  # one window, on both of its positions
     skipping = reader(padding_idx=0, skip_positions=1).read(IDS)
-    assert skipping.read.tolist() == [[False, True, True, True, False], [False, True, True, False, False]]
+    assert skipping.mask.tolist() == [[False, True, True, True, False], [False, True, True, False, False]]
     assert bool((skipping.labels(["bigram"])["bigram"][0, 1] >= 0).all())  # the skipped word is still its context
 
 
@@ -55,14 +55,14 @@ def test_no_padding_at_all() -> None:
 def test_minus_100_is_no_token() -> None:
     ids = IDS.masked_fill(IDS == 0, -100)
     found = reader().read({"labels": ids, "input_ids": IDS, "attention_mask": MASK}, tokens="labels")
-    assert torch.equal(found.read, MASK.bool())
+    assert torch.equal(found.mask, MASK.bool())
 
 
 def test_label_arrays_are_looked_up_by_position() -> None:
     per_sample = BatchReader({"topic": np.array([3, 4, 5, 6])})
     found = per_sample.read({"x": torch.zeros(2, 3)}, positions=torch.tensor([2, 0]), num_samples=4)
     assert found.custom["topic"].tolist() == [5, 3]
-    assert found.read is None
+    assert found.mask is None
     with pytest.raises(ValueError, match="length 4, but the validation data set has 5"):
         per_sample.read({"x": torch.zeros(2, 3)}, positions=torch.tensor([2, 0]), num_samples=5)
     with pytest.raises(ValueError, match="not known"):

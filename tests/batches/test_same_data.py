@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_interp.batches.same_data import DataChecksum, Samples, sample_hashes
-from lightning_interp.distributed import Selection, run
+from lightning_interp.distributed import Selection, over_ranks
 
 
 def checksum(parts: list[tuple[Any, list[int]]]) -> Samples:
@@ -19,7 +19,7 @@ def checksum(parts: list[tuple[Any, list[int]]]) -> Samples:
     for batch, places in parts:
         at = torch.tensor(places)
         sums.add(batch, Selection(at, None, at))
-    return run(sums.steps())
+    return over_ranks(sums.merge())
 
 
 KINDS: dict[str, Any] = {
@@ -92,8 +92,8 @@ def test_only_selected_samples_count() -> None:
     data = torch.arange(8).view(4, 2)
     sums = DataChecksum()
     sums.add(data, Selection(torch.tensor([1, 3]), torch.tensor([1, 3]), torch.arange(4)))
-    assert run(sums.steps()) == checksum([(data[[1, 3]], [1, 3])])
-    assert run(sums.steps()).number == 2
+    assert over_ranks(sums.merge()) == checksum([(data[[1, 3]], [1, 3])])
+    assert over_ranks(sums.merge()).number == 2
 
 
 def test_batches_without_a_row_a_sample_count_as_a_whole() -> None:

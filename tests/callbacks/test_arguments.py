@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, get_type_hints
 
 import pytest
@@ -108,6 +109,22 @@ def test_what_reads_no_validation_batch_has_no_arguments_about_them(name: str, a
             TypeError, match=rf"^{name} has no argument `{argument}`\..* It has: .*`every_n_validations`"
         ):
             OF_ITS_OWN[name](**{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("make", "before", "now"),
+    [
+        (lambda **kwargs: NoiseRobustness("enc", {"val_loss": "loss"}, **kwargs), "limit_examples", "max_examples"),
+        (lambda **kwargs: MinimalPairs("grammar", **kwargs), "pairs_per_task", "max_pairs"),
+        (lambda **kwargs: TaskSpace("grammar", **kwargs), "pairs_per_task", "max_pairs"),
+        (lambda **kwargs: ClozeFacts("facts.csv", **kwargs), "facts_per_relation", "max_facts"),
+    ],
+)
+def test_an_argument_of_an_earlier_name_is_told_the_name_it_has_now(
+    make: Callable[..., object], before: str, now: str
+) -> None:
+    with pytest.raises(TypeError, match=f"has no argument `{before}`. It is called `{now}` now"):
+        make(**{before: 4})
 
 
 class Six(TruthProbe):

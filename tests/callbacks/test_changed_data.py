@@ -120,9 +120,8 @@ def test_an_order_that_changes_matters_to_what_goes_by_place(tmp_path: Path, nam
 
 @pytest.mark.parametrize("name", WATCHING)
 def test_a_part_of_shuffled_data_is_other_data(tmp_path: Path, name: str) -> None:
-    most = {"limit_examples": 8} if name == "noise" else {"max_examples": 8}
     torch.manual_seed(0)
-    callback = WATCHING[name](**most)
+    callback = WATCHING[name](max_examples=8)
     assert len(fitted(tmp_path, [callback], loader(24, seed=1, shuffle=True), num_sanity_val_steps=0)) == 1
 
 
@@ -193,10 +192,10 @@ def test_noise_looks_at_what_it_reads_alone(tmp_path: Path) -> None:
             other = Sequences(24, seed=seed)
             self.ids[8:], self.tags[8:], self.mask[8:] = other.ids[8:], other.tags[8:], other.mask[8:]
 
-    callback = noise(limit_examples=8)
+    callback = noise(max_examples=8)
     both = [DataLoader(Grows(seed), batch_size=8) for seed in (1, 2)]
     assert not fitted(tmp_path, [callback], *both)
-    assert fitted(tmp_path, [noise(limit_examples=9)], *both)
+    assert fitted(tmp_path, [noise(max_examples=9)], *both)
 
 
 def test_classes_are_compared_on_the_same_samples(tmp_path: Path) -> None:

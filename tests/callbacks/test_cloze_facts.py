@@ -217,7 +217,7 @@ def zipf_facts(answers: int = 200, facts: int = 600) -> list[Fact]:
 def test_the_baseline_is_what_knows_how_common_answers_are(number: int | None) -> None:
     facts = zipf_facts()
     words = WordTokenizer(["lives", "in", *map(str, range(600)), *(f"town{n}" for n in range(200))])
-    callback = ClozeFacts(facts, words, candidates=20, facts_per_relation=number)
+    callback = ClozeFacts(facts, words, candidates=20, max_facts=number)
     common = Counter(fact.answer for fact in facts)
     right = []
     for fact in callback.facts:
@@ -228,7 +228,7 @@ def test_the_baseline_is_what_knows_how_common_answers_are(number: int | None) -
     assert expected > 1.9 * max(majority_share(callback.facts), 1 / 20)
     assert callback.acquisition.chance_levels() == {"home": pytest.approx(expected)}
     # Where all answers are candidates it is the majority's share, as ever.
-    everything = ClozeFacts(facts, words, candidates=None, facts_per_relation=number)
+    everything = ClozeFacts(facts, words, candidates=None, max_facts=number)
     assert everything.acquisition.chance_levels() == {"home": majority_share(everything.facts)}
 
 
@@ -327,7 +327,7 @@ def test_a_resumed_run_has_the_readings_of_one_that_was_not_stopped(tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"facts_per_relation": 0}, "`facts_per_relation` must be at least 1, or None for all, got 0"),
+        ({"max_facts": 0}, "`max_facts` must be at least 1, or None for all, got 0"),
         ({"candidates": 1}, "`candidates` must be at least 2, or None for all, got 1"),
         ({"threshold": 1.5}, "`threshold` must lie above 0 and not above 1, got 1.5"),
         ({"kind": "encoder"}, "`kind` must be 'causal' or 'masked', got 'encoder'"),
@@ -346,7 +346,7 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> Non
 def test_facts_from_a_file_and_a_function(tmp_path: Path) -> None:
     (tmp_path / "capital.tsv").write_text("prompt\tanswer\nfrance ___\tparis\nitaly ___\trome\n")
     assert ClozeFacts(tmp_path / "capital.tsv").acquisition.keys == {"capital": "cloze_accuracy/capital"}
-    assert len(ClozeFacts(lambda: WORLD.facts, facts_per_relation=5).facts) == 10
+    assert len(ClozeFacts(lambda: WORLD.facts, max_facts=5).facts) == 10
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ FULLEST: dict[str, Callable[[], ValidationAnalysis]] = {
         SITE, ["token", "bigram"], information_plane=["token", "next_token"], jackknife=2
     ),
     "LayerProbe": lambda: LayerProbe({"a": "encoder", "b": "head"}, ["tags"], ["depth"], codelength=True),
-    "TaskSpace": lambda: TaskSpace("grammar", "grammar", pairs_per_task=4),
-    "MinimalPairs": lambda: MinimalPairs("grammar", "grammar", pairs_per_task=4, standard_errors=True),
+    "TaskSpace": lambda: TaskSpace("grammar", "grammar", max_pairs=4),
+    "MinimalPairs": lambda: MinimalPairs("grammar", "grammar", max_pairs=4, standard_errors=True),
     # The rows say what the first of several probes has.
     "TruthProbe": lambda: TruthProbe(recipes.statements, SITE, ["mass_mean"], tokenizer=recipes.letter_words),
     "AcquisitionByClass": lambda: AcquisitionByClass("head", target="tags", names=["zero", "one"]),

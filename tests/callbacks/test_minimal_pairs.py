@@ -355,7 +355,7 @@ def test_a_resumed_run_has_the_readings_of_one_that_was_not_stopped(tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pairs_per_task": 0}, "`pairs_per_task` must be at least 1, or None for all, got 0"),
+        ({"max_pairs": 0}, "`max_pairs` must be at least 1, or None for all, got 0"),
         ({"threshold": 0.0}, "`threshold` must lie above 0 and not above 1, got 0.0"),
         ({"batch_tokens": 0}, "`batch_tokens` must be at least 1, got 0"),
         ({"kind": "encoder"}, "`kind` must be 'causal' or 'masked', got 'encoder'"),

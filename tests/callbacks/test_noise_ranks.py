@@ -24,7 +24,7 @@ def score(model: nn.Module, batch: dict) -> dict:
 
 
 def callbacks() -> list[NoiseRobustness]:
-    common = {"sites": {"emb": "embedding"}, "draw_figures": False, "log": "full", "limit_examples": 25}
+    common = {"sites": {"emb": "embedding"}, "draw_figures": False, "log": "full", "max_examples": 25}
     return [
         NoiseRobustness(
             **common,
@@ -104,7 +104,7 @@ class Counted(Tagger):
 
 def uneven() -> tuple[int, dict[str, float]]:
     Counted.steps = 0
-    settings = {"limit_examples": None, "start": None, "draw_figures": False, "log": "full"}
+    settings = {"max_examples": None, "start": None, "draw_figures": False, "log": "full"}
     callback = NoiseRobustness({"emb": "embedding"}, (0.5,), {"val_acc": "score"}, **settings)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")

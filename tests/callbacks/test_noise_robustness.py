@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lightning_interp import NoiseRobustness, analyze
-from lightning_interp.isolation.overheard import Overheard
+from lightning_interp.isolation.observed_epoch import ObservedEpoch
 from lightning_interp.isolation.replay import StepReplay
 from lightning_interp.reading.reading import Reading
 from lightning_interp.sites import BatchNoise, CaptureError, LayoutResolver, SiteNoise
@@ -84,7 +84,7 @@ def test_linear_gaussian_model_has_its_closed_form(tmp_path: Path, relative: str
         sites={"site": "site"},
         scales=scales,
         relative=relative,
-        limit_examples=None,
+        max_examples=None,
         start={"val_loss": float(y.square().mean()), "val_acc": 0.5},
     )
     # The standard deviation of a dimension is that of the batch, and of a single batch no robustness can be told.
@@ -167,7 +167,7 @@ def test_what_is_learned_is_lost_under_growing_noise(tmp_path: Path) -> None:
 
 
 def test_the_value_before_training_is_that_of_the_initial_weights(tmp_path: Path) -> None:
-    callback, model = noisy(limit_examples=None), Learner()
+    callback, model = noisy(max_examples=None), Learner()
     initial = Learner()
     fit(tmp_path, [callback], model, max_epochs=3)
     bare = trainer(tmp_path, [])
@@ -312,7 +312,7 @@ def train_hard(folder: Path, callbacks: list) -> tuple[list, Hard, pl.Trainer]:
 
 def test_a_module_that_does_everything_trains_as_without_the_callback(tmp_path: Path) -> None:
     random_state, plain, run = train_hard(tmp_path / "plain", [])
-    callback = noisy(monitors=HARD, drift={"enc": "encoder"}, limit_examples=None)
+    callback = noisy(monitors=HARD, drift={"enc": "encoder"}, max_examples=None)
     same_state, watched, other = train_hard(tmp_path / "watched", [callback])
 
     assert same_state == random_state
@@ -343,7 +343,7 @@ def _columns(text: str) -> dict[str, list[str]]:
 
 
 def test_every_kind_of_monitor_is_what_the_module_logs(tmp_path: Path) -> None:
-    callback = noisy(monitors=HARD, limit_examples=None)
+    callback = noisy(monitors=HARD, max_examples=None)
     _, _, run = train_hard(tmp_path, [callback])
     for monitor in set(HARD) - {"val_noise"}:
         key = monitor if monitor in run.callback_metrics else f"{monitor}/dataloader_idx_0"
@@ -357,8 +357,8 @@ def test_every_kind_of_monitor_is_what_the_module_logs(tmp_path: Path) -> None:
 
 
 def test_another_loader_has_its_own_keys(tmp_path: Path) -> None:
-    first = noisy(monitors={"val_loss": "loss"}, limit_examples=None)
-    second = noisy(monitors={"val_loss": "loss", "val_two": "score"}, dataloader_idx=1, limit_examples=None)
+    first = noisy(monitors={"val_loss": "loss"}, max_examples=None)
+    second = noisy(monitors={"val_loss": "loss", "val_two": "score"}, dataloader_idx=1, max_examples=None)
     _, _, run = train_hard(tmp_path, [first, second])
     for callback, index in ((first, 0), (second, 1)):
         suffix = f"/dataloader_idx_{index}" if index else ""
@@ -410,7 +410,7 @@ def score(model: nn.Module, batch: dict) -> dict:
 
 def test_a_score_is_read_example_by_example(tmp_path: Path) -> None:
     model = Learner()
-    callback = noisy(monitors={"loss": "loss", "exact": "score"}, score=score, limit_examples=13)
+    callback = noisy(monitors={"loss": "loss", "exact": "score"}, score=score, max_examples=13)
     run = trainer(tmp_path, [callback], max_epochs=4)
     run.fit(model, loader(), DataLoader(Sequences(40, seed=1), batch_size=5))
     data = Sequences(40, seed=1)
@@ -477,7 +477,7 @@ def test_only_whole_batches_up_to_the_limit_are_read(tmp_path: Path) -> None:
                 sizes.append(batch_idx)
             super().validation_step(batch, batch_idx)
 
-    callback = noisy(limit_examples=17, scales=(0.5,), start=None)
+    callback = noisy(max_examples=17, scales=(0.5,), start=None)
     fit(tmp_path, [callback], Counting(), max_epochs=1, num_sanity_val_steps=0)
     # Without noise they are known from the validation run itself.
     assert sizes == [0, 1, 2]
@@ -503,7 +503,7 @@ class Hooked(Tagger):
 
 OVERHEARD = {
     "metric, plain, collected": (Tagger, ("val_acc", "val_loss", "val_loss_collected"), {}, True),
-    "the first batches": (Tagger, ("val_acc", "val_loss", "val_loss_collected"), {"limit_examples": 17}, True),
+    "the first batches": (Tagger, ("val_acc", "val_loss", "val_loss_collected"), {"max_examples": 17}, True),
     "with drift": (Tagger, ("val_acc",), {"drift": {"enc": "encoder"}, "tokens": "input_ids"}, False),
     "hooks": (Hooked, ("hooked", "val_acc"), {}, False),
     **{f"draws from {stream}": (Sampling, ("drawn", "val_loss"), {}, False) for stream in ("torch", "numpy", "python")},
@@ -526,13 +526,13 @@ def test_what_is_overheard_is_what_a_run_without_noise_gives(
         callback = noisy(monitors=dict.fromkeys(monitors, "loss"), scales=(0.5,), start=None, **kwargs)
         model = make()
         if again:
-            monkeypatch.setattr(Overheard, "stop", stop_and_forget)
+            monkeypatch.setattr(ObservedEpoch, "stop", stop_and_forget)
         fit(tmp_path, [callback], model, max_epochs=2, num_sanity_val_steps=0)
         return {key: value for key, value in callback.reading.items() if "seconds" not in key}, len(passes)
 
-    stop = Overheard.stop
+    stop = ObservedEpoch.stop
 
-    def stop_and_forget(self: Overheard) -> None:
+    def stop_and_forget(self: ObservedEpoch) -> None:
         stop(self)
         self.exact = False
 
@@ -748,7 +748,7 @@ def test_skipped_positions_and_ignored_tokens_get_no_noise(tmp_path: Path) -> No
                 seen.append((z - self.embedding.weight[ids]).abs().sum(-1) > 0)
             return self.head(self.encoder(z))
 
-    callback = noisy(scales=(0.5,), skip_positions=1, ignore_tokens=[3], start=None, limit_examples=8)
+    callback = noisy(scales=(0.5,), skip_positions=1, ignore_tokens=[3], start=None, max_examples=8)
     fit(tmp_path, [callback], Watching(), max_epochs=1, num_sanity_val_steps=0)
     data = Sequences(40, seed=1)
     clean, *_, changed = seen
@@ -870,7 +870,7 @@ def test_a_module_that_is_itself_a_whole_graph_is_refused_too() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_half_precision(tmp_path: Path, precision: str) -> None:
-    callback, reference = noisy(limit_examples=None), noisy(limit_examples=None)
+    callback, reference = noisy(max_examples=None), noisy(max_examples=None)
     pl.seed_everything(0)
     fit(tmp_path, [callback], Learner(), max_epochs=6, precision=precision)
     pl.seed_everything(0)
@@ -889,8 +889,7 @@ def test_half_precision(tmp_path: Path, precision: str) -> None:
         ({"scales": (0.5, 0.1)}, "`scales` must be finite"),
         ({"monitors": {"val_acc": "max"}}, r"`monitors\['val_acc'\]` must be one of \['loss', 'score'\], got 'max'"),
         ({"monitors": None}, "`monitors` and `drift` are both empty"),
-        ({"limit_examples": 0}, "`limit_examples` must be at least 1, or None for all, got 0"),
-        ({"max_examples": 5}, "`max_examples` is `limit_examples` here"),
+        ({"max_examples": 0}, "`max_examples` must be at least 1, or None for all, got 0"),
         ({"kind": "salt"}, "`kind` must be one of .*'gaussian', 'tokens'.*, got 'salt'"),
         ({"kind": "tokens", "scales": (0.5, 2.0)}, "`scales` are rates"),
         ({"relative": "length"}, "`relative` must be one of .*, got 'length'"),

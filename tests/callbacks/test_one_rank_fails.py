@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torchmetrics
 
 from lightning_interp import RepresentationGeometry, RepresentationMetrics, ValidationAnalysis
-from lightning_interp.distributed import Sum, run
+from lightning_interp.distributed import Sum, over_ranks
 from tests.callbacks.recipes import ANALYSES, analysis
 from tests.toy import Norm, Tagger, loader, trainer
 
@@ -103,9 +103,9 @@ class Own(ValidationAnalysis):
             self._maybe(3)
             return float(total + again)
 
-        found = run(steps())
+        found = over_ranks(steps())
         self._maybe(4)
-        return {"own": found + run(steps())}
+        return {"own": found + over_ranks(steps())}
 
 
 class Frozen(RuntimeError):

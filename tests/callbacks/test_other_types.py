@@ -120,7 +120,7 @@ GIVEN: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "scales": (0.25, 1.0),
             "monitors": {"val_loss": "loss", "val_acc": "score"},
             "drift": SITE,
-            "limit_examples": 24,
+            "max_examples": 24,
             "start": {"val_loss": 1.5, "val_acc": 0.2},
             "seed": 6,
             "tokens": {"emb": "input_ids", "enc": "input_ids"},
@@ -197,18 +197,18 @@ GIVEN: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "minimal pairs": (
         MinimalPairs,
-        {"tasks": tasks(), **LANGUAGE, "pairs_per_task": 4, "threshold": 0.6, "bos_token_id": 0, "add_bos": True},
+        {"tasks": tasks(), **LANGUAGE, "max_pairs": 4, "threshold": 0.6, "bos_token_id": 0, "add_bos": True},
     ),
     "cloze facts": (
         ClozeFacts,
-        {"facts": FACTS, **LANGUAGE, "facts_per_relation": 4, "candidates": 2, "threshold": 0.4},
+        {"facts": FACTS, **LANGUAGE, "max_facts": 4, "candidates": 2, "threshold": 0.4},
     ),
     "task space": (
         TaskSpace,
         {
             "tasks": tasks(),
             **LANGUAGE,
-            "pairs_per_task": 6,
+            "max_pairs": 6,
             "buckets": 256,
             "sample": 1000,
             "fraction": 0.1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lightning_interp.callbacks._overview import overview, overview_panels
-from lightning_interp.decisions import Boundary, Standing, log_spaced_steps
+from lightning_interp.decisions import Boundary, PhaseState, log_spaced_steps
 from lightning_interp.functional.knees import fit_knees
 
 STEPS = list(log_spaced_steps(per_decade=12, start=10, stop=2000))
@@ -31,7 +31,7 @@ MAIN_JOB = {
 def drawn(series: dict, loss: str = LOSS, **kwargs: object) -> dict[str, list[str]]:
     """Panel → what its legend says."""
     found = {}
-    figure = overview(series, {}, Standing(), ["phase one", "phase two"], loss, "a note", LOADERS, **kwargs)
+    figure = overview(series, {}, PhaseState(), ["phase one", "phase two"], loss, "a note", LOADERS, **kwargs)
     for axes in figure.axes:
         legend = axes.get_legend()
         said = [] if legend is None else [text.get_text() for text in legend.get_texts()]
@@ -96,26 +96,26 @@ def test_no_value_is_lost_between_keys_and_panels() -> None:
 def test_at_most_six_panels_and_the_note_names_the_rest() -> None:
     measures = ("rankme", "effective_rank", "anisotropy", "curvature", "alpha", "matrix_entropy", "information")
     series = {LOSS: curve(4, 0), **{f"{measure}/encoder": curve(1, 9) for measure in measures}}
-    figure = overview(series, {}, Standing(), ["phase one"], LOSS, "phase one goes on", LOADERS)
+    figure = overview(series, {}, PhaseState(), ["phase one"], LOSS, "phase one goes on", LOADERS)
     assert len(figure.axes) == 6
     (note,) = figure.texts
     assert "Not drawn: matrix entropy at encoder; information at encoder" in " ".join(note.get_text().split())
 
 
 def test_the_note_speaks_in_names() -> None:
-    figure = overview(MAIN_JOB, {}, Standing(), ["phase one"], LOSS, f"{LOSS} has no plateau yet", LOADERS)
+    figure = overview(MAIN_JOB, {}, PhaseState(), ["phase one"], LOSS, f"{LOSS} has no plateau yet", LOADERS)
     assert figure.texts[0].get_text() == "val_loss, in distribution has no plateau yet"
 
 
 def test_phases_are_shaded_and_one_that_is_not_sure_has_a_question_mark() -> None:
     names = ["phase one", "phase two"]
-    one = overview(MAIN_JOB, {}, Standing(), names, LOSS, "")
+    one = overview(MAIN_JOB, {}, PhaseState(), names, LOSS, "")
     assert [text.get_text() for text in one.axes[0].texts] == ["phase one"]
     begun = Boundary(300.0, 250.0, 350.0)
-    unsure = overview(MAIN_JOB, {}, Standing(provisional=begun), names, LOSS, "")
+    unsure = overview(MAIN_JOB, {}, PhaseState(provisional=begun), names, LOSS, "")
     assert [text.get_text() for text in unsure.axes[0].texts] == ["phase one", "phase two?"]
     assert [bool(patch.get_hatch()) for patch in unsure.axes[0].patches] == [False, True]
-    sure = overview(MAIN_JOB, {}, Standing(1, (begun,)), names, LOSS, "")
+    sure = overview(MAIN_JOB, {}, PhaseState(1, (begun,)), names, LOSS, "")
     assert [text.get_text() for text in sure.axes[0].texts] == names
     assert [bool(patch.get_hatch()) for patch in sure.axes[0].patches] == [False, False]
     assert [patch.get_x() for patch in sure.axes[0].patches][1] == 300.0
@@ -127,7 +127,7 @@ def test_knees_have_intervals_where_those_were_computed() -> None:
     series = {LOSS: (STEPS, list(4 - bent))}
     for intervals in (False, True):
         fits = {LOSS: fit_knees(x, 4 - bent, max_knees=2, intervals=intervals)}
-        (axes,) = overview(series, fits, Standing(), ["phase one"], LOSS, "").axes
+        (axes,) = overview(series, fits, PhaseState(), ["phase one"], LOSS, "").axes
         assert [line for line in axes.get_lines() if line.get_marker() == "|"]
         bars = [line for line in axes.get_lines() if line.get_alpha() == 0.4]
         assert bool(bars) == intervals

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_interp import LanguageModel, ValidationAnalysis, analyze
-from lightning_interp.distributed import Steps, Sum
+from lightning_interp.distributed import Collective, Sum
 from lightning_interp.parts.sentences import SentenceBatch, Sentences
 from lightning_interp.reading.arguments import AnalysisArgs
 from lightning_interp.reading.reading import Reading
@@ -48,7 +48,7 @@ class AttentionStructure(ValidationAnalysis):
         sites = self.sentences.short_names(model)
         return {f"{name}/{site}/{head}": "summary" for name in NAMES for site in sites for head in self.heads}
 
-    def merge(self, reading: Reading) -> Steps[Mapping[str, float]]:
+    def merge(self, reading: Reading) -> Collective[Mapping[str, float]]:
         none = torch.zeros(len(self.sentences.names), len(self.heads), len(NAMES) + 1, dtype=torch.float64)
         total: Tensor = yield Sum(sum(self.sentences.run(head_sums, reading.group), none))
         means = (total[..., :-1] / total[..., -1:]).permute(2, 0, 1).flatten().tolist()

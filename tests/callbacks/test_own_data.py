@@ -21,7 +21,7 @@ from lightning_interp import (
     ValidationAnalysis,
     analyze,
 )
-from lightning_interp.isolation import kept_random_state, seeded
+from lightning_interp.isolation import preserved_rng, seed_all
 from lightning_interp.tasks import Task
 from tests.toy import Norm, Sequences, Tagger, loader, trainer
 
@@ -81,8 +81,8 @@ def test_what_a_forward_pass_draws_is_drawn_from_the_seed(seed: int) -> None:
 
     settings = {"baseline": False, "seed": seed, "data": list(loader(8, seed=5)), "forward": forward, "min_count": 1}
     analyze(Tagger(), loader(8), LayerProbe(SITE, ["tags"], **settings))
-    with kept_random_state():
-        seeded(seed)
+    with preserved_rng():
+        seed_all(seed)
         assert torch.equal(drawn[0], torch.rand(2))
 
 

@@ -74,7 +74,7 @@ def analyses(max_examples: int | None = None) -> list[ValidationAnalysis]:
             monitors={"hits": "score"},
             score=score,
             start={"hits": -10.0},  # far away, since how the noise of a monitor is estimated depends on the batches
-            limit_examples=max_examples,
+            max_examples=max_examples,
             draw_figures=False,
         ),
     ]

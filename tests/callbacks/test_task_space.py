@@ -252,7 +252,7 @@ def test_validate_reads_and_keeps_no_history(tmp_path: Path) -> None:
 # ------------------------------------------------- arguments
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"pairs_per_task": 1}, "`pairs_per_task` must be at least 2, got 1"),
+    ({"max_pairs": 1}, "`max_pairs` must be at least 2, got 1"),
     ({"fraction": 0.0}, "`fraction` must lie above 0 and not above 1, got 0.0"),
     ({"null": "text"}, "`null` must be 'swapped' or sentences of general text, got 'text'"),
     ({"null": ["one"]}, "`null` must have at least 8 sentences, got 1"),
@@ -314,15 +314,15 @@ def test_tasks_from_a_table_a_function_and_the_grammar(tmp_path: Path) -> None:
         == TASKS
     )
     assert len(TaskSpace("grammar").tasks) == len(TaskSpace("lightning_interp.tasks.grammar_tasks").tasks) == 30
-    drawn = TaskSpace(TASKS, pairs_per_task=4).tasks
+    drawn = TaskSpace(TASKS, max_pairs=4).tasks
     assert all(len(task) == 4 and set(task.pairs) < set(TASKS[i].pairs) for i, task in enumerate(drawn))
-    assert drawn == TaskSpace(TASKS[::-1], pairs_per_task=4).tasks[::-1]
+    assert drawn == TaskSpace(TASKS[::-1], max_pairs=4).tasks[::-1]
 
 
 CONFIG = """
 callback:
   class_path: lightning_interp.TaskSpace
-  init_args: {tasks: %s, tokenizer: grammar, model: lm, pairs_per_task: 4, groups: false}
+  init_args: {tasks: %s, tokenizer: grammar, model: lm, max_pairs: 4, groups: false}
 """
 
 

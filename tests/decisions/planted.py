@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lightning_interp.decisions import Track
+from lightning_interp.decisions import Curve
 
 STEPS = [round(10 ** (k / 8)) for k in range(6, 30)]
 
@@ -41,6 +41,6 @@ class Fit:
         return value
 
 
-def track(fit: Fit, mode: str = "min", size: float = 0.0, seed: int = 0) -> Track:
+def track(fit: Fit, mode: str = "min", size: float = 0.0, seed: int = 0) -> Curve:
     jitter = size * np.random.default_rng(seed).standard_normal(len(STEPS))
-    return Track(STEPS, list(fit.fitted + jitter), mode, fit)
+    return Curve(STEPS, list(fit.fitted + jitter), mode, fit)

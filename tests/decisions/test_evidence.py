@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightning_interp.decisions import Track, improvement, plateau, slowed
+from lightning_interp.decisions import Curve, improvement, plateau, slowed
 from lightning_interp.functional import fit_knees
 from tests.decisions.planted import STEPS, Fit, track
 from tests.reference.evidence import slow_improvement
@@ -39,18 +39,18 @@ def test_a_slope_within_its_noise_is_none() -> None:
     assert plateau(track(slow, size=0.3, seed=1)) == 0
 
 
-def bent(knee: float, slopes: tuple[float, float], size: float, seed: int, mode: str = "max") -> Track:
+def bent(knee: float, slopes: tuple[float, float], size: float, seed: int, mode: str = "max") -> Curve:
     """Readings of a curve with one knee, with a real fit."""
     x = np.log10(STEPS)
     y = slopes[0] * np.minimum(x, knee) + slopes[1] * np.maximum(x - knee, 0)
     y = y + size * np.random.default_rng(seed).standard_normal(len(x))
-    return Track(STEPS, y.tolist(), mode, fit_knees(x, y, intervals=False))
+    return Curve(STEPS, y.tolist(), mode, fit_knees(x, y, intervals=False))
 
 
-def mirrored(one: Track) -> Track:
+def mirrored(one: Curve) -> Curve:
     values = [-value for value in one.values]
     other = "min" if one.mode == "max" else "max"
-    return Track(one.steps, values, other, fit_knees(np.log10(one.steps), values, intervals=False))
+    return Curve(one.steps, values, other, fit_knees(np.log10(one.steps), values, intervals=False))
 
 
 def test_a_smooth_bend_into_a_plateau_is_told_by_its_last_readings() -> None:
@@ -59,7 +59,7 @@ def test_a_smooth_bend_into_a_plateau_is_told_by_its_last_readings() -> None:
     ends = {}
     for size in range(12, 57):
         y = 3 / (1 + np.exp(8 * (x[:size] - 2.2)))
-        one = Track(steps[:size], y.tolist(), "min", fit_knees(x[:size], y, intervals=False))
+        one = Curve(steps[:size], y.tolist(), "min", fit_knees(x[:size], y, intervals=False))
         ends[size] = slowed(one) is not None, plateau(one) is not None
     first = {name: min(size for size, both in ends.items() if both[at]) for at, name in enumerate(("slow", "flat"))}
     # It falls at a quarter of its steepest rate at 2.53, and at 5 % of the whole a decade at 2.83: readings 38 and 45.
@@ -83,7 +83,7 @@ def test_a_smooth_bend_into_a_plateau_is_told_by_its_last_readings() -> None:
 )
 def test_slowed(knees: tuple, slopes: tuple, mode: str, expected: int | None) -> None:
     assert slowed(track(Fit(knees, slopes), mode)) == expected
-    assert slowed(Track(STEPS, STEPS, mode, None)) is None
+    assert slowed(Curve(STEPS, STEPS, mode, None)) is None
 
 
 # ------------------------------------------------- improvement
@@ -114,13 +114,13 @@ def test_a_key_that_begins_late_is_compared_with_the_loss_from_there() -> None:
     # Over all its readings the loss is nearly flat by 300; over those from 300 on it makes half of its gains by 390.
     x = np.log10(STEPS)
     fall = np.exp(-6 * (x - x[0]))
-    loss = Track(STEPS, fall.tolist(), "min", fit_knees(x, fall, intervals=False))
+    loss = Curve(STEPS, fall.tolist(), "min", fit_knees(x, fall, intervals=False))
     late = [place for place, step in enumerate(STEPS) if step >= 300]
     steps = [STEPS[place] for place in late]
 
-    def key(values: np.ndarray) -> Track:
+    def key(values: np.ndarray) -> Curve:
         values = values + 1e-4 * np.random.default_rng(0).standard_normal(len(values))
-        return Track(steps, values.tolist(), "max", fit_knees(np.log10(steps), values, intervals=False))
+        return Curve(steps, values.tolist(), "max", fit_knees(np.log10(steps), values, intervals=False))
 
     assert not improvement(key(1 - fall[late] / fall[late].max()), 300, loss).noticeable
     assert improvement(key(x[late]), 300, loss).noticeable
@@ -145,7 +145,7 @@ def test_a_rise_that_ends_soon_after_is_an_improvement_however_long_the_run_goes
     x = np.log10(STEPS)
     y = np.clip(x - 1.8, 0, 0.5) + 0.01 * np.random.default_rng(0).standard_normal(len(x))
     for size in range(STEPS.index(237) + 1, len(STEPS) + 1):
-        one = Track(STEPS[:size], y[:size].tolist(), "max", fit_knees(x[:size], y[:size], intervals=False))
+        one = Curve(STEPS[:size], y[:size].tolist(), "max", fit_knees(x[:size], y[:size], intervals=False))
         assert improvement(one, since=75).noticeable
 
 
@@ -161,4 +161,4 @@ def test_improvement_needs_four_readings_and_a_fit() -> None:
     one = track(Fit((2.0,), (0.1, 0.3)), "max")
     assert improvement(one, since=STEPS[-4]) is not None
     assert improvement(one, since=STEPS[-3]) is None
-    assert improvement(Track(one.steps, one.values, "max", None), since=100) is None
+    assert improvement(Curve(one.steps, one.values, "max", None), since=100) is None

@@ -5,14 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_interp.decisions import Boundary, PhaseTracker, Standing, Verdict, describe
+from lightning_interp.decisions import Boundary, PhaseReading, PhaseState, PhaseTracker, describe
 
 
-def at(step: float, width: float = 1.1) -> Verdict:
-    return Verdict((Boundary(step, step / width, step * width),), True, "found")
+def at(step: float, width: float = 1.1) -> PhaseReading:
+    return PhaseReading((Boundary(step, step / width, step * width),), True, "found")
 
 
-NOTHING = Verdict((), True, "nothing")
+NOTHING = PhaseReading((), True, "nothing")
 
 
 def test_a_boundary_is_confirmed_by_three_readings_in_a_row_at_one_place() -> None:
@@ -46,7 +46,7 @@ def test_a_confirmed_phase_stays_when_its_evidence_is_gone() -> None:
     assert "its place seems to be step 300" in moving.reason
     moved = tracker.update(5, at(300))
     assert (moved.index, moved.fits, moved.boundaries[0].step) == (1, True, 300)
-    contradicted = tracker.update(6, Verdict((Boundary(300, 290, 310),), False, "no"))
+    contradicted = tracker.update(6, PhaseReading((Boundary(300, 290, 310),), False, "no"))
     assert (contradicted.index, contradicted.fits) == (1, False)
 
 
@@ -59,7 +59,7 @@ def test_a_second_reading_at_one_step_takes_the_place_of_the_first() -> None:
 
 VERDICTS = st.lists(
     st.lists(st.sampled_from([20.0, 22.0, 50.0, 100.0, 110.0, 300.0]), max_size=3, unique=True).map(
-        lambda steps: Verdict(tuple(Boundary(s, s / 1.1, s * 1.1) for s in sorted(steps)), True, "found")
+        lambda steps: PhaseReading(tuple(Boundary(s, s / 1.1, s * 1.1) for s in sorted(steps)), True, "found")
     ),
     max_size=20,
 )
@@ -86,17 +86,17 @@ def test_phases_never_fall_and_survive_a_checkpoint(verdicts: list, confirm: int
 
 def test_describe() -> None:
     names = ("phase one", "phase two")
-    assert describe(Standing(), names) == "phase one goes on: no reading yet"
-    assert describe(Standing(0, (), False, "why"), names) == "phase one goes on: why"
-    assert describe(Standing(0, (), False, "why", over=True), names) == "no second phase: why"
-    seen = Standing(0, (), True, "why", provisional=Boundary(450.2, 380.1, 519.8))
+    assert describe(PhaseState(), names) == "phase one goes on: no reading yet"
+    assert describe(PhaseState(0, (), False, "why"), names) == "phase one goes on: why"
+    assert describe(PhaseState(0, (), False, "why", over=True), names) == "no second phase: why"
+    seen = PhaseState(0, (), True, "why", provisional=Boundary(450.2, 380.1, 519.8))
     assert describe(seen, names) == "phase two seems to have begun at step 450, not confirmed yet: why"
-    one = Standing(1, (Boundary(450.2, 380.1, 519.8),), True, "why")
+    one = PhaseState(1, (Boundary(450.2, 380.1, 519.8),), True, "why")
     assert describe(one, names, 0.1) == "phase two began at step 450 (90 %: 380 to 520): why"
 
 
-def early(step: float) -> Verdict:
-    return Verdict((), True, "slowed down", early=(Boundary(step, step / 1.1, step * 1.1),))
+def early(step: float) -> PhaseReading:
+    return PhaseReading((), True, "slowed down", early=(Boundary(step, step / 1.1, step * 1.1),))
 
 
 def test_a_phase_is_provisional_at_two_readings_that_point_to_it_and_confirmed_later() -> None:
@@ -127,7 +127,7 @@ def test_a_place_that_wanders_is_not_even_provisional() -> None:
 
 def test_no_second_phase_is_a_verdict_of_three_readings() -> None:
     tracker = PhaseTracker(3)
-    against = Verdict((), False, "nothing improves")
+    against = PhaseReading((), False, "nothing improves")
     assert [tracker.update(step, against).number for step in range(4)] == [1, 1, 0, 0]
     assert [tracker.update(step, at(100)).number for step in (4, 5, 6)] == [1, 1, 2]
     assert [tracker.update(step, against).over for step in (7, 8, 9)] == [False, False, True]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lightning_interp.decisions import Track, improvement, judge
+from lightning_interp.decisions import Curve, improvement, judge
 from lightning_interp.functional import fit_knees
 from tests.decisions.planted import STEPS, Fit, track
 
@@ -26,7 +26,7 @@ def test_two_phases_need_a_plateau_and_something_that_improves_after_it() -> Non
     assert "plateau from step 100 (79 to 126); nothing improves noticeably after it: flat changes by" in none.reason
     steady = judge("two_phase", ("val_loss", track(Fit((), (-2.0,)))), {"ood": rises})
     assert (steady.boundaries, steady.fits, steady.reason) == ((), True, "val_loss has no plateau yet")
-    late = Track(STEPS[-3:], rises.values[-3:], "max", None)
+    late = Curve(STEPS[-3:], rises.values[-3:], "max", None)
     waiting = judge("two_phase", ("val_loss", track(LOSS)), {"ood": late})
     assert (waiting.boundaries, waiting.fits) == ((), True)
     assert "too few readings of ood" in waiting.reason
@@ -96,6 +96,6 @@ def test_a_curve_is_no_second_phase_to_its_own_mirror_image(decades: float, slow
     curves = {}
     for mode, sign in (("min", 1), ("max", -1)):
         fit = fit_knees(np.log10(steps), sign * y, intervals=False)
-        curves[mode] = Track(steps, list(sign * y), mode, fit)
+        curves[mode] = Curve(steps, list(sign * y), mode, fit)
     assert not judge("two_phase", ("loss", curves["min"]), {"score": curves["max"]}).boundaries
     assert not judge("two_phase", ("score", curves["max"]), {"loss": curves["min"]}).boundaries

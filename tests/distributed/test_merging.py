@@ -11,20 +11,20 @@ import torch.distributed as dist
 from ranks import RankError
 
 from lightning_interp.distributed import (
+    Collective,
     Gather,
     Maximum,
     Minimum,
     PeerError,
-    Steps,
     Sum,
     Sums,
-    agree,
-    run,
+    all_ranks,
+    over_ranks,
     world_size,
 )
 
 
-def everything(rank: int, length: int) -> Steps[dict[str, object]]:
+def everything(rank: int, length: int) -> Collective[dict[str, object]]:
     mine = torch.arange(4.0).reshape(2, 2) * (1 if rank % 2 else -1) + rank
     before = mine.clone()
     total = yield Sum(mine)
@@ -46,7 +46,7 @@ def everything(rank: int, length: int) -> Steps[dict[str, object]]:
 
 def exchange_everything(lengths: list[int]) -> tuple[dict[str, object], int, str]:
     rank = dist.get_rank()
-    return run(everything(rank, lengths[rank])), world_size(), os.environ["LOCAL_RANK"]
+    return over_ranks(everything(rank, lengths[rank])), world_size(), os.environ["LOCAL_RANK"]
 
 
 def plain_everything(lengths: list[int]) -> dict[str, object]:
@@ -80,13 +80,13 @@ def test_exchanges_equal_the_plain_result_on_every_rank(ranks, lengths):
 def test_without_a_process_group_every_exchange_is_what_this_process_has():
     assert not dist.is_initialized()
     assert world_size() == 1
-    assert_same(run(everything(0, 3)), plain_everything([3]))
+    assert_same(over_ranks(everything(0, 3)), plain_everything([3]))
 
 
 def gather_dtypes() -> list[list[torch.Tensor]]:
     rank = dist.get_rank()
 
-    def steps() -> Steps[list[list[torch.Tensor]]]:
+    def steps() -> Collective[list[list[torch.Tensor]]]:
         found = []
         for value in (
             torch.tensor([True, False]),
@@ -97,7 +97,7 @@ def gather_dtypes() -> list[list[torch.Tensor]]:
             found.append((yield Gather(value)))
         return found
 
-    return run(steps())
+    return over_ranks(steps())
 
 
 def test_gather_keeps_dtype_and_shape(three_ranks):
@@ -110,7 +110,7 @@ def test_gather_keeps_dtype_and_shape(three_ranks):
 
 
 def share_agreement(who_fails: int) -> tuple[bool, bool]:
-    return agree(dist.get_rank() != who_fails), agree(True)
+    return all_ranks(dist.get_rank() != who_fails), all_ranks(True)
 
 
 def test_agree_needs_every_rank(ranks):
@@ -123,7 +123,7 @@ class NobodyExpectsError(Exception):
     pass
 
 
-def fail_at(failing: int, step: int, closed: list[int]) -> Steps[str]:
+def fail_at(failing: int, step: int, closed: list[int]) -> Collective[str]:
     rank = dist.get_rank()
     try:
         for here in range(4):
@@ -141,7 +141,7 @@ def run_to_failure(failing: int, step: int) -> tuple[str, list[int], float]:
     closed: list[int] = []
     started = time.monotonic()
     try:
-        outcome = run(fail_at(failing, step, closed))
+        outcome = over_ranks(fail_at(failing, step, closed))
     except NobodyExpectsError as error:
         outcome = f"own: {error}"
     except PeerError:
@@ -171,12 +171,12 @@ def two_groups() -> tuple[list[float], int]:
     if rank == 2:
         return [], world_size()
 
-    def steps() -> Steps[list[float]]:
+    def steps() -> Collective[list[float]]:
         total = yield Sum(torch.tensor(float(rank + 1)))
         parts = yield Gather(torch.tensor([float(rank)]))
         return [float(total), *(float(part) for part in parts)]
 
-    return run(steps(), part), world_size(part)
+    return over_ranks(steps(), part), world_size(part)
 
 
 def test_a_given_group_is_the_one_that_is_used(three_ranks):

@@ -14,7 +14,7 @@ import torchmetrics
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from lightning_interp.isolation import ModuleState, kept_random_state, muted_loggers, seeded, untouched
+from lightning_interp.isolation import ModuleState, muted_loggers, no_side_effects, preserved_rng, seed_all
 from tests.identity import same, standing
 
 
@@ -136,7 +136,7 @@ def test_untouched_undoes_everything() -> None:
     model = Busy()
     before = model.look()
     identities = [model.outputs, model.seen, model.meter, model.nested, model.norm.running_mean]
-    with untouched(model):
+    with no_side_effects(model):
         for _ in range(2):
             model.work()
         assert model.count == 2
@@ -152,7 +152,7 @@ def test_untouched_undoes_everything() -> None:
 def test_each_part_of_the_work_would_be_noticed() -> None:
     model = Busy()
     before = model.look()
-    with kept_random_state(), untouched(nn.Linear(1, 1)):
+    with preserved_rng(), no_side_effects(nn.Linear(1, 1)):
         vars(model)["log"] = vars(model)["log_dict"] = lambda *args: None
         model.work()
         changed = [one != other for one, other in zip(before, model.look(), strict=True)]
@@ -164,7 +164,7 @@ def test_lives_are_apart() -> None:
     model = Busy()
     start = ModuleState(model)
     lives = [start.copy(), start.copy()]
-    with untouched(model):
+    with no_side_effects(model):
         for rounds, life in enumerate(lives, 1):
             life.install()
             for _ in range(rounds):
@@ -181,7 +181,7 @@ def test_lives_are_apart() -> None:
 def test_aliases_stay_aliases() -> None:
     model = nn.Linear(1, 1)
     model.a = model.b = [1]
-    with untouched(model):
+    with no_side_effects(model):
         model.a.append(2)
         assert model.b == [1, 2]
     assert model.b == [1]
@@ -190,7 +190,7 @@ def test_aliases_stay_aliases() -> None:
 def test_what_closes_something_is_not_copied() -> None:
     model = Busy()
     Closing.closed = 0
-    with untouched(model):
+    with no_side_effects(model):
         pass
     assert Closing.closed == 0
 
@@ -200,7 +200,7 @@ def test_everything_is_put_back_after_an_error() -> None:
     before = model.look()
 
     def fail() -> None:
-        with untouched(model):
+        with no_side_effects(model):
             model.work()
             raise RuntimeError("planted")
 
@@ -213,10 +213,10 @@ def test_seeding_covers_all_streams() -> None:
     def draw() -> tuple:
         return random.random(), np.random.rand(), float(torch.rand(()))
 
-    with kept_random_state():
-        seeded(2**40 + 5)
+    with preserved_rng():
+        seed_all(2**40 + 5)
         first = draw()
-        seeded(2**40 + 5)
+        seed_all(2**40 + 5)
         assert draw() == first
 
 
@@ -237,7 +237,7 @@ def test_buffers_of_a_scripted_part_are_put_back() -> None:
     model = nn.Sequential(nn.Linear(2, 2), torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))))
     scripted = dict(model.named_buffers())["1.1.running_mean"]
     before = scripted.clone()
-    with untouched(model), torch.no_grad():
+    with no_side_effects(model), torch.no_grad():
         model(torch.randn(8, 2))
         assert not torch.equal(dict(model.named_buffers())["1.1.running_mean"], before)
     assert torch.equal(dict(model.named_buffers())["1.1.running_mean"], before)
@@ -345,7 +345,7 @@ WAYS = [name[1:] for name in vars(Restless) if name.startswith("_") and not name
 def test_what_a_model_rebuilds_while_it_runs_is_put_back_by_identity(way: str) -> None:
     model = Restless(way)
     before = standing(model)
-    with untouched(model), torch.no_grad():
+    with no_side_effects(model), torch.no_grad():
         model(torch.zeros(2, 2))
     assert same(before, standing(model))
     assert model.names == ["a"]
@@ -382,7 +382,7 @@ def test_lives_are_apart_whatever_is_rebuilt_in_one(way: str) -> None:
 
 def test_a_hook_that_was_put_back_can_still_be_taken_off() -> None:
     model = Restless("a_hook_vanishes")
-    with untouched(model):
+    with no_side_effects(model):
         model(torch.zeros(1, 2))
         assert not model.first._forward_hooks
     assert len(model.first._forward_hooks) == 1
@@ -398,7 +398,7 @@ def test_a_model_of_transformers_has_as_many_hooks_and_outputs_as_before() -> No
     model, ids = transformers.GPT2LMHeadModel(config).eval(), torch.zeros(1, 4, dtype=torch.long)
     before = standing(model)
     for _ in range(3):
-        with untouched(model), torch.no_grad():
+        with no_side_effects(model), torch.no_grad():
             assert len(model(ids, output_hidden_states=True).hidden_states) == 3
         assert same(before, standing(model))
     assert len(model(ids, output_hidden_states=True).hidden_states) == 3
@@ -407,7 +407,7 @@ def test_a_model_of_transformers_has_as_many_hooks_and_outputs_as_before() -> No
 def test_a_layer_that_waits_for_its_shape_gets_it_all_the_same() -> None:
     model = nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d())
     parameters = list(model.parameters())
-    with untouched(model), torch.no_grad():
+    with no_side_effects(model), torch.no_grad():
         model(torch.ones(4, 5))
     assert model(torch.ones(4, 5)).shape == (4, 3)
     assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
@@ -415,7 +415,7 @@ def test_a_layer_that_waits_for_its_shape_gets_it_all_the_same() -> None:
 
 def test_mode_and_attributes_of_a_scripted_part_are_put_back() -> None:
     model = nn.Sequential(nn.Linear(2, 2), torch.jit.script(Counting()))
-    with untouched(model), torch.no_grad():
+    with no_side_effects(model), torch.no_grad():
         model.eval()(torch.zeros(1, 2))
         assert (model[1].training, model[1].count, float(model[1].plain)) == (False, 1, 2.0)
     assert (model[1].training, model[1].count, float(model[1].plain)) == (True, 0, 0.0)
@@ -445,9 +445,9 @@ def test_nothing_is_written_where_nothing_has_changed() -> None:
 
     model = nn.Sequential(nn.Linear(2, 2))
     model[0]._parameters = Watched(model[0]._parameters)
-    with untouched(model), torch.no_grad():
+    with no_side_effects(model), torch.no_grad():
         model(torch.zeros(1, 2))
     assert model[0]._parameters.writes == 0
-    with untouched(model):
+    with no_side_effects(model):
         model[0].bias = None
     assert model[0]._parameters.writes == 1

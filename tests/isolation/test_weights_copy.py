@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from lightning_interp import NoiseRobustness
 from lightning_interp.compat import pl
-from lightning_interp.isolation import WeightsCopy, untouched
+from lightning_interp.isolation import WeightsCopy, no_side_effects
 from tests.identity import same, standing
 from tests.toy import Sequences, Tagger, loader, trainer
 
@@ -137,7 +137,7 @@ def test_a_sharded_model_goes_on_whether_its_root_was_whole_or_not() -> None:
             if whole:  # the root is, after a forward pass
                 model(x)
             before = WeightsCopy(model)
-            with untouched(model), torch.no_grad():
+            with no_side_effects(model), torch.no_grad():
                 start = model(x)
             optimizer = torch.optim.SGD(model.parameters(), 0.1)
             model(x).square().sum().backward()
@@ -145,7 +145,7 @@ def test_a_sharded_model_goes_on_whether_its_root_was_whole_or_not() -> None:
             with torch.no_grad():
                 trained = model(x)
                 assert not torch.equal(trained, start)
-                with before.installed(), untouched(model):
+                with before.installed(), no_side_effects(model):
                     assert torch.equal(model(x), start)
                 assert torch.equal(model(x), trained)
             model(x).square().sum().backward()

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_interp.distributed import run
+from lightning_interp.distributed import over_ranks
 from lightning_interp.metrics.keyed_rows import KeyedRows
 
 KEYS = torch.arange(100) * 7919
@@ -20,7 +20,7 @@ def take(size: int, parts: list[torch.Tensor], seed: int = 0) -> tuple[torch.Ten
     rows = KeyedRows(size, (torch.float32, torch.int64), seed)
     for part in parts:
         rows.add(KEYS[part], COUNTED[part], [column[part] for column in COLUMNS])
-    return run(rows.steps())
+    return over_ranks(rows.merge())
 
 
 @given(st.permutations(range(100)), st.integers(1, 60), st.integers(1, 120))
@@ -70,7 +70,7 @@ def test_ranks_keep_what_one_process_keeps(two_ranks: object, three_ranks: objec
 
 
 def nobody() -> tuple[torch.Tensor, list[torch.Tensor]]:
-    return run(KeyedRows(3, (torch.float32, torch.int64)).steps())
+    return over_ranks(KeyedRows(3, (torch.float32, torch.int64)).merge())
 
 
 def test_nothing_given_keeps_nothing(two_ranks: object) -> None:
@@ -82,7 +82,7 @@ def test_nothing_given_keeps_nothing(two_ranks: object) -> None:
 def unlike() -> None:
     rows = KeyedRows(3, (torch.float32,))
     rows.add(torch.arange(2), torch.ones(2, dtype=torch.bool), [torch.zeros(2, 1 + dist.get_rank())])
-    run(rows.steps())
+    over_ranks(rows.merge())
 
 
 def test_rows_of_unlike_width_are_refused(two_ranks: object) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_interp.distributed import Steps
+from lightning_interp.distributed import Collective
 from lightning_interp.metrics import ClassSeparation, Measure, Projected, RepresentationMetric, SpectralGeometry
 from lightning_interp.metrics.derived import (
     ABOVE_BASELINE,
@@ -175,7 +175,7 @@ class Norm(RepresentationMetric):
 
     def update(self, representations: Tensor) -> None: ...
 
-    def steps(self) -> Steps[dict[str, Tensor]]:
+    def merge(self) -> Collective[dict[str, Tensor]]:
         yield from ()
         return {key: torch.tensor(0.0) for key in self.measures}
 
@@ -205,7 +205,7 @@ def test_a_metric_says_measures_or_keys() -> None:
     class Neither(RepresentationMetric):
         def update(self, representations: Tensor) -> None: ...
 
-        def steps(self) -> Steps[dict[str, Tensor]]:
+        def merge(self) -> Collective[dict[str, Tensor]]:
             yield from ()
             return {}
 

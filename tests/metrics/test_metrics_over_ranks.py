@@ -149,7 +149,7 @@ def fail_everywhere(reading: Reading, failing: int, options: dict[str, Any]) -> 
     rank, size = dist.get_rank(), dist.get_world_size()
     metric = SoftStructure(**options)
     reading.feed(metric, [list(range(rank, len(reading.words), size))])
-    whole = metric.steps
+    whole = metric.merge
 
     def broken(at: int) -> Any:
         steps, answer, count = whole(), None, 0
@@ -177,7 +177,7 @@ def fail_everywhere(reading: Reading, failing: int, options: dict[str, Any]) -> 
     total = number_of_exchanges()
     outcomes = []
     for at in range(total + 1):
-        metric.steps = lambda at=at: broken(at)  # type: ignore[method-assign]
+        metric.merge = lambda at=at: broken(at)  # type: ignore[method-assign]
         try:
             metric.compute()
             outcomes.append("value")
@@ -185,7 +185,7 @@ def fail_everywhere(reading: Reading, failing: int, options: dict[str, Any]) -> 
             outcomes.append(str(error))
         except PeerError:
             outcomes.append("peer")
-    metric.steps = whole  # type: ignore[method-assign]
+    metric.merge = whole  # type: ignore[method-assign]
     return total, outcomes, {key: float(value) for key, value in metric.compute().items()}
 
 

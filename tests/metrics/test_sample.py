@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_interp.distributed import run
+from lightning_interp.distributed import over_ranks
 from lightning_interp.metrics.sample import FixedSample, Sample
 
 
@@ -24,7 +24,7 @@ def take(size: int, batches: list[torch.Tensor], seed: int = 0) -> Sample:
     sample = FixedSample(size, seed, ["kind", "none"])
     for rows in batches:
         sample.update(z[rows], mask[rows], {"kind": labels[rows]}, rows)
-    return run(sample.steps())
+    return over_ranks(sample.merge())
 
 
 @given(st.permutations(range(30)), st.integers(1, 12), st.integers(1, 200))
@@ -63,7 +63,7 @@ def test_what_is_not_finite_is_left_out() -> None:
     z = torch.tensor([[1.0], [float("nan")], [float("inf")], [2.0]])[:, None]
     sample = FixedSample(10, labels=["kind"])
     sample.update(z, torch.ones(4, 1, dtype=torch.bool), {}, torch.arange(4))
-    found = run(sample.steps())
+    found = over_ranks(sample.merge())
     assert found.samples.tolist() == [0, 3]
     assert found.labels.tolist() == [[-1], [-1]]
 
@@ -74,13 +74,13 @@ def test_labels_come_per_sample_per_position_or_several_a_position(shape: tuple[
     sample = FixedSample(12, labels=["other", "kind"])
     given = {"kind": labels, "other": torch.zeros(4)}
     sample.update(torch.zeros(4, 3, 2), torch.ones(4, 3, dtype=torch.bool), given, torch.arange(4))
-    found = run(sample.steps())
+    found = over_ranks(sample.merge())
     first = labels[:, None].expand(4, 3) if labels.ndim == 1 else labels if labels.ndim == 2 else labels[..., 0]
     assert found.labels.tolist() == [[0, label] for label in first.flatten().tolist()]
 
 
 def test_nothing_read_gives_nothing() -> None:
-    found = run(FixedSample(3, labels=["kind"]).steps())
+    found = over_ranks(FixedSample(3, labels=["kind"]).merge())
     assert found.vectors.shape == (0, 0)
     assert found.labels.shape == (0, 1)
     assert found.samples.tolist() == []

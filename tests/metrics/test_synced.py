@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torchmetrics
 from torchmetrics import Metric
 
-from lightning_interp.distributed import run
+from lightning_interp.distributed import over_ranks
 from lightning_interp.metrics._synced import synced
 
 
@@ -53,7 +53,7 @@ def both(metric: Metric, updates: list[list[torch.Tensor]]) -> tuple[Any, Any]:
         for values in updates[rank]:
             one.update(values)
     expected = metric.compute()
-    run(synced(ours))
+    over_ranks(synced(ours))
     return ours.compute(), expected
 
 
@@ -81,7 +81,7 @@ def unequal() -> list[list[float]]:
     metric = torchmetrics.CatMetric()
     for value in range(dist.get_rank() * 2):
         metric.update(torch.tensor([float(value)]))
-    run(synced(metric))
+    over_ranks(synced(metric))
     return metric.compute().tolist()
 
 
@@ -94,11 +94,11 @@ def test_what_cannot_be_sent_is_named() -> None:
     metric.update(torch.zeros(1))
     metric.value = [torch.zeros((1,) * 9)]
     with pytest.raises(ValueError, match=r"float32 .* cannot be sent"):
-        run(synced(metric))
+        over_ranks(synced(metric))
 
 
 def test_alone_it_is_what_it_was() -> None:
     metric = torchmetrics.MeanMetric()
     metric.update(torch.tensor([1.0, 2.0]))
-    run(synced(metric))
+    over_ranks(synced(metric))
     assert metric.compute() == 1.5

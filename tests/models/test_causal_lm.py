@@ -83,7 +83,7 @@ def test_it_trains_logs_and_is_found_by_callbacks(tmp_path: Path) -> None:
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    reader = MinimalPairs("grammar", model="lm", pairs_per_task=2, draw_figures=False, write_csv=False)
+    reader = MinimalPairs("grammar", model="lm", max_pairs=2, draw_figures=False, write_csv=False)
     run = pl.Trainer(max_steps=20, accelerator="cpu", callbacks=[Rates(), reader], check_val_every_n_epoch=2, **quiet)
     run.fit(model, sentence_loader(lines[:160], 16, shuffle=True), sentence_loader(lines[160:], 16))
     assert rates == pytest.approx([1e-2 * min(1, (s + 1) / 4) * max(0.1, 1 - 0.9 * s / 20) for s in range(20)])

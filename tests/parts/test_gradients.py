@@ -12,7 +12,7 @@ from tasks.toy_lm import ToyLM
 from torch import Tensor
 
 from lightning_interp import TaskSpace
-from lightning_interp.distributed import Gather, run
+from lightning_interp.distributed import Gather, over_ranks
 from lightning_interp.language.encoding import encode_pairs, encode_sentences
 from lightning_interp.parts.gradients import Gradients, TaskRows
 from lightning_interp.parts.language_model import LanguageModel
@@ -35,7 +35,7 @@ def test_rows_are_what_a_reader_gives_task_by_task() -> None:
     lm, text = model(), generate_corpus(9, seed=1)
     gradients = Gradients(LanguageModel(WORDS), TASKS, null=text, **SMALL)
     gradients.attach(lm)
-    found = run(gradients.read(Reading(lm)))
+    found = over_ranks(gradients.read(Reading(lm)))
     reader = GradientReader(lm, **SMALL)
     for place, task in enumerate(TASKS):
         one = reader.read(encode_pairs(WORDS, task.pairs), halves_of_pairs(task))
@@ -56,7 +56,7 @@ def test_ranks_deal_tasks_and_have_the_rows_of_one_process(monkeypatch: pytest.M
     lm, text = model(), generate_corpus(9, seed=1)
     gradients = Gradients(LanguageModel(WORDS), TASKS, null=text, **SMALL)
     gradients.attach(lm)
-    alone = run(gradients.read(Reading(lm)))
+    alone = over_ranks(gradients.read(Reading(lm)))
     ranks = [0, 1]
     monkeypatch.setattr("lightning_interp.parts.gradients.world_size", lambda group: 2)
     monkeypatch.setattr("lightning_interp.parts.gradients.rank_in", lambda group: ranks[group])

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_interp import ValidationAnalysis, analyze
-from lightning_interp.distributed import Steps
+from lightning_interp.distributed import Collective
 from lightning_interp.isolation import WeightsCopy
 from lightning_interp.isolation.replay import Score, Setting, StepReplay
 from lightning_interp.isolation.seen import Seen
@@ -46,18 +46,18 @@ class Ablation(ValidationAnalysis):
         self,
         monitors: tuple[str, ...] = MONITORS,
         score: Score | None = None,
-        limit_examples: int | None = None,
+        max_examples: int | None = None,
         **kwargs: Unpack[LoaderArgs],
     ) -> None:
         super().__init__(max_examples=None, **kwargs)
         self.monitors = monitors
-        self.replayed = Replayed(monitors, score, limit_examples, self.dataloader_idx)
+        self.replayed = Replayed(monitors, score, max_examples, self.dataloader_idx)
 
     def measures(self, model: nn.Module | None = None) -> dict[str, str]:
         plain = {f"as_it_is/{monitor}": FULL for monitor in self.monitors}
         return plain | {f"without/{site}/{monitor}": SUMMARY for site in SITES for monitor in self.monitors}
 
-    def merge(self, reading: Reading) -> Steps[Mapping[str, Any]]:
+    def merge(self, reading: Reading) -> Collective[Mapping[str, Any]]:
         module = reading.model.get_submodule
         found = yield from self.replayed.values({site: partial(zeroed, module(site)) for site in SITES})
         values = {f"as_it_is/{monitor}": value for monitor, value in found.plain.items()}
@@ -97,7 +97,7 @@ def test_an_ablation_in_a_fit_is_a_validation_run_of_the_ablated_model(tmp_path:
 
 
 def test_the_first_batches_alone_are_read(tmp_path: Path) -> None:
-    callback = Ablation(limit_examples=17, draw_figures=False)
+    callback = Ablation(max_examples=17, draw_figures=False)
     model = trained(tmp_path, [callback])
     expected = by_hand(tmp_path, model, "encoder", limit_val_batches=3)
     for monitor in MONITORS:
@@ -131,19 +131,21 @@ def test_a_finished_model_is_ablated_by_a_score(tmp_path: Path) -> None:
 class Asks(ValidationAnalysis):
     """Asks a part for something, in every reading."""
 
-    def __init__(self, asked: Callable[[Replayed], Steps[Any]], **kwargs: Any) -> None:
+    def __init__(self, asked: Callable[[Replayed], Collective[Any]], **kwargs: Any) -> None:
         super().__init__(max_examples=None, draw_figures=False)
         self.replayed, self.asked, self.found = Replayed(list(MONITORS), **kwargs), asked, []
 
     def measures(self, model: nn.Module | None = None) -> dict[str, str]:
         return {"asked": SUMMARY}
 
-    def merge(self, reading: Reading) -> Steps[dict[str, float]]:
+    def merge(self, reading: Reading) -> Collective[dict[str, float]]:
         self.found.append((yield from self.asked(self.replayed)))
         return {"asked": 1.0}
 
 
-def validated(folder: object, model: pl.LightningModule, asked: Callable[[Replayed], Steps[Any]], **kwargs: Any) -> Any:
+def validated(
+    folder: object, model: pl.LightningModule, asked: Callable[[Replayed], Collective[Any]], **kwargs: Any
+) -> Any:
     callback = Asks(asked, **kwargs)
     trainer(folder, [callback]).validate(model, loader(seed=1), verbose=False)
     (found,) = callback.found
@@ -183,7 +185,7 @@ def as_it_is(seen: Seen) -> Any:
 
 @pytest.mark.parametrize(
     ("plain", "kwargs", "passes"),
-    [(None, {}, 0), (None, {"overhear": False}, 5), (as_it_is, {}, 5), (None, {"limit_examples": 20}, 0)],
+    [(None, {}, 0), (None, {"overhear": False}, 5), (as_it_is, {}, 5), (None, {"max_examples": 20}, 0)],
 )
 def test_what_is_overheard_is_what_a_run_again_gives(
     tmp_path: Path, plain: Setting | None, kwargs: dict[str, Any], passes: int, monkeypatch: pytest.MonkeyPatch
@@ -194,7 +196,7 @@ def test_what_is_overheard_is_what_a_run_again_gives(
     model = trained(tmp_path, [])
     found = validated(tmp_path, model, lambda part: part.values(plain=plain), **kwargs)
     assert len(runs) == passes
-    limit = {"limit_val_batches": 3} if "limit_examples" in kwargs else {}
+    limit = {"limit_val_batches": 3} if "max_examples" in kwargs else {}
     assert found.plain == pytest.approx(by_hand(tmp_path, model, **limit), rel=1e-6)
 
 
@@ -208,7 +210,7 @@ def test_settings_are_entered_for_each_batch_and_see_it(tmp_path: Path) -> None:
         yield
 
     settings: dict[str, Setting] = {name: partial(setting, name) for name in "ab"}
-    found = validated(tmp_path, model, lambda part: part.under(settings), limit_examples=16)
+    found = validated(tmp_path, model, lambda part: part.under(settings), max_examples=16)
     assert entered == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert found["a"] == found["b"] == pytest.approx(by_hand(tmp_path, model, limit_val_batches=2), rel=1e-6)
 
@@ -255,5 +257,5 @@ def test_a_setting_that_fails_leaves_the_model_as_it_was(tmp_path: Path) -> None
 
 
 def test_arguments_are_checked() -> None:
-    with pytest.raises(ValueError, match="`limit_examples` must be at least 1, or None for all, got 0"):
-        Replayed(["val_loss"], limit_examples=0)
+    with pytest.raises(ValueError, match="`max_examples` must be at least 1, or None for all, got 0"):
+        Replayed(["val_loss"], max_examples=0)

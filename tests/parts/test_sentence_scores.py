@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp import ClozeFacts, MinimalPairs, analyze
-from lightning_interp.distributed import run
+from lightning_interp.distributed import over_ranks
 from lightning_interp.language.masked import MaskedToken
 from lightning_interp.parts.language_model import LanguageModel
 from lightning_interp.parts.sentence_scores import SentenceScores
@@ -79,7 +79,7 @@ def test_the_same_sentences_go_through_the_model_once_a_validation(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "other", [{"pairs_per_task": 4}, {"batch_tokens": 200}, {"add_bos": False}], ids=["sentences", "batches", "start"]
+    "other", [{"max_pairs": 4}, {"batch_tokens": 200}, {"add_bos": False}], ids=["sentences", "batches", "start"]
 )
 def test_what_differs_is_scored_by_itself(tmp_path: Path, other: dict[str, Any]) -> None:
     forward = Counted()
@@ -118,7 +118,7 @@ def test_sentences_are_told_apart_by_where_they_end() -> None:
     for sentences in (["abc", "def"], ["abcd", "ef"], ["abc", "def"]):
         part = SentenceScores(LanguageModel(letters, forward=forward), partial(encode_sentences, sentences=sentences))
         part.attach(model)
-        found = run(part.read(reading))
+        found = over_ranks(part.read(reading))
         assert torch.equal(found.float(), Scorer(model, letters, forward=forward).score_sentences(sentences))
     assert len(reading.shared) == 2
 
@@ -133,7 +133,7 @@ def test_masked_tokens_are_told_apart_by_what_is_predicted() -> None:
         lm = LanguageModel(letters, forward=forward)
         part = SentenceScores(lm, partial(encode_sentences, sentences=[]), mask, "masked")
         part.attach(model)
-        return float(run(part.read(Reading(model, shared=shared))))
+        return float(over_ranks(part.read(Reading(model, shared=shared))))
 
     forward = Counted()
     found = [score(*place) for place in ((1, 4), (2, 4), (1, 5), (1, 4))]
@@ -148,7 +148,7 @@ def test_a_model_of_another_module_is_scored_by_itself() -> None:
     found = []
     for model in (nn.Embedding(8, 8), nn.Embedding(8, 8)):
         part.attach(model)
-        found.append(float(run(part.read(Reading(model, shared=shared)))))
+        found.append(float(over_ranks(part.read(Reading(model, shared=shared)))))
     assert forward.calls == 2
     assert found[0] != found[1]
 

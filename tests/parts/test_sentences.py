@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp import CoordinateProbe, LanguageModel, analyze
 from lightning_interp.callbacks import Probed, ProbedSite, SentenceProbe
-from lightning_interp.distributed import run
+from lightning_interp.distributed import over_ranks
 from lightning_interp.parts.sentences import SentenceBatch, Sentences
 from lightning_interp.probing import planted_places
 from lightning_interp.reading.reading import Reading
@@ -73,7 +73,7 @@ def test_every_sentence_is_in_one_batch_with_what_the_sites_put_out() -> None:
 def test_vectors_are_those_of_each_sentence_alone(pooling: Any) -> None:
     model = ToyLM()
     sentences = attached(TEXTS, ["mix"], model=model, pooling=pooling)
-    found = run(sentences.vectors())["mix"]
+    found = over_ranks(sentences.vectors())["mix"]
     caught: list[Tensor] = []
     handle = model.mix.register_forward_hook(lambda module, args, output: caught.append(output[0].detach()))
     model.eval()
@@ -95,7 +95,7 @@ def test_a_number_of_units_that_are_not_finite_leaves_a_site_unprobed() -> None:
         asked.append(site)
         return Probed({"norm": float(vectors.norm())}, torch.ones(len(site)))
 
-    found, wrong = run(sentences.probed(sentences.run(sentences.pooled), probe, ["norm"]))
+    found, wrong = over_ranks(sentences.probed(sentences.run(sentences.pooled), probe, ["norm"]))
     assert wrong == {"one": sum("a" in word for words in WORDS for word in words), "other": 0}
     assert asked == ["other"]
     assert math.isnan(found["one"].values["norm"])

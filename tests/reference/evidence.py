@@ -7,10 +7,10 @@ from statistics import mean
 
 from scipy import stats
 
-from lightning_interp.decisions import Track
+from lightning_interp.decisions import Curve
 
 
-def slow_improvement(key: Track, since: float, loss: Track | None, share: float = 0.05) -> tuple[float, float, float]:
+def slow_improvement(key: Curve, since: float, loss: Curve | None, share: float = 0.05) -> tuple[float, float, float]:
     """Gain, share beyond the loss's, and p-value, as ``lightning_interp.decisions.improvement`` defines them."""
     sign = 1 if key.mode == "max" else -1
     values = [sign * value for value in key.values]

@@ -17,8 +17,8 @@ from tests.toy import Tagger
 def analyses() -> dict[str, ValidationAnalysis]:
     found = {name: recipes.analysis(name) for name in recipes.ANALYSES}
     several = LayerProbe({"enc": "encoder", "emb": "embedding"}, ["tags"])
-    grammar = TaskSpace("grammar", "grammar", pairs_per_task=4)
-    pairs = MinimalPairs("grammar", "grammar", pairs_per_task=4, standard_errors=True)
+    grammar = TaskSpace("grammar", "grammar", max_pairs=4)
+    pairs = MinimalPairs("grammar", "grammar", max_pairs=4, standard_errors=True)
     return {**found, "several sites": several, "grammar": grammar, "pairs of the grammar": pairs}
 
 

@@ -14,7 +14,7 @@ from lightning_interp import Readings
 from lightning_interp.tasks import grammar_words
 from lightning_interp.tasks.space import TaskSpaceResult
 
-TINY = ["--steps", "12", "--middle", "8", "--sentences", "200", "--pairs-per-task", "4", "--tuning-steps", "1"]
+TINY = ["--steps", "12", "--middle", "8", "--sentences", "200", "--max-pairs", "4", "--tuning-steps", "1"]
 TINY += ["--buckets", "256", "--layers", "1", "--no-progress", "--paradigms"]
 TINY += ["agreement_simple", "agreement_auxiliary", "npi_ever", "npi_any"]
 
@@ -97,7 +97,7 @@ def test_a_pretrained_model_on_pairs_in_the_format_of_blimp(tmp_path: Path, caps
         shared = {"UID": task.name, "linguistics_term": task.phenomenon}
         rows = [{"sentence_good": good, "sentence_bad": bad, **shared} for good, bad in task.pairs]
         (pairs / f"{task.name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    arguments = ["--model", str(tmp_path / "model"), "--pairs", str(pairs), "--pairs-per-task", "4", "--buckets", "256"]
+    arguments = ["--model", str(tmp_path / "model"), "--pairs", str(pairs), "--max-pairs", "4", "--buckets", "256"]
     space = example.main([*arguments, "--logdir", str(tmp_path), "--no-progress"])
     assert [record.pairs for record in space.records] == [4] * 4
     assert (tmp_path / "task_space_pretrained" / "space_heatmap.png").exists()

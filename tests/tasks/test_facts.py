@@ -12,7 +12,7 @@ from tasks.test_scoring import bert, gpt2
 from tasks.toy_lm import ToyLM
 
 from lightning_interp.language import encode_sentences
-from lightning_interp.language.likelihood import evaluated
+from lightning_interp.language.likelihood import eval_mode
 from lightning_interp.language.masked import masked_log_probs, masked_rows
 from lightning_interp.language.scores import encoded_log_probs
 from lightning_interp.tasks import Fact, Scorer, WordTokenizer, fact_world, read_facts
@@ -148,7 +148,7 @@ def test_the_sentence_ranks_candidates_by_their_own_tokens_and_what_follows() ->
     words = WordTokenizer(["red", "blue", "very", "is", "it", "sky", "now"])
     fact = Fact("r", "it is ___ now", "very blue", ("red",))
     model = ToyLM(len(words))
-    with evaluated(model):
+    with eval_mode(model):
         scores = encoded_log_probs(model, encode_cloze(words, [fact]), 4096, None, 0)
         completions = []
         for filling in fact.candidates:
@@ -164,7 +164,7 @@ def test_a_blank_is_masked_from_the_left() -> None:
     facts = [Fact("r", "the ___ sleeps .", "king", ("kings",)), Fact("r", "the king ___ .", "sleeps", ("sleep the",))]
     rows = mask_cloze(tokenizer, facts)
     model.eval()
-    with evaluated(model):
+    with eval_mode(model):
         scores = masked_log_probs(model, rows, 4, 4096, None, 0)
         expected = []
         for fact in facts:
@@ -187,14 +187,14 @@ def test_a_blank_is_masked_from_the_left() -> None:
 def test_shares_of_the_batches_sum_to_the_whole(world: int, budget: int) -> None:
     model, tokenizer = bert()
     rows = masked_rows(tokenizer, ["the king .", "the king sleeps the kings .", "kings sleep ."], False)
-    with evaluated(model):
+    with eval_mode(model):
         parts = [masked_log_probs(model, rows, 3, budget, None, 0, (rank, world)) for rank in range(world)]
         whole = masked_log_probs(model, rows, 3, budget, None, 0)
     torch.testing.assert_close(sum(parts), whole, rtol=0, atol=1e-12)
     lm, words = gpt2(12), WordTokenizer(["a", "b", "c", "d"])
     sentences = ["a b", "a b c d", "c", "d d d", "b a"]
     encoded = encode_sentences(words, sentences)
-    with evaluated(lm):
+    with eval_mode(lm):
         parts = [encoded_log_probs(lm, encoded, budget, None, 0, (rank, world)) for rank in range(world)]
         whole = encoded_log_probs(lm, encoded, budget, None, 0)
     # The very numbers: every sentence is in one batch, and the rest are zeros.

@@ -195,7 +195,7 @@ def same(one: TaskSpaceResult, other: TaskSpaceResult) -> bool:
 
 def test_a_seed_gives_one_result() -> None:
     tuning = {"max_steps": 2, "batch_size": 2}
-    found = [quick(method="both", tuning=tuning, pairs_per_task=6, seed=seed) for seed in (3, 3, 4)]
+    found = [quick(method="both", tuning=tuning, max_pairs=6, seed=seed) for seed in (3, 3, 4)]
     assert same(found[0], found[1])
     assert found[0].settings == found[1].settings
     assert not same(found[0], found[2])
@@ -269,8 +269,8 @@ def test_what_does_not_fit_is_said() -> None:
         task_space(model, tasks, letters, "grad")
     with pytest.raises(ValueError, match=r"`tasks` must be at least two, got \['a0'\]"):
         task_space(model, tasks[:1], letters)
-    with pytest.raises(ValueError, match="`pairs_per_task` must be at least 2, got 1"):
-        task_space(model, tasks, letters, pairs_per_task=1)
+    with pytest.raises(ValueError, match="`max_pairs` must be at least 2, got 1"):
+        task_space(model, tasks, letters, max_pairs=1)
     with pytest.raises(ValueError, match="`tuning` belongs to method='transfer' or 'both'"):
         task_space(model, tasks, letters, tuning={"max_steps": 1})
     with pytest.raises(ValueError, match="`tuning` has 'fraction'; give it as an argument of its own"):
@@ -280,7 +280,7 @@ def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(ValueError, match=r"`gguf_file` is 'a.gguf', but `model` is a Embedding"):
         task_space(model, tasks, letters, gguf_file="a.gguf")
     with pytest.raises(ValueError, match=r"task 'a0' has 1 pair\(s\) to read"):
-        task_space(model, tasks, letters, "both", pairs_per_task=2)
+        task_space(model, tasks, letters, "both", max_pairs=2)
     with pytest.raises(
         ValueError, match=r"`tokenizer` gives both sentences of a pair of task 'a0' the same ids, '.{4}ay'"
     ):
@@ -297,9 +297,9 @@ def test_what_does_not_fit_is_said() -> None:
 
 
 def test_progress_is_shown_on_request(capsys: pytest.CaptureFixture) -> None:
-    quick(pairs_per_task=2)
+    quick(max_pairs=2)
     assert capsys.readouterr().err == ""
-    quick(method="both", pairs_per_task=4, tuning={"max_steps": 1}, progress=True)
+    quick(method="both", max_pairs=4, tuning={"max_steps": 1}, progress=True)
     shown = capsys.readouterr().err
     assert "gradients: 100%" in shown
     assert "tuning: 100%" in shown

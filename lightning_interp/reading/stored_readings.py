@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-__all__ = ["KeptReadings"]
+__all__ = ["StoredReadings"]
 
 Kept: TypeAlias = Mapping[str, Any]
 
 
-class KeptReadings:
+class StoredReadings:
     """A bounded number of readings of a fit, evenly spread over them, with the first and the last.
 
     Args:
         most: How many are kept, at least 2.
 
     Example:
-        >>> kept = KeptReadings(3)
+        >>> kept = StoredReadings(3)
         >>> for step in range(10, 70, 10):
         ...     kept.add(step, {"value": step / 10})
         >>> kept.steps

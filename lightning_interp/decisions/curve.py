@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from lightning_interp.functional.knees import KneeFit
 
-__all__ = ["Boundary", "Track", "boundaries", "lag"]
+__all__ = ["Boundary", "Curve", "boundaries", "lag"]
 
 
 @dataclass(frozen=True)
-class Track:
+class Curve:
     """The readings of one key so far, steps increasing, and the knees in them.
 
     Args:
@@ -59,7 +59,7 @@ def boundaries(fit: KneeFit | None) -> tuple[Boundary, ...]:
     return tuple(found)
 
 
-def lag(track: Track, step: float) -> float | None:
+def lag(track: Curve, step: float) -> float | None:
     """How many decades of steps after a step the nearest knee of a key lies; negative if before; ``None`` without one.
 
     It is log10(knee / step).

@@ -9,10 +9,10 @@ from lightning_interp.isolation.guards import RandomState
 from lightning_interp.isolation.logged import LoggedValues
 from lightning_interp.isolation.module_state import ModuleState
 
-__all__ = ["Overheard"]
+__all__ = ["ObservedEpoch"]
 
 
-class Overheard:
+class ObservedEpoch:
     """The first batches of a validation run as an epoch of their own, without running them again.
 
     They can stand for a run of their own where the step draws nothing at random, since a run again draws the same at

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from lightning_interp.compat import pl
 
-__all__ = ["FreshMetrics", "find"]
+__all__ = ["NewlyLogged", "find"]
 
 T = TypeVar("T")
 
 
-class FreshMetrics:
+class NewlyLogged:
     """The values that were logged in the present validation run.
 
     ``trainer.callback_metrics`` keeps a key until it is overwritten, so a key that is read at every third validation
@@ -27,7 +27,7 @@ class FreshMetrics:
         >>> import torch
         >>> from types import SimpleNamespace
         >>> trainer = SimpleNamespace(callback_metrics={"old": torch.tensor(1.0), "again": torch.tensor(2.0)})
-        >>> fresh = FreshMetrics()
+        >>> fresh = NewlyLogged()
         >>> fresh.start(trainer)
         >>> trainer.callback_metrics["again"] = torch.tensor(2.0)
         >>> fresh.read(trainer)

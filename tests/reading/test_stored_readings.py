@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_interp.reading.kept_readings import KeptReadings
+from lightning_interp.reading.stored_readings import StoredReadings
 
 
 @given(st.integers(2, 9), st.integers(1, 200))
 def test_the_first_and_the_last_and_no_more_than_asked(most: int, number: int) -> None:
-    kept = KeptReadings(most)
+    kept = StoredReadings(most)
     for step in range(number):
         kept.add(step, {"step": step})
         assert kept.steps[0] == 0
@@ -27,7 +27,7 @@ def test_the_first_and_the_last_and_no_more_than_asked(most: int, number: int) -
 
 @given(st.integers(2, 6), st.integers(0, 40), st.integers(0, 40))
 def test_it_goes_on_where_a_checkpoint_left_off(most: int, before: int, after: int) -> None:
-    whole, part, resumed = KeptReadings(most), KeptReadings(most), KeptReadings(most)
+    whole, part, resumed = StoredReadings(most), StoredReadings(most), StoredReadings(most)
     for step in range(before):
         part.add(step, {"step": step})
     resumed.load_state_dict(part.state_dict())
@@ -40,4 +40,4 @@ def test_it_goes_on_where_a_checkpoint_left_off(most: int, before: int, after: i
 
 def test_one_is_too_few() -> None:
     with pytest.raises(ValueError, match="at least 2"):
-        KeptReadings(1)
+        StoredReadings(1)

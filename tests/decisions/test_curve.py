@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lightning_interp.decisions import Boundary, Track, boundaries, lag
+from lightning_interp.decisions import Boundary, Curve, boundaries, lag
 from tests.decisions.planted import Fit, track
 
 LOSS = Fit((2.0,), (-2.0, 0.0))
@@ -22,4 +22,4 @@ def test_boundaries_and_lags() -> None:
     assert lag(track(Fit((1.5, 2.3), (0.0, 1.0, 2.0))), 100) == pytest.approx(0.3)
     assert lag(track(Fit((1.8, 2.3), (0.0, 1.0, 2.0))), 100) == pytest.approx(-0.2)
     assert lag(track(Fit((), (0.0,))), 100) is None
-    assert lag(Track([], []), 100) is None
+    assert lag(Curve([], []), 100) is None
