@@ -49,7 +49,7 @@ def test_ignored_tokens_break_ngrams_and_skipped_positions_do_not() -> None:
 
 
 def test_no_padding_at_all() -> None:
-    assert bool(reader(padding_idx=-1).read(IDS).read.all())
+    assert bool(reader(padding_idx=-1).read(IDS).mask.all())
 
 
 def test_minus_100_is_no_token() -> None:
