@@ -153,9 +153,9 @@ class NoisySites(Part):
                 f"{name}: site {site!r} has {given} positions a sample, and the batch tells of {known} which are "
                 "padding or skipped, so all of them get noise there. This is said once."
             )
-        for site, path in self._noise.paths.items():
+        for site, path in self._noise.edit.paths.items():
             layout = self._layouts.layouts[site]
-            module = f"{self.names[site] or 'the model'}, {type(self._noise.modules[site]).__name__}"
+            module = f"{self.names[site] or 'the model'}, {type(self._noise.edit.modules[site]).__name__}"
             say_once(self._model, f"Site {site!r} ({module}) gets noise: output{path}, layout {layout}.")
             self._how[site] = {"layout": layout, "output": f"output{path}"}
 

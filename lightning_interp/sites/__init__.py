@@ -1,6 +1,7 @@
-"""Places in a model, read and written: their names, how their outputs are laid out, recorders, noise."""
+"""Places in a model, read and written: their names, how their outputs are laid out, recorders, edits, noise."""
 
 from lightning_interp.sites.blocks import blocks
+from lightning_interp.sites.edit import SiteEdit
 from lightning_interp.sites.layout import Layout, LayoutResolver, check_sites, fit_mask, from_btd, infer_layout, to_btd
 from lightning_interp.sites.names import resolve_sites, short_names
 from lightning_interp.sites.noise import BatchNoise, SiteNoise
@@ -20,6 +21,7 @@ __all__ = [
     "resolve_sites",
     "short_names",
     "BatchNoise",
+    "SiteEdit",
     "SiteNoise",
     "OutputKey",
     "CaptureError",

@@ -1,25 +1,24 @@
-"""Noise at sites: what a submodule returns, or the tokens that it is given, changed on the way."""
+"""Noise at sites: added to what a submodule returns, or put in place of the tokens that it is given."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import Unsupported
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils.hooks import RemovableHandle
 
 from lightning_interp.functional._numerics import as_float
 from lightning_interp.functional.counter_noise import counter_normal, counter_uniform
-from lightning_interp.sites.layout import LayoutResolver, check_sites, from_btd, repacked
-from lightning_interp.sites.names import match_sites, modules_by_name
-from lightning_interp.sites.output import OutputKey, SiteTensor, replaced, select
-from lightning_interp.sites.recorder import CaptureError, by_site, hooked_modules
+from lightning_interp.sites.edit import SiteEdit
+from lightning_interp.sites.layout import LayoutResolver, from_btd, repacked
+from lightning_interp.sites.output import OutputKey, SiteTensor
+from lightning_interp.sites.recorder import CaptureError
 
 __all__ = ["BatchNoise", "Kind", "Relative", "SiteNoise"]
 
@@ -130,10 +129,9 @@ class BatchNoise:
 
 
 class SiteNoise:
-    """Changes what sites return, or the tokens that they are given, while it is told to.
+    """Adds noise to what sites return, or replaces tokens that they are given, while it is told to.
 
-    Hooks are attached once, before the first compiled call, and look at a flag only. Under ``torch.compile`` a hook
-    that is switched on breaks the graph at its site, so a site within ``fullgraph=True`` is refused.
+    It is a :class:`~lightning_interp.sites.SiteEdit` of one function.
 
     Args:
         model: The module that the names are relative to.
@@ -175,49 +173,24 @@ class SiteNoise:
             raise ValueError(f"`kind` must be one of {get_args(Kind)}, got {kind!r}.")
         if relative not in get_args(Relative):
             raise ValueError(f"`relative` must be one of {get_args(Relative)}, got {relative!r}.")
-        self.model = model
-        self.sites = dict(sites)
         self.kind = kind
         self.relative: Relative = relative
-        check_sites("output", output, self.sites if sites else None)
-        self.output = by_site(output, self.sites)
+        # Tokens are found by their dtype; which output is read elsewhere says nothing of them.
+        self.edit = SiteEdit(model, sites, *(("ids", None) if kind == "tokens" else ("output", output)), what="noise")
         self.sizes: dict[str, Tensor] = {}
         """Norms of the outputs that noise was added to, summed by site."""
-        self.paths: dict[str, str] = {}
-        """Where in the output of a site the tensor stands that gets noise."""
-        self._hooks: dict[str, _Injector] = {}
-        self._handles: list[RemovableHandle] = []
-        modules = modules_by_name(model)
-        found = {site: modules[match_sites(name, modules, type(model).__name__)[0]] for site, name in sites.items()}
-        self.modules = found
-        """The module of each site."""
-        for site, module in found.items():
-            for name, other in model.named_modules():
-                if _is_whole_graph(other, within=module):
-                    raise ValueError(_fullgraph(site, self.sites[site], repr(name or type(other).__name__)))
         self._allowed = {
             site: _allowed_tokens(site, module, ignore_tokens, num_tokens) if kind == "tokens" else None
-            for site, module in found.items()
+            for site, module in self.edit.modules.items()
         }
 
     def attach(self) -> None:
         """Put the hooks on the model; without effect if they are there already."""
-        if self._handles:
-            return
-        self._hooks = {site: _Injector(site, self.output[site]) for site in self.sites}
-        for module, site in hooked_modules(self.model, self.sites):
-            hook = _Injector() if site is None else self._hooks[site]
-            if self.kind == "gaussian":
-                self._handles.append(module.register_forward_hook(hook.after))
-            else:
-                self._handles.append(module.register_forward_pre_hook(hook.before, with_kwargs=True))
+        self.edit.attach()
 
     def detach(self) -> None:
         """Take the hooks off; without effect if they are off."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._hooks.clear()
+        self.edit.detach()
 
     @contextlib.contextmanager
     def adding(self, site: str, scale: float, noise: BatchNoise) -> Iterator[None]:
@@ -228,108 +201,22 @@ class SiteNoise:
             ValueError: If the site lies in what may not be broken, as under ``fullgraph=True``.
 
         """
-        hook = self._hooks[site]
-        calls = 0
+        calls = itertools.count()
 
         def gaussian(output: SiteTensor) -> SiteTensor:
-            nonlocal calls
-            calls += 1
-            changed = noise.gaussian(site, calls - 1, output, scale, self.relative)
+            changed = noise.gaussian(site, next(calls), output, scale, self.relative)
             values = output.data.detach()
             norm = torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32))
             self.sizes[site] = self.sizes.get(site, torch.zeros_like(norm)) + norm
             return changed
 
         def tokens(ids: Tensor) -> Tensor:
-            nonlocal calls
-            calls += 1
             allowed = self._allowed[site]
             assert allowed is not None
-            return noise.tokens(site, calls - 1, ids, scale, allowed.to(ids.device))
+            return noise.tokens(site, next(calls), ids, scale, allowed.to(ids.device))
 
-        hook.paths = self.paths
-        hook.change, hook.active = gaussian if self.kind == "gaussian" else tokens, True
-        try:
+        with self.edit.changing(site, gaussian if self.kind == "gaussian" else tokens):
             yield
-        except Unsupported as error:
-            raise ValueError(_fullgraph(site, self.sites[site], "what is compiled so")) from error
-        finally:
-            hook.active, hook.change = False, None
-        if not calls:
-            raise CaptureError(
-                f"site {site!r} ({self.sites[site]!r}) never ran, so nothing was made noisy: this forward does not use "
-                "the module, or takes a fused path past it"
-            )
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Hooks belong to the process and the model they were put on: a copy starts without.
-        return {**self.__dict__, "_hooks": {}, "_handles": []}
-
-
-class _Injector:
-    """The hook of one site."""
-
-    def __init__(self, site: str = "", output: OutputKey | None = None) -> None:
-        self.site = site
-        self.output = output
-        self.active = False
-        self.change: Callable[[Any], Any] | None = None
-        self.paths: dict[str, str] = {}
-
-    def after(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """Forward hook: another output."""
-        return _changed_output(self, module, output) if self.active else None
-
-    def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """Forward pre-hook: other token ids."""
-        return _changed_input(self, args, kwargs) if self.active else None
-
-    def __reduce__(self) -> tuple[type[_Injector], tuple[()]]:
-        # A copied or pickled model gets a hook that nobody switches on.
-        return _Injector, ()
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _changed_output(hook: _Injector, module: nn.Module, output: Any) -> Any:
-    assert hook.change is not None
-    try:
-        hook.paths[hook.site], chosen = select(module, output, hook.output, f"site {hook.site!r}")
-    except TypeError as error:
-        raise CaptureError(f"{error}, so noise cannot be added there") from error
-    changed = replaced(output, chosen, hook.change(chosen))
-    if changed is output:
-        raise CaptureError(
-            f"`output` gives a tensor that is not in what site {hook.site!r} returned, so noise on it would change "
-            "nothing: let it return one of the output's own tensors"
-        )
-    return changed
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _changed_input(hook: _Injector, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    assert hook.change is not None
-    for given in (args, kwargs.values()):
-        for value in given:
-            if isinstance(value, Tensor) and value.ndim in (1, 2) and value.dtype in (torch.long, torch.int):
-                new = hook.change(value)
-                return replaced(args, value, new), {key: new if one is value else one for key, one in kwargs.items()}
-    raise CaptureError("a site was given no integer tensor (B, T): tokens can be replaced at an embedding only")
-
-
-def _is_whole_graph(module: nn.Module, within: nn.Module) -> bool:
-    """Whether a module is compiled with ``fullgraph=True``, and another one lies in it."""
-    # Told by no public name: what is not found here is told by the compiler, once noise is added.
-    cells = getattr(vars(module).get("_compiled_call_impl"), "__closure__", None) or ()
-    contexts = [vars(module).get("dynamo_ctx"), *(cell.cell_contents for cell in cells)]
-    whole = any(getattr(context, "fullgraph", False) is True for context in contexts)
-    return whole and any(one is within for one in module.modules())
-
-
-def _fullgraph(site: str, name: str, where: str) -> str:
-    return (
-        f"noise at site {site!r} ({name!r}) breaks the graph of {where}, and fullgraph=True lets nothing break it: "
-        "compile with fullgraph=False, or put noise on a site outside of it."
-    )
 
 
 def _allowed_tokens(site: str, module: nn.Module, ignore: Sequence[int], num_tokens: int | None) -> Tensor:

@@ -15,6 +15,8 @@ __all__ = [
     "SiteTensor",
     "copied_tensor",
     "described",
+    "first_given",
+    "given",
     "plain_choice",
     "replaced",
     "replicated",
@@ -72,8 +74,30 @@ def plain_choice(module: nn.Module, output: Any, where: OutputKey | None) -> tup
 WHICH = "say which with `output=`, an index, a key or a callable on what it returned"
 
 
+def given(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[int | str, Any]:
+    """The arguments of a call, by place and by name."""
+    by_place: dict[int | str, Any] = dict(enumerate(args))
+    by_place.update(kwargs)
+    return by_place
+
+
+def first_given(arguments: Mapping[int | str, Any]) -> int | str | None:
+    """Which argument is read where nothing else is said: the first floating-point tensor of two dimensions or more."""
+    for name, value in arguments.items():
+        if isinstance(value, PackedSequence):
+            return name
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() >= 2:
+            return name
+    return None
+
+
 def select(
-    module: nn.Module, output: Any, where: OutputKey | None, site: str, advice: str = WHICH
+    module: nn.Module,
+    output: Any,
+    where: OutputKey | None,
+    site: str,
+    advice: str = WHICH,
+    verb: str = "returned",
 ) -> tuple[str, SiteTensor]:
     """The tensor to read, with its path in the output.
 
@@ -87,6 +111,7 @@ def select(
         where: A key, an index or an attribute of the output, or a callable on it.
         site: The site, for messages.
         advice: What to do where there are several.
+        verb: ``"returned"``, or ``"was given"`` for what is an argument.
 
     Raises:
         TypeError: If there is none.
@@ -104,8 +129,8 @@ def select(
         path, found = _at(output, where)
         if not _is_read(found):
             raise TypeError(
-                f"{site} has no floating-point tensor at output={_name_of(where)}, but {described(found)}; it returned "
-                f"{described(output)}"
+                f"{site} has no floating-point tensor at output={_name_of(where)}, but {described(found)}; it {verb} "
+                f"{described(output)}{_hidden_weights(module, found)}"
             )
         return path, found
     if _is_read(output):
@@ -118,12 +143,20 @@ def select(
             return f"[{name!r}]" if isinstance(output, Mapping) else f".{name}", found
     several = list(_candidates(output, ""))
     if not several:
-        raise TypeError(f"{site} returned {described(output)}: no floating-point tensor to read")
+        raise TypeError(f"{site} {verb} {described(output)}: no floating-point tensor to read")
     if len(several) > 1:
         listed = ", ".join(f"output{path}: {described(one)}" for path, one in several[:_LISTED])
         more = f" and {len(several) - _LISTED} more" if len(several) > _LISTED else ""
-        raise ValueError(f"{site} returned {len(several)} tensors that could be what is read, {listed}{more}: {advice}")
+        raise ValueError(f"{site} {verb} {len(several)} tensors that could be what is read, {listed}{more}: {advice}")
     return several[0]
+
+
+def _hidden_weights(module: nn.Module, found: Any) -> str:
+    """What to do where attention keeps its weights to itself."""
+    kernel = getattr(getattr(module, "config", None), "_attn_implementation", None)
+    if found is not None or kernel in (None, "eager"):
+        return ""
+    return f". Its attention is {kernel!r}, which gives no weights: build the model with attn_implementation='eager'"
 
 
 def _at(output: Any, where: OutputKey) -> tuple[str, Any]:

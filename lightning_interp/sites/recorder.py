@@ -1,4 +1,4 @@
-"""Sites: the submodules whose outputs are read, found by name and recorded by forward hooks."""
+"""Sites: the submodules whose outputs or inputs are read, found by name and recorded by forward hooks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from lightning_interp.isolation.containers import mapped
 from lightning_interp.sites.layout import check_sites
 from lightning_interp.sites.names import clean_name, listed, match_sites, modules_by_name
-from lightning_interp.sites.output import WHICH, OutputKey, copied_tensor, replicated, select
-from lightning_interp.sites.taps import SWITCH, Call, Kept, Slot, Tap, lasting, tapped
+from lightning_interp.sites.output import WHICH, OutputKey, copied_tensor, first_given, replicated, select
+from lightning_interp.sites.taps import SWITCH, Call, Kept, Of, Slot, Tap, lasting, tapped
 
 __all__ = ["SiteRecorder", "CaptureError", "Found", "by_site", "hooked_modules"]
 
@@ -22,10 +23,11 @@ class CaptureError(RuntimeError):
 
 
 class SiteRecorder:
-    """Keeps what submodules return, while it is told to.
+    """Keeps what submodules return, or are given, while it is told to.
 
     Forward hooks are attached once, before the first compiled call, and do nothing but look at a flag until
-    :meth:`start`. What they keep is detached and copied, so later in-place operations do not reach it.
+    :meth:`start`. What they keep is detached and copied, so later in-place operations do not reach it; with ``graph``
+    it is the very tensor of the forward pass, for gradients with respect to it.
 
     Recorders share what they can: those on one module have one hook there (unless another hook stands between them),
     and of what a call returns they are given the same copy, which must not be changed in place. All look at one flag,
@@ -41,9 +43,12 @@ class SiteRecorder:
         whole: Sites of which the whole output is kept, whatever it is.
         offer: Which of ``"first"``, ``"last"`` and ``"all"`` an error may advise.
         advice: What an error about several tensors advises.
+        of: ``"output"``: what a site returns. ``"input"``: what it is given, the first floating-point tensor of two
+            dimensions or more among its arguments unless ``output`` says another, by place or by name.
+        graph: Keep the tensor with its graph, as ``torch.autograd.grad`` wants it.
 
     Raises:
-        ValueError: If ``call`` is unknown, ``sites`` is empty or a dotted name matches no module.
+        ValueError: If ``call`` or ``of`` is unknown, ``sites`` is empty or a dotted name matches no module.
 
     Example:
         >>> import torch
@@ -70,9 +75,12 @@ class SiteRecorder:
         whole: Iterable[str] = (),
         offer: Sequence[Call] = ("first", "last", "all"),
         advice: str = WHICH,
+        of: Of = "output",
+        graph: bool = False,
     ) -> None:
-        if call not in get_args(Call):
-            raise ValueError(f"call={call!r} is unknown; use one of {', '.join(map(repr, get_args(Call)))}")
+        for name, value, known in (("call", call, get_args(Call)), ("of", of, get_args(Of))):
+            if value not in known:
+                raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(map(repr, known))}")
         if not sites:
             raise ValueError("sites={} is empty: name at least one module to read")
         self.model = model
@@ -83,6 +91,8 @@ class SiteRecorder:
         self.whole = frozenset(whole)
         self.offer = tuple(offer)
         self.advice = advice
+        self.of: Of = of
+        self.graph = graph
         self.found: dict[str, Found] = {}
         """Of each site what was taken last."""
         self._taps: list[Tap] = []
@@ -104,10 +114,10 @@ class SiteRecorder:
         if self.attached:
             return
         for module, short in hooked_modules(self.model, self.sites):
-            tap = tapped(module)
+            tap = tapped(module, self.of)
             self._taps.append(tap)
             if short is not None:
-                self._slots[short] = tap.slot(self.output[short], short in self.whole, self.call)
+                self._slots[short] = tap.slot(self.output[short], short in self.whole, self.call, self.graph)
 
     def detach(self) -> None:
         """Take the hooks off and drop what was captured; without effect if they are off."""
@@ -161,7 +171,8 @@ class SiteRecorder:
             tensor or a packed sequence; of sites whose whole output is kept, that.
 
         Raises:
-            CaptureError: If a site never ran, ran more than once under ``call="only"``, or returned a sharded tensor.
+            CaptureError: If a site never ran, ran more than once under ``call="only"``, or returned a sharded tensor;
+                with ``graph``, if its tensor has no graph, or was written to since.
             TypeError: If a site returned no floating-point tensor.
             ValueError: If it returned several, and ``output`` does not say which.
 
@@ -201,18 +212,28 @@ class SiteRecorder:
 
     def _checked(self, short: str, kept: Kept) -> tuple[str, Any]:
         site = f"site {short!r} ({self.sites[short]!r})"
-        output, path, in_graph = kept
+        output, path, in_graph, versions = kept
+        if in_graph and self.graph:
+            raise CaptureError(
+                f"{site} ran in a compiled graph, which hands out no gradient of what is inside: read it without "
+                "compiling, as under torch.compiler.set_stance('force_eager')"
+            )
         if in_graph and isinstance(output, Tensor) and output.is_cuda:
             # The next replay of a CUDA graph overwrites what this one returned.
             output = lasting(output)
-        if short in self.whole or callable(self.output[short]):
+        if not self.graph and (short in self.whole or callable(self.output[short])):
             # For the user's own function, which may change what it is given.
             output = mapped(output, copied_tensor)
         if short in self.whole:
             return "", output
         tensor: Any = output
         if path is None:
-            path, tensor = select(self.modules[short], output, self.output[short], site, self.advice)
+            where, verb = self.output[short], "returned" if self.of == "output" else "was given"
+            if where is None and self.of == "input":
+                where = first_given(output)
+            path, tensor = select(self.modules[short], output, where, site, self.advice, verb)
+        if self.graph:
+            _check_graph(site, tensor.data if isinstance(tensor, PackedSequence) else tensor, versions)
         if not hasattr(tensor, "placements"):
             return path, tensor
         if not replicated(tensor):
@@ -225,6 +246,19 @@ class SiteRecorder:
     def __getstate__(self) -> dict[str, Any]:
         # Hooks belong to the process and the model they were put on: a copy starts without.
         return {**self.__dict__, "_taps": [], "_slots": {}, "_marks": {}, "_captured": {}}
+
+
+def _check_graph(site: str, tensor: Tensor, versions: Iterable[tuple[Tensor, int]]) -> None:
+    if not tensor.requires_grad:
+        raise CaptureError(
+            f"{site} gave a tensor without a graph: run the forward pass with gradients on "
+            "(torch.inference_mode(False), torch.enable_grad()), and let something before the site require them"
+        )
+    if any(one is tensor and tensor._version != version for one, version in versions):
+        raise CaptureError(
+            f"{site} gave a tensor that was written to after it was kept, as by an in-place operation on it: its "
+            "gradient would be that of another value; read another site"
+        )
 
 
 class Found(NamedTuple):

@@ -1,4 +1,4 @@
-"""Taps: the hooks that copy what modules return, one a module, and the switch that all of them look at."""
+"""Taps: the hooks that copy what modules return or are given, one a module, and the switch that all of them look at."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_interp.isolation.containers import mapped
-from lightning_interp.sites.output import OutputKey, copied_tensor, plain_choice
+from lightning_interp.sites.output import OutputKey, copied_tensor, first_given, given, plain_choice
 
-__all__ = ["SWITCH", "Call", "Kept", "Slot", "Switch", "Tap", "lasting", "tapped"]
+__all__ = ["SWITCH", "Call", "InputTap", "Kept", "Of", "Slot", "Switch", "Tap", "lasting", "tapped"]
 
 Call = Literal["only", "first", "last", "all"]
+Of = Literal["output", "input"]
 Copies = list[tuple[Tensor, Tensor]]
 
 
@@ -28,6 +29,8 @@ class Kept(NamedTuple):
     """Where in the output the tensor stands; ``None`` where the whole output is kept."""
     in_graph: bool
     """Whether a compiled graph made it, which may overwrite it at its next run."""
+    versions: tuple[tuple[Tensor, int], ...] = ()
+    """Tensors kept with their graph, and how often each had been written to."""
 
 
 class Switch:
@@ -72,10 +75,15 @@ class Slot:
     would be guarded on and compiled anew for every call of a shared module.
     """
 
-    def __init__(self, output: str | int | None, whole: bool, call: Call) -> None:
+    def __init__(
+        self, output: str | int | None, whole: bool, call: Call, graph: bool = False, first: bool = False
+    ) -> None:
         self.output = output
         self.whole = whole
         self.call = call
+        self.graph = graph
+        self.first = first
+        """Whether the first tensor is chosen where nothing else is: of arguments, of which most have several."""
         self.marks: list[int] = []
         """Of everyone who captures, how many calls there were before."""
         self.waiting = False
@@ -120,14 +128,18 @@ class Slot:
 
     def keep(self, module: nn.Module, output: Any, copies: Copies, in_graph: bool) -> None:
         """Keep what is chosen of one call."""
-        chosen = None if self.whole else plain_choice(module, output, self.output)
-        path: str | None = None
-        if chosen is not None:
-            path, kept = chosen[0], _copied_once(chosen[1], copies)
+        where = first_given(output) if self.first and self.output is None else self.output
+        chosen = None if self.whole else plain_choice(module, output, where)
+        # Raising for want of a tensor would end the user's forward: the recorder does it later.
+        path, kept = (None, output) if chosen is None else chosen
+        if self.graph and not in_graph:
+            entry = Kept(kept, path, False, _versions(kept))
         else:
-            # Raising for want of a tensor would end the user's forward: the recorder does it later.
-            kept = output if in_graph else _copied_whole(output, copies)
-        entry = Kept(kept, path, in_graph)
+            if chosen is not None:
+                kept = _copied_once(kept, copies)
+            elif not in_graph:
+                kept = _copied_whole(kept, copies)
+            entry = Kept(kept, path, in_graph)
         # Only the count is wanted of others than these, and a chain of constants would be guarded on: hence `self`.
         keeps = self.call == "all" or (self.call == "first" and (in_graph or self.waiting))
         self.chain = (entry if keeps else self, self.chain)
@@ -156,16 +168,17 @@ class Tap:
         self.users = 0
         self.handle: RemovableHandle | None = None
 
-    def slot(self, output: OutputKey | None, whole: bool, call: Call) -> Slot:
+    def slot(self, output: OutputKey | None, whole: bool, call: Call, graph: bool = False) -> Slot:
         """The slot of a choice, with which the tap is looked at."""
         # Compiled code cannot tell what a callable gives: it is asked later, with the whole output.
         key, all_of_it = (None, True) if whole or callable(output) else (output, False)
         which: Call = "last" if call == "only" else call
         self.switch = SWITCH
         for slot in self.slots:
-            if (type(slot.output), slot.output, slot.whole, slot.call) == (type(key), key, all_of_it, which):
+            same = (type(slot.output), slot.output, slot.whole, slot.call) == (type(key), key, all_of_it, which)
+            if same and slot.graph == graph:
                 return slot
-        self.slots = (*self.slots, Slot(key, all_of_it, which))
+        self.slots = (*self.slots, Slot(key, all_of_it, which, graph, isinstance(self, InputTap)))
         return self.slots[-1]
 
     def leave(self) -> None:
@@ -176,8 +189,11 @@ class Tap:
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         """The hook."""
-        if not self.switch.on:
-            return
+        if self.switch.on:
+            self.keep(module, output)
+
+    def keep(self, module: nn.Module, output: Any) -> None:
+        """Keep of one call what each slot wants."""
         in_graph = torch.compiler.is_compiling()
         copies: Copies = []
         for slot in self.slots:
@@ -189,21 +205,34 @@ class Tap:
 
     def __reduce__(self) -> tuple[type[Tap], tuple[()]]:
         # A copied or pickled model gets a tap that nobody reads.
-        return Tap, ()
+        return type(self), ()
 
 
-def tapped(module: nn.Module) -> Tap:
+class InputTap(Tap):
+    """The same for what a module is given, as arguments by place and by name."""
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """The hook, one before the module runs."""
+        if self.switch.on:
+            self.keep(module, given(args, kwargs))
+
+
+def tapped(module: nn.Module, of: Of = "output") -> Tap:
     """The tap of a module, to be left in the end: the one that its hooks end with, or else a new one after them.
 
-    A tap that another hook follows is another place: that hook may change what the module returns.
+    A tap that another hook follows is another place: that hook may change what the module returns, or is given.
     """
     _keep_from_own_frames()
-    last = next(reversed(module._forward_hooks.values()), None)
+    hooks = module._forward_hooks if of == "output" else module._forward_pre_hooks
+    last = next(reversed(hooks.values()), None)
     if isinstance(last, Tap):
         tap = last
-    else:
+    elif of == "output":
         tap = Tap()
         tap.handle = module.register_forward_hook(tap)
+    else:
+        tap = InputTap()
+        tap.handle = module.register_forward_pre_hook(tap, with_kwargs=True)
     tap.users += 1
     return tap
 
@@ -216,6 +245,18 @@ def lasting(tensor: Tensor) -> Tensor:
     if tensor not in _LASTING:
         _LASTING[tensor] = tensor.clone()
     return _LASTING[tensor]  # type: ignore[no-any-return]
+
+
+def _versions(output: Any) -> tuple[tuple[Tensor, int], ...]:
+    """Every tensor in an output, and how often it was written to."""
+    found: list[tuple[Tensor, int]] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append((tensor, -1 if tensor.is_inference() else tensor._version))
+        return tensor
+
+    mapped(output, note)
+    return tuple(found)
 
 
 def _copied_once(tensor: Tensor, copies: Copies) -> Tensor:
@@ -242,5 +283,6 @@ def _keep_from_own_frames() -> None:
     """
     skip = getattr(sys.modules.get("torch._dynamo.eval_frame"), "skip_code", None)
     if skip is not None:
-        for function in (Tap.__call__, Slot.keep, _copied_once, plain_choice, copied_tensor):
+        own = (Tap.__call__, InputTap.__call__, Tap.keep, Slot.keep, _copied_once)
+        for function in (*own, plain_choice, first_given, given, copied_tensor):
             skip(function.__code__)

@@ -287,7 +287,7 @@ def test_noise_breaks_graphs_no_oftener_for_more_readers(backend: Backend, x: Te
                 with recorder.capturing():
                     model(x)
                 assert torch.equal(recorder.take()["three"][0], clean)
-                for site in noise.sites:
+                for site in noise.edit.sites:
                     with noise.adding(site, 0.5, BatchNoise(torch.arange(3))), recorder.capturing():
                         noisy = model(x)
                     assert not torch.equal(noisy, clean)
