@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Unpack
+from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_interp.batches.forward import Forward
-from lightning_interp.batches.labels import Key, LabelSource
-from lightning_interp.batches.site_rows import Pooling, ReadSite, SiteRows
+from lightning_interp.batches.labels import LabelSource
+from lightning_interp.batches.site_rows import SiteRows
 from lightning_interp.figures import measure_curves, site_heatmap
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.metrics.base import RepresentationMetric
 from lightning_interp.metrics.measure import Measure
-from lightning_interp.parts.projector import Names, Projector, name_of, names_by_set
+from lightning_interp.parts.projector import Projector, name_of, names_by_set
+from lightning_interp.parts.site_args import SiteArgs, split_site_args
 from lightning_interp.parts.site_metrics import SiteMetrics, site_key
 from lightning_interp.parts.validation_sites import ValidationSites
 from lightning_interp.reading.analysis import Draw, ValidationAnalysis
-from lightning_interp.reading.arguments import BatchArgs
 from lightning_interp.reading.grids import site_grid
 from lightning_interp.reading.reading import Reading
 from lightning_interp.reporting.plain_values import Settings
 from lightning_interp.reporting.titles import measure_title
-from lightning_interp.sites import Call, Layout, OutputKey
 
 __all__ = ["RepresentationMetrics", "name_of", "names_by_set", "site_key"]
 
@@ -113,55 +111,30 @@ class RepresentationMetrics(ValidationAnalysis):
         metrics: Metric | Mapping[str, Metric],
         sites: str | Sequence[str] | Mapping[str, str],
         labels: Sequence[str] | Mapping[str, LabelSource] = (),
-        tokens: Key | Mapping[str, Key] | None = None,
-        mask: Key | None = None,
-        padding_idx: int | None = None,
-        ignore_tokens: Sequence[int] = (),
-        skip_positions: int = 0,
-        layout: Layout | Mapping[str, Layout] | None = None,
-        call: Call = "only",
-        output: OutputKey | Mapping[str, OutputKey] | None = None,
-        read: ReadSite | Mapping[str, ReadSite] | None = None,
-        pooling: Pooling | None = None,
-        data: Iterable[Any] | None = None,
-        forward: Forward | None = None,
-        projector: int | None = None,
-        label_names: Names | Mapping[str, Names] | None = None,
-        **kwargs: Unpack[BatchArgs],
+        **kwargs: Unpack[SiteArgs],
     ) -> None:
-        super().__init__(**kwargs)
-        if data is None and forward is not None:
+        of_sites, rest = split_site_args(kwargs)
+        super().__init__(**rest)
+        if of_sites.get("data") is None and of_sites.get("forward") is not None:
             raise ValueError("`forward` says how a batch of `data` goes through the module, and there is none.")
         self.metrics = {_default_name(metrics): metrics} if isinstance(metrics, Metric) else dict(metrics)
         self.sites = sites
-        self.projector = projector
-        self.label_names = label_names
+        self.projector, self.label_names = of_sites.pop("projector", None), of_sites.pop("label_names", None)
         self.site_metrics = SiteMetrics(self.metrics)
         sources = dict(labels) if isinstance(labels, Mapping) else dict.fromkeys(labels)
         self.rows = ValidationSites(
             sites,
             {**dict.fromkeys(self.site_metrics.needs), **sources},
-            tokens,
-            mask,
-            padding_idx,
-            ignore_tokens,
-            skip_positions,
-            layout,
-            call,
-            output,
-            read,
-            pooling,
-            data,
-            forward,
+            **of_sites,
             optional=("token", *self.site_metrics.needs_if_there),
             batch_size=self.batch_size,
             max_examples=self.max_examples,
             dataloader_idx=self.dataloader_idx,
         )
-        self.vectors = Projector(projector, self.labels, label_names)
-        if label_names is not None and projector is None:
+        self.vectors = Projector(self.projector, self.labels, self.label_names)
+        if self.label_names is not None and self.projector is None:
             raise ValueError("`label_names` names what `projector` shows, which is None.")
-        free = self.site_metrics.takes_any_labels or projector is not None
+        free = self.site_metrics.takes_any_labels or self.projector is not None
         unused = [] if free else [name for name in sources if name not in self.site_metrics.needs]
         if unused:
             raise ValueError(

@@ -5,24 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.compat import pl
 from lightning_interp.distributed.sharding import is_sharded
 from lightning_interp.isolation.fresh_weights import draw, shuffle_what_is_left, take_over
 from lightning_interp.isolation.guards import preserved_rng, seed_all
 from lightning_interp.isolation.own_parameters import own_parameters, same_tensors
-from lightning_interp.reporting.plain_values import Settings
 
-__all__ = ["Reinit", "RandomBaseline", "random_weights"]
+__all__ = ["REMEDY", "Reinit", "drawn_anew", "random_weights", "told_of_shuffled"]
 
 Reinit = Callable[[], nn.Module | Mapping[str, Tensor]]
 """Makes a model of the same class anew, or gives its state dict."""
 
-_REMEDY = "Give `baseline=lambda: …`, a function that makes the model anew, or switch it off by `baseline=False`."
+REMEDY = "Give `baseline=lambda: …`, a function that makes the model anew, or switch it off by `baseline=False`."
+"""What a user can do where weights cannot be drawn."""
 
 
 @contextmanager
@@ -68,95 +66,20 @@ def random_weights(model: nn.Module, seed: int = 0, fresh: Reinit | None = None)
         True
 
     """
-    with _installed(model, seed, fresh) as shuffled:
+    with drawn_anew(model, seed, fresh) as shuffled:
         if shuffled:
-            warnings.warn(_told(model, shuffled), stacklevel=3)
+            warnings.warn(told_of_shuffled(model, shuffled), stacklevel=3)
         yield shuffled
 
 
-class RandomBaseline:
-    """What a probe's argument ``baseline`` asks for, and what came of it.
-
-    Args:
-        asked: ``None``, the default of the probes, for random weights where they can be had: where not, the probe reads
-            on without, and a warning says why. ``True``, or a function that makes the model anew, for random weights or
-            an error; ``False`` for none.
-
-    Example:
-        >>> baseline = RandomBaseline(None)
-        >>> with baseline.installed(nn.Linear(2, 2), 0, "LayerProbe"):
-        ...     pass
-        >>> baseline.wanted, baseline.settings()
-        (True, {'baseline': True})
-
-    """
-
-    def __init__(self, asked: bool | Reinit | None) -> None:
-        if asked is not None and not isinstance(asked, bool) and not callable(asked):
-            raise ValueError(
-                f"`baseline` must be True, False, None or a function that makes the model anew, got {asked!r}."
-            )
-        self.asked = asked
-        self.forget()
-
-    def forget(self) -> None:
-        """Start anew, with another model."""
-        self.missing = ""
-        """Why there is none."""
-        self.shuffled: tuple[str, ...] = ()
-        """The parameters that nothing draws."""
-
-    @property
-    def wanted(self) -> bool:
-        """Whether there is one, as far as is known."""
-        return self.asked is not False and not self.missing
-
-    @contextmanager
-    def installed(self, model: nn.Module, seed: int, name: str) -> Iterator[None]:
-        """Within, the model has the weights; what nothing draws is told once, in the name of the callback."""
-        with _installed(model, seed, self.asked if callable(self.asked) else None) as shuffled:
-            if shuffled and shuffled != self.shuffled:
-                pl.utilities.rank_zero_warn(f"{name}: {_told(model, shuffled)} This is said once.")
-            self.shuffled = shuffled
-            yield
-
-    def give_up(self, error: Exception, name: str) -> None:
-        """Go on without one; it was not asked for.
-
-        Raises:
-            Exception: The error, where it was asked for.
-
-        """
-        if self.asked is not None:
-            raise error
-        self.missing = f"{type(error).__name__}: {error}"
-        pl.utilities.rank_zero_warn(
-            f"{name} reads without a baseline of random weights, since it failed: {self.missing} {_REMEDY}"
-        )
-
-    def settings(self) -> Settings:
-        """What readings were compared with."""
-        found: Settings = {"baseline": self.wanted}
-        if self.wanted and self.shuffled:
-            found["baseline_shuffled"] = ", ".join(self.shuffled)
-        return found
-
-    def state_dict(self) -> dict[str, Any]:
-        """What came of it, as text."""
-        return {"missing": self.missing, "shuffled": list(self.shuffled)}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on where a checkpoint left off."""
-        self.missing, self.shuffled = state_dict["missing"], tuple(state_dict["shuffled"])
-
-
 @contextmanager
-def _installed(model: nn.Module, seed: int, fresh: Reinit | None) -> Iterator[tuple[str, ...]]:
+def drawn_anew(model: nn.Module, seed: int, fresh: Reinit | None) -> Iterator[tuple[str, ...]]:
+    """The same as :func:`random_weights`, without the warning."""
     for name, parameter in model.named_parameters():
         if is_sharded(parameter):
-            raise ValueError(f"parameter {name!r} is sharded over ranks, and cannot be drawn anew. {_REMEDY}")
+            raise ValueError(f"parameter {name!r} is sharded over ranks, and cannot be drawn anew. {REMEDY}")
         if any(step == 0 and size > 1 for step, size in zip(parameter.stride(), parameter.shape, strict=True)):
-            raise ValueError(f"entries of parameter {name!r} are one and the same (expanded). {_REMEDY}")
+            raise ValueError(f"entries of parameter {name!r} are one and the same (expanded). {REMEDY}")
     with torch.no_grad(), own_parameters(model) as own:
         with preserved_rng():
             seed_all(seed)
@@ -164,11 +87,12 @@ def _installed(model: nn.Module, seed: int, fresh: Reinit | None) -> Iterator[tu
         yield shuffled
 
 
-def _told(model: nn.Module, shuffled: tuple[str, ...]) -> str:
+def told_of_shuffled(model: nn.Module, shuffled: tuple[str, ...]) -> str:
+    """A warning that names parameters that nothing draws."""
     names = f"{list(shuffled[:4])}{f' and {len(shuffled) - 4} more' if len(shuffled) > 4 else ''}"
     return (
         f"nothing draws the parameters {names} of {type(model).__name__} anew, so the baseline of random weights has "
-        f"their entries in another order. {_REMEDY}"
+        f"their entries in another order. {REMEDY}"
     )
 
 
@@ -181,5 +105,5 @@ def _drawn(model: nn.Module, fresh: Reinit | None, own: Mapping[str, Tensor]) ->
         with same_tensors(model):
             draw(model)
     except ValueError as error:
-        raise ValueError(f"{type(model).__name__} has no baseline of random weights: {error} {_REMEDY}") from error
+        raise ValueError(f"{type(model).__name__} has no baseline of random weights: {error} {REMEDY}") from error
     return shuffle_what_is_left(model, own)

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lightning_interp.compat import pl
 from lightning_interp.distributed import Collective, Maximum, PeerError
-from lightning_interp.isolation.random_weights import RandomBaseline, Reinit
+from lightning_interp.isolation.random_weights import REMEDY, Reinit, drawn_anew, told_of_shuffled
 from lightning_interp.metrics.derived import ABOVE_BASELINE, BASELINE
 from lightning_interp.metrics.measure import Axes, Measure, expanded
 from lightning_interp.reading.part import Part
@@ -44,15 +45,18 @@ class Baseline(Part):
     attached = ("_model",)
 
     def __init__(self, asked: bool | Reinit | None, seed: int = 0, of: str = "") -> None:
+        if asked is not None and not isinstance(asked, bool) and not callable(asked):
+            raise ValueError(
+                f"`baseline` must be True, False, None or a function that makes the model anew, got {asked!r}."
+            )
         self.asked, self.seed, self.of = asked, seed, of
-        self._random = RandomBaseline(asked)
         self._model: weakref.ref[nn.Module] | None = None
         self.clear()
 
     @property
     def wanted(self) -> bool:
         """Whether there is one, as far as is known."""
-        return self._random.wanted
+        return self.asked is not False and not self.missing
 
     @property
     def due(self) -> bool:
@@ -63,7 +67,10 @@ class Baseline(Part):
         """A new fit."""
         self.values: dict[str, float] = {}
         """Measure → its value with random weights, undefined ones too."""
-        self._random = RandomBaseline(self.asked)
+        self.missing = ""
+        """Why there is none."""
+        self.shuffled: tuple[str, ...] = ()
+        """The parameters that nothing draws."""
 
     def attach(self, model: nn.Module) -> None:
         """Values of another model are forgotten."""
@@ -75,7 +82,10 @@ class Baseline(Part):
     @contextmanager
     def installed(self, model: nn.Module, name: str) -> Iterator[None]:
         """Within, the model has random weights; what nothing draws is told once, in the name of the callback."""
-        with self._random.installed(model, self.seed, name):
+        with drawn_anew(model, self.seed, self.asked if callable(self.asked) else None) as shuffled:
+            if shuffled and shuffled != self.shuffled:
+                pl.utilities.rank_zero_warn(f"{name}: {told_of_shuffled(model, shuffled)} This is said once.")
+            self.shuffled = shuffled
             yield
 
     def read(
@@ -111,8 +121,18 @@ class Baseline(Part):
             self.values = dict((yield from merge(found)))
 
     def give_up(self, error: Exception, name: str) -> None:
-        """Go on without one; where it was asked for, that is an error."""
-        self._random.give_up(error, name)
+        """Go on without one; it was not asked for.
+
+        Raises:
+            Exception: The error, where it was asked for.
+
+        """
+        if self.asked is not None:
+            raise error
+        self.missing = f"{type(error).__name__}: {error}"
+        pl.utilities.rank_zero_warn(
+            f"{name} reads without a baseline of random weights, since it failed: {self.missing} {REMEDY}"
+        )
 
     def beside(self, values: Mapping[str, float], keys: Iterable[tuple[str, str, str]]) -> dict[str, float]:
         """The level with random weights and what training adds.
@@ -130,15 +150,18 @@ class Baseline(Part):
 
     def settings(self) -> Settings:
         """What readings were compared with."""
-        return self._random.settings()
+        found: Settings = {"baseline": self.wanted}
+        if self.wanted and self.shuffled:
+            found["baseline_shuffled"] = ", ".join(self.shuffled)
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """The values, and what came of the weights."""
-        return {**self._random.state_dict(), "values": dict(self.values)}
+        return {"missing": self.missing, "shuffled": list(self.shuffled), "values": dict(self.values)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a checkpoint left off."""
-        self._random.load_state_dict(state)
+        self.missing, self.shuffled = state["missing"], tuple(state["shuffled"])
         self.values, self._model = dict(state["values"]), None
 
 

@@ -83,7 +83,7 @@ class ProbeSet(Baseline):
 
         Args:
             reading: The reading, of which it is known whether its samples are others.
-            read: Reads them, by :meth:`over_ranks`.
+            read: Reads them, by :meth:`run`.
             name: Of the callback, for messages.
 
         Returns:

@@ -27,7 +27,8 @@ from torch.utils.data import (
 )
 
 from lightning_interp import LayerProbe, RepresentationStructure, analyze
-from lightning_interp.isolation.random_weights import RandomBaseline, random_weights
+from lightning_interp.isolation.random_weights import random_weights
+from lightning_interp.parts.baseline import Baseline
 from tests.toy import Sequences, Tagger, loader, timeless, trainer
 
 APART = (0.0, 0.5, 2.0, 1.0)
@@ -245,13 +246,13 @@ def test_beside_another_callback_on_the_same_site(tmp_path: Path) -> None:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seeds: list[int] = []
 
-    installed = RandomBaseline.installed
+    installed = Baseline.installed
 
-    def drawn(self: RandomBaseline, model: nn.Module, seed: int, name: str) -> Any:
-        seeds.append(seed)
-        return installed(self, model, seed, name)
+    def drawn(self: Baseline, model: nn.Module, name: str) -> Any:
+        seeds.append(self.seed)
+        return installed(self, model, name)
 
-    monkeypatch.setattr(RandomBaseline, "installed", drawn)
+    monkeypatch.setattr(Baseline, "installed", drawn)
     return seeds
 
 

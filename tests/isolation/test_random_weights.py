@@ -8,7 +8,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model, GPT2PreTrainedModel, LlamaConfig, LlamaForCausalLM
 
 from lightning_interp.compat import pl
-from lightning_interp.isolation.random_weights import RandomBaseline, random_weights
+from lightning_interp.isolation.random_weights import random_weights
 from lightning_interp.models import Seq2SeqModule
 from tests.identity import same, standing
 
@@ -357,21 +357,6 @@ def test_a_scripted_part_is_drawn_too() -> None:
     assert "1.0.weight" in shuffled
     assert not torch.equal(within["1.0.weight"], before["1.0.weight"])
     assert all(torch.equal(tensor, before[key]) for key, tensor in state(model).items())
-
-
-def test_a_baseline_that_was_asked_for_is_an_error_where_it_fails() -> None:
-    for asked in (True, dict):
-        with pytest.raises(KeyError, match="no"):
-            RandomBaseline(asked).give_up(KeyError("no"), "Probe")
-    unasked = RandomBaseline(None)
-    with pytest.warns(UserWarning, match="Probe reads without a baseline of random weights, since it failed: KeyError"):
-        unasked.give_up(KeyError("no"), "Probe")
-    assert unasked.settings() == {"baseline": False}
-    again = RandomBaseline(None)
-    again.load_state_dict(unasked.state_dict())
-    assert not again.wanted
-    with pytest.raises(ValueError, match=r"`baseline` must be True, False, None or a function.*got 'no'"):
-        RandomBaseline("no")  # type: ignore[arg-type]
 
 
 def test_a_fresh_model_of_other_shapes_is_refused() -> None:
