@@ -28,10 +28,8 @@ from lightning_interp.probing import (
     planted_places,
     true_sentences,
 )
+from lightning_interp.sites import blocks
 from lightning_interp.tasks import WordTokenizer
-
-LAYERS = 4
-SITES = {f"layer_{layer}": f"lm.transformer.h.{layer}" for layer in range(LAYERS)}
 
 
 class Clock(pl.Callback):
@@ -57,9 +55,12 @@ def live(steps: int, readings: int, validation: int) -> None:
     order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(0)).tolist()
     encoded = [encoded[place] for place in order]
     clock = Clock()
+    torch.manual_seed(0)
+    model = CausalLM(small_gpt2(tokenizer, layers=4, length=16, dropout=0.1), tokenizer, lr=3e-3)
+    sites = blocks(model)
     probes = [
-        CoordinateProbe(places, SITES, model="lm", draw_figures=False),
-        TruthProbe(fact_statements(facts), SITES, model="lm", draw_figures=False),
+        CoordinateProbe(places, sites, model="lm", draw_figures=False),
+        TruthProbe(fact_statements(facts), sites, model="lm", draw_figures=False),
     ]
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
@@ -75,9 +76,7 @@ def live(steps: int, readings: int, validation: int) -> None:
         )
         parts = encoded[:-validation], encoded[-validation:]
         loaders = [DataLoader(part, batch_size=48, collate_fn=pad_right) for part in parts]
-        torch.manual_seed(0)
-        lm = small_gpt2(tokenizer, layers=LAYERS, length=16, dropout=0.1)
-        trainer.fit(CausalLM(lm, tokenizer, lr=3e-3), *loaders)
+        trainer.fit(model, *loaders)
     plain = median(clock.seconds[1:])
     print(f"validation of {validation} sentences: {plain:.2f} s")
     for probe in probes:
@@ -85,10 +84,11 @@ def live(steps: int, readings: int, validation: int) -> None:
         seconds = [reading.values[f"seconds/{name}"] for reading in probe.history.readings]
         later = median(seconds[1:])
         print(
-            f"{name}: {len(probe.sentences)} sentences, {LAYERS} sites, {later:.2f} s = {later / plain:.2f} validations"
+            f"{name}: {len(probe.sentences)} sentences, {len(sites)} sites, {later:.2f} s = "
+            f"{later / plain:.2f} validations"
         )
         for key in sorted(probe.reading):
-            if key.endswith("layer_3") or "layer_3/" in key or "likelihood" in key:
+            if "3" in key.split("/") or "likelihood" in key:  # the last layer
                 print(f"  {key} {probe.reading[key]:.2f}")
 
 

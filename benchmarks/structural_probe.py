@@ -29,17 +29,13 @@ from lightning_interp.functional import (
 )
 from lightning_interp.language import encode_sentences, pad_right
 from lightning_interp.models import CausalLM, small_gpt2
+from lightning_interp.sites import blocks
 from lightning_interp.tasks import WordTokenizer, generate_corpus, grammar_words
 
-LAYERS = 4
 WORDS = WordTokenizer(grammar_words())
-SITES = {
-    "embeddings": "lm.transformer.drop",
-    **{f"layer_{layer}": f"lm.transformer.h.{layer}" for layer in range(LAYERS)},
-}
 
 
-def trained(callback: StructuralProbe, readings: int, steps: int) -> None:
+def trained(callback: StructuralProbe, model: CausalLM, readings: int, steps: int) -> None:
     """Fit, with evenly spread validations."""
     lines = [line for line in generate_corpus(40 * steps + 320) if len(line.split()) < 24]
     encoded = encode_sentences(WORDS, lines)
@@ -53,25 +49,31 @@ def trained(callback: StructuralProbe, readings: int, steps: int) -> None:
         num_sanity_val_steps=0,
     )
     train = DataLoader(encoded[: 32 * steps], 32, shuffle=True, collate_fn=pad_right)
+    trainer.fit(model, train, DataLoader(encoded[-160:], 100, collate_fn=pad_right))
+
+
+def untrained() -> tuple[CausalLM, dict[str, str]]:
+    """The language model, and where it is read."""
     pl.seed_everything(0, verbose=False)
-    lm = small_gpt2(WORDS, layers=LAYERS, length=32, dropout=0.1)
-    trainer.fit(CausalLM(lm, WORDS, lr=3e-3), train, DataLoader(encoded[-160:], 100, collate_fn=pad_right))
+    model = CausalLM(small_gpt2(WORDS, layers=4, length=32, dropout=0.1), WORDS, lr=3e-3)
+    return model, {"embeddings": "lm.transformer.drop", **blocks(model)}
 
 
-def probe(kind: type[StructuralProbe] = StructuralProbe, **kwargs: Any) -> StructuralProbe:
+def probe(sites: dict[str, str], kind: type[StructuralProbe] = StructuralProbe, **kwargs: Any) -> StructuralProbe:
     """On 500 sentences of the grammar."""
-    return kind(SITES, tokenizer="grammar", model="lm", log="full", draw_figures=False, **kwargs)
+    return kind(sites, tokenizer="grammar", model="lm", log="full", draw_figures=False, **kwargs)
 
 
 def language_model() -> None:
     """What is found, by layer and step."""
-    callback = probe()
-    trained(callback, readings=6, steps=600)
+    model, sites = untrained()
+    callback = probe(sites)
+    trained(callback, model, readings=6, steps=600)
     chain = callback.chain
     print(f"\nlinear chain: UUAS {chain.uuas:.2f}, DSpr {chain.dspr:.2f}, NSpr {chain.nspr:.2f}")
     print("| step | site | UUAS (random weights) | DSpr | root accuracy | NSpr |\n|---|---|---|---|---|---|")
     for reading in callback.history.readings[::2] + callback.history.readings[-1:]:
-        for site in SITES:
+        for site in sites:
             cells = [
                 f"{reading.values[f'{name}/{site}']:.2f} ({reading.values[f'{name}_baseline/{site}']:.2f})"
                 for name in ("uuas", "dspr", "root_accuracy", "nspr")
@@ -92,10 +94,11 @@ class _Kept(StructuralProbe):
 
 def starts() -> None:
     """Fits from scratch with three seeds, and from the probe of the reading before."""
-    callback = probe(_Kept, baseline=False)
+    model, sites = untrained()
+    callback = probe(sites, _Kept, baseline=False)
     assert isinstance(callback, _Kept)
     callback.seen = []
-    trained(callback, readings=4, steps=400)
+    trained(callback, model, readings=4, steps=400)
     heads = [torch.tensor(one.heads) for one in callback.treebank]
     keep = [torch.tensor(one.is_word) for one in callback.treebank]
     distances = [tree_distances(one) for one in heads]
@@ -105,7 +108,7 @@ def starts() -> None:
         return [values[place] for place in places]
 
     gains, steps, apart, dips = [], [], [], []
-    for site in list(SITES)[1:4]:
+    for site in list(sites)[1:4]:
         before: Tensor | None = None
         for words in [found for name, found in callback.seen if name == site]:
             data = at(words, train), at(distances, train), at(words, dev), at(distances, dev)

@@ -35,9 +35,8 @@ from lightning_interp.models import CausalLM, small_gpt2
 from lightning_interp.offline.acquisition_order import AcquisitionOrder
 from lightning_interp.probing import cooccurrence_sentences, planted_places
 from lightning_interp.probing.treebank import grammar_treebank
+from lightning_interp.sites import blocks
 from lightning_interp.tasks import WordTokenizer, fact_world, generate_corpus, grammar_tasks, grammar_words
-
-LAYERS = 4
 
 
 def main(argv: Sequence[str] | None = None) -> AcquisitionOrder:
@@ -64,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> AcquisitionOrder:
     text += cooccurrence_sentences(places, number // 4, seed=args.seed)
     words = WordTokenizer([*grammar_words(), *people.words, *places.names, *{w for line in text for w in line.split()}])
 
-    lm = small_gpt2(words, args.width, LAYERS, length=32)
-    sites = {f"layer_{layer + 1}": f"lm.transformer.h.{layer}" for layer in range(LAYERS)}
+    lm = small_gpt2(words, args.width, layers=4, length=32)
     model = CausalLM(lm, words, lr=2e-3, warmup=50, steps=args.steps)
+    sites = {f"layer_{place}": layer for place, layer in enumerate(blocks(model).values(), 1)}
     tasks = grammar_tasks(args.pairs, seed=args.seed)
     readers: list[ValidationAnalysis] = [
         AcquisitionByClass("lm", target="input_ids", shift=1, bands=4, mask="attention_mask"),

@@ -34,6 +34,7 @@ from lightning_interp import (
 )
 from lightning_interp.datasets import sentence_loader
 from lightning_interp.models import CausalLM, small_gpt2
+from lightning_interp.sites import blocks
 from lightning_interp.tasks import WordTokenizer, generate_corpus, grammar_words, load_causal_lm
 
 COLUMNS = {  # column of the table → key of the reading
@@ -88,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
             alone = pl.Trainer(max_steps=args.pretrain, logger=False, enable_progress_bar=False, **quiet)
             alone.fit(CausalLM(lm, lr=args.lr), sentence_loader(before, args.batch_size, shuffle=True))
 
-    sites = next(f"lm.{name}.*" for name, module in lm.named_modules() if isinstance(module, nn.ModuleList))  # layers
+    model = CausalLM(lm, tokenizer, args.lr)
+    sites = blocks(model)
     readers = make_readers(sites, lm, names)
     trainer = pl.Trainer(
         max_steps=args.steps,
@@ -99,19 +101,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
     )
     encoded = [tokenizer.encode(line)[: args.length] for line in lines]
     tuned_on = sentence_loader(encoded[args.held_out :], args.batch_size, shuffle=True)
-    trainer.fit(CausalLM(lm, tokenizer, args.lr), tuned_on, sentence_loader(encoded[: args.held_out], args.batch_size))
+    trainer.fit(model, tuned_on, sentence_loader(encoded[: args.held_out], args.batch_size))
 
     readings = Readings.of(*readers)
     found = {
         site: [{name: row[of] for name, key in COLUMNS.items() if (of := key.format(site)) in row} for row in ends]
         for ends in [(readings.rows[0], readings.rows[-1])]
-        for site in readers[0].site_names(trainer.lightning_module)
+        for site in sites
     }
     print(f"{table(found, readings)}\n\n{phases.conclusion}\n\nreadings: {Path(trainer.log_dir) / 'readings.csv'}")
     return found
 
 
-def make_readers(sites: str, lm: nn.Module, names: Any) -> list[ValidationAnalysis]:
+def make_readers(sites: dict[str, str], lm: nn.Module, names: Any) -> list[ValidationAnalysis]:
     """What is read: the output of every layer, and what noise on the embedding does to the loss."""
     embedding = next(name for name, module in lm.named_modules() if module is lm.get_input_embeddings())
     # The first token of a line is an attention sink in most models: its vector is unlike all others, whatever it is.

@@ -25,11 +25,9 @@ from torch import Tensor, nn
 from lightning_interp import RepresentationGeometry, RepresentationStructure, analyze
 from lightning_interp.datasets import sentence_loader
 from lightning_interp.models import small_gpt2
-from lightning_interp.sites import resolve_sites
+from lightning_interp.sites import blocks, resolve_sites
 from lightning_interp.tasks import generate_corpus, load_causal_lm
 
-# GPT-2; Llama, Mistral, Qwen and most others; GPT-NeoX and Pythia; OPT.
-LAYERS = ("transformer.h.*", "model.layers.*", "gpt_neox.layers.*", "model.decoder.layers.*")
 COLUMNS = {
     "information": "information/{}",
     "regularity by token": "regularity_above_chance/{}/token",
@@ -70,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         model, ids = random_gpt2(lines, args.length)
     model.to(args.device)
 
-    sites = args.sites or layers_of(model)
+    sites = args.sites or blocks(model)
     names = list(resolve_sites(model, sites))
     # The first token of a line is an attention sink in most models: its vector is unlike all others, whatever it is.
     shared = {"sites": sites, "max_examples": None, "skip_positions": 1}
@@ -96,18 +94,6 @@ def random_gpt2(lines: Sequence[str], length: int) -> tuple[nn.Module, list[Tens
     torch.manual_seed(0)
     ids = [torch.tensor([number[word] for word in line.split()[:length]]) for line in lines]
     return small_gpt2(words, layers=6, length=length), ids
-
-
-def layers_of(model: nn.Module) -> str:
-    """The glob that matches the layers of a causal model."""
-    known = dict(model.named_modules())
-    for glob in LAYERS:
-        if glob.removesuffix(".*") in known:
-            return glob
-    lists = [name for name, module in known.items() if isinstance(module, nn.ModuleList)]
-    raise SystemExit(
-        f"The layers of {type(model).__name__} are none of {LAYERS}; name them with --sites, as of {lists}"
-    )
 
 
 def table(found: dict[str, dict[str, float]]) -> str:

@@ -62,6 +62,7 @@ from lightning_interp.probing import (
     world_statements,
 )
 from lightning_interp.probing.treebank import grammar_treebank, read_conllu
+from lightning_interp.sites import blocks
 from lightning_interp.tasks import (
     WordTokenizer,
     fact_world,
@@ -323,13 +324,10 @@ def loader(sentences: list[Tagged], batch_size: int, shuffle: bool) -> DataLoade
 
 
 def sites_of(lm: nn.Module) -> Sites:
-    """Word embeddings and the output of each layer: the first list of modules holds those in decoders."""
+    """Word embeddings and the output of each layer."""
     embedding = next(name for name, module in lm.named_modules() if module is lm.get_input_embeddings())
-    stack, layers = next((name, one) for name, one in lm.named_modules() if isinstance(one, nn.ModuleList))
-    return {
-        "embedding": f"lm.{embedding}",
-        **{f"layer_{place + 1}": f"lm.{stack}.{place}" for place in range(len(layers))},
-    }
+    layers = {f"layer_{place}": f"lm.{layer}" for place, layer in enumerate(blocks(lm).values(), 1)}
+    return {"embedding": f"lm.{embedding}", **layers}
 
 
 # ------------------------------------------------- the picture

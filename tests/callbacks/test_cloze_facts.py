@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_interp import ClozeFacts
 from lightning_interp.functional import binomial_se
 from lightning_interp.language import encode_sentences, pad_right, sentence_log_probs
+from lightning_interp.models import small_gpt2
 from lightning_interp.tasks import Fact, Scorer, WordTokenizer, fact_world
 from lightning_interp.tasks.cloze import mask_cloze
 from lightning_interp.tasks.facts import frequency_share, majority_share, with_candidates
@@ -51,15 +52,6 @@ class Reader(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.lr)
-
-
-def small_gpt2() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    sizes = {"vocab_size": len(WORDS), "n_positions": 16, "n_embd": 48, "n_layer": 2, "n_head": 2}
-    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    config = transformers.GPT2Config(**sizes, **no_dropout, bos_token_id=1, eos_token_id=2)
-    return transformers.GPT2LMHeadModel(config)
 
 
 def text(number: int = 48, **kwargs: Any) -> DataLoader:
@@ -116,6 +108,7 @@ def test_facts_of_one_prompt_count_once_in_standard_errors() -> None:
 
 
 def test_what_the_text_tells_is_learned_and_what_it_does_not_is_not(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
     told = [fact for fact in WORLD.facts if fact.relation == "pet"]
     # The same people, other pets.
     turn = dict(zip(told[0].candidates, told[0].candidates[1:] + told[0].candidates[:1], strict=True))
@@ -124,7 +117,8 @@ def test_what_the_text_tells_is_learned_and_what_it_does_not_is_not(tmp_path: Pa
     lines = encode_sentences(WORDS, [fact.filled(fact.answer) for fact in told])
     pl.seed_everything(3, verbose=False)
     run = trainer(tmp_path, [callback], max_epochs=120, check_val_every_n_epoch=20)
-    run.fit(Reader(2e-3, small_gpt2()), DataLoader(lines, 6, shuffle=True, collate_fn=pad_right), text(8))
+    model = Reader(2e-3, small_gpt2(WORDS, 48, heads=2, length=16))
+    run.fit(model, DataLoader(lines, 6, shuffle=True, collate_fn=pad_right), text(8))
     found = callback.reading
     assert found["cloze_accuracy/pet"] == found["cloze_mrr/pet"] == 1
     assert found["cloze_margin/pet"] > 1

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_interp import AcquisitionByClass, ConfidenceCalibration, analyze
 from lightning_interp.batches import Predictions
 from lightning_interp.language import encode_sentences, pad_right
+from lightning_interp.models import CausalLM, small_gpt2
 from tests.toy import Sequences, Tagger, loader, timeless, trainer
 
 TAGS: dict[str, Any] = {"target": "tags", "mask": "attention_mask"}
@@ -176,26 +177,11 @@ def test_spoken_confidence_may_have_nothing_to_be_right_about(tmp_path: Path) ->
     assert callback.reading["brier/spoken"] == pytest.approx(0.25 * (1 - share))
 
 
-class Language(pl.LightningModule):
-    """A small GPT-2 as transformers gives it."""
-
-    def __init__(self, lr: float = 3e-3) -> None:
-        from transformers import GPT2Config, GPT2LMHeadModel
-
-        super().__init__()
-        self.lr = lr
-        torch.manual_seed(0)
-        config = GPT2Config(vocab_size=len(tokenizer()), n_positions=16, n_embd=16, n_layer=1, n_head=2)
-        self.lm = GPT2LMHeadModel(config)
-
-    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        return self.lm(**batch).loss
+class Language(CausalLM):
+    """Its validation step returns what transformers gives."""
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> Any:
         return self.lm(**batch)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), self.lr)
 
 
 def collated(encoded: list[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -214,7 +200,8 @@ def test_a_language_model_is_read_one_word_ahead(tmp_path: Path) -> None:
         "output": {"output": "logits", "target": "labels", "shift": 1},
     }
     callbacks = [ConfidenceCalibration(**one, draw_figures=False) for one in sources.values()]
-    model = Language()
+    torch.manual_seed(0)
+    model = Language(small_gpt2(tokenizer(), 16, layers=1, heads=2, length=16, dropout=0.1), lr=3e-3)
     trainer(tmp_path, callbacks, max_epochs=4).fit(model, text(320, 0), text(60, 1))
     for name, callback in zip(sources, callbacks, strict=True):
         found = [{key.replace(f"/{name}", ""): value for key, value in one[3].items()} for one in timeless(callback)]

@@ -16,6 +16,7 @@ from probing.planted import SITES, Planted, loader
 from lightning_interp import CoordinateProbe, analyze
 from lightning_interp.functional import block_folds, random_folds
 from lightning_interp.language import pad_right
+from lightning_interp.models import CausalLM, small_gpt2
 from lightning_interp.probing import Entities, cooccurrence_sentences, planted_places, planted_years
 from lightning_interp.tasks import WordTokenizer
 from tests.toy import trainer
@@ -211,24 +212,11 @@ def test_training_is_untouched(tmp_path: Path) -> None:
 # ------------------------------------------------- a model that learns
 
 
-class CausalLM(pl.LightningModule):
-    def __init__(self, sentences: list[str]) -> None:
-        from transformers import GPT2Config, GPT2LMHeadModel
-
-        super().__init__()
-        self.tokenizer = WordTokenizer.from_sentences(sentences)
-        config = GPT2Config(vocab_size=len(self.tokenizer), n_positions=10, n_embd=32, n_layer=2, n_head=2)
-        self.lm = GPT2LMHeadModel(config)
-        self.encoded = pad_right([torch.tensor(ids) for ids in self.tokenizer(sentences)["input_ids"]])[0]
-
-    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
-        return self.lm(input_ids=batch, labels=batch.masked_fill(batch == 0, -100)).loss
-
-    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
-        self.log("val_loss", self.training_step(batch, batch_idx))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=5e-3)
+def learner(sentences: list[str]) -> tuple[CausalLM, torch.Tensor]:
+    """A small GPT-2 of their words, and they as ids."""
+    words = WordTokenizer.from_sentences(sentences)
+    lm = small_gpt2(words, 32, heads=2, length=10, dropout=0.1)
+    return CausalLM(lm, words, lr=5e-3), pad_right([torch.tensor(words.encode(one)) for one in sentences])[0]
 
 
 def test_a_language_model_learns_places_from_the_company_names_keep(tmp_path: Path) -> None:
@@ -236,9 +224,9 @@ def test_a_language_model_learns_places_from_the_company_names_keep(tmp_path: Pa
     entities = planted_places(100)
     sentences = cooccurrence_sentences(entities, 8000)
     pl.seed_everything(0, verbose=False)
-    model = CausalLM(sentences)
-    data = torch.utils.data.DataLoader(model.encoded, batch_size=64, shuffle=True)
-    held_out = torch.utils.data.DataLoader(model.encoded[:64], batch_size=64)
+    model, encoded = learner(sentences)
+    data = torch.utils.data.DataLoader(encoded, batch_size=64, shuffle=True)
+    held_out = torch.utils.data.DataLoader(encoded[:64], batch_size=64)
     callback = CoordinateProbe(entities, {"layer": "lm.transformer.h.1"}, model="lm")
     trainer(tmp_path, [callback], max_epochs=4).fit(model, data, held_out)
     found = callback.reading

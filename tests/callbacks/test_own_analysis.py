@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import pytest
-import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from lightning_interp import LanguageModel, ValidationAnalysis, analyze
 from lightning_interp.distributed import Collective, Sum
+from lightning_interp.models import CausalLM, small_gpt2
 from lightning_interp.parts.sentences import SentenceBatch, Sentences
 from lightning_interp.reading.arguments import AnalysisArgs
 from lightning_interp.reading.reading import Reading
@@ -95,28 +95,16 @@ SENTENCES = ["abcab", "zy", "hello", "aaaaaaa", "q", "lightning", "interpretatio
 LAYERS = {f"layer_{layer}": f"lm.transformer.h.{layer}.attn" for layer in range(2)}
 
 
-class Letters(pl.LightningModule):
+class Letters(CausalLM):
     """A small GPT-2 that learns letters."""
 
     def __init__(self) -> None:
-        super().__init__()
         torch.manual_seed(0)
-        size = {"vocab_size": 27, "n_positions": 16, "n_embd": 12, "n_layer": 2, "n_head": 3}
-        config = transformers.GPT2Config(**size, attn_implementation="eager", bos_token_id=0, eos_token_id=0)
-        self.lm = transformers.GPT2LMHeadModel(config)
+        more = {"attn_implementation": "eager", "bos_token_id": 0, "eos_token_id": 0}
+        super().__init__(small_gpt2(range(27), 12, heads=3, length=16, dropout=0.1, **more), lr=1e-2)
         with torch.no_grad():  # sharper heads than those that a model starts with
             for block in self.lm.transformer.h:
                 block.attn.c_attn.weight.mul_(20)
-
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        loss: Tensor = self.lm(input_ids=batch, labels=batch).loss
-        return loss
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.log("val_loss", self.training_step(batch, batch_idx))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), 1e-2)
 
 
 def data() -> DataLoader[Tensor]:

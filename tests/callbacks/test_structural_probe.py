@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from lightning_interp import StructuralProbe, analyze
 from lightning_interp.functional import chain_scores
 from lightning_interp.language import encode_sentences, pad_right, sentence_log_probs
+from lightning_interp.models import small_gpt2
 from lightning_interp.probing.treebank import Sentence, grammar_treebank
 from lightning_interp.tasks import WordTokenizer, generate_corpus, grammar_words
 from tests.toy import timeless, trainer
@@ -209,14 +210,12 @@ def test_a_resumed_run_has_the_readings_of_one_that_was_not_stopped(tmp_path: Pa
 
 def test_a_language_model_learns_trees_of_its_language(tmp_path: Path) -> None:
     """GPT-2 of 24 dimensions on the built-in grammar, by its own configuration's random weights as the baseline."""
-    from transformers import GPT2Config, GPT2LMHeadModel
 
     class Small(LanguageModel):
         def __init__(self) -> None:
             super().__init__()
             torch.manual_seed(0)
-            size = {"n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 2}
-            self.lm = GPT2LMHeadModel(GPT2Config(vocab_size=len(WORDS), **size))
+            self.lm = small_gpt2(WORDS, 24, heads=2, length=32, dropout=0.1)
 
     corpus = encode_sentences(WORDS, [line for line in generate_corpus(2600) if len(line.split()) < 24])
     train = DataLoader(corpus[:2400], batch_size=32, collate_fn=pad_right)

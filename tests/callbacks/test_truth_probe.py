@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from callbacks.test_coordinate_probe import CausalLM
+from callbacks.test_coordinate_probe import learner
 from probing.planted import SITES, Planted, loader
 
 from lightning_interp import TruthProbe, analyze
@@ -215,9 +215,9 @@ def test_a_language_model_that_has_learnt_facts_by_heart_has_no_direction_of_tru
     tables = planted_facts(topics=4, subjects=8, objects=4)
     sentences = true_sentences(tables, 4000, negated=0.15)
     pl.seed_everything(0, verbose=False)
-    model = CausalLM(sentences)
-    data = torch.utils.data.DataLoader(model.encoded, batch_size=32, shuffle=True)
-    held_out = torch.utils.data.DataLoader(model.encoded[:64], batch_size=64)
+    model, encoded = learner(sentences)
+    data = torch.utils.data.DataLoader(encoded, batch_size=32, shuffle=True)
+    held_out = torch.utils.data.DataLoader(encoded[:64], batch_size=64)
     callback = TruthProbe(fact_statements(tables), {"layer": "lm.transformer.h.1"}, model="lm")
     trainer(tmp_path, [callback], max_epochs=3).fit(model, data, held_out)
     (first, *_, last) = (reading.values for reading in callback.history.readings)

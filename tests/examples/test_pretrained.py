@@ -50,7 +50,3 @@ def test_what_is_missing_is_said(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         example.main(["--gguf-file", "model.gguf"])
     assert "--gguf-file needs --model" in capsys.readouterr().err
-    from torch import nn
-
-    with pytest.raises(SystemExit, match=r"name them with --sites, as of \['blocks'\]"):
-        example.layers_of(nn.ModuleDict({"blocks": nn.ModuleList()}))

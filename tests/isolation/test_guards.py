@@ -15,6 +15,7 @@ from torch import nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lightning_interp.isolation import ModuleState, muted_loggers, no_side_effects, preserved_rng, seed_all
+from lightning_interp.models import small_gpt2
 from tests.identity import same, standing
 
 
@@ -391,11 +392,8 @@ def test_a_hook_that_was_put_back_can_still_be_taken_off() -> None:
 
 
 def test_a_model_of_transformers_has_as_many_hooks_and_outputs_as_before() -> None:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(
-        vocab_size=20, n_positions=8, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2
-    )
-    model, ids = transformers.GPT2LMHeadModel(config).eval(), torch.zeros(1, 4, dtype=torch.long)
+    pytest.importorskip("transformers")
+    model, ids = small_gpt2(range(20), 16, heads=2, length=8).eval(), torch.zeros(1, 4, dtype=torch.long)
     before = standing(model)
     for _ in range(3):
         with no_side_effects(model), torch.no_grad():

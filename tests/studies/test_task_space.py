@@ -11,6 +11,7 @@ import torch
 from example_files import load_study
 
 from lightning_interp import Readings
+from lightning_interp.models import small_gpt2
 from lightning_interp.tasks import grammar_words
 from lightning_interp.tasks.space import TaskSpaceResult
 
@@ -80,7 +81,7 @@ def test_verdicts_follow_from_the_numbers(tmp_path: Path) -> None:
 
 def test_a_pretrained_model_on_pairs_in_the_format_of_blimp(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     example = load_study("task_space")
     marks = ["<pad>", "<bos>", "<eos>", "<unk>"]
@@ -89,8 +90,7 @@ def test_a_pretrained_model_on_pairs_in_the_format_of_blimp(tmp_path: Path, caps
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {f"{mark[1:-1]}_token": mark for mark in marks}
     PreTrainedTokenizerFast(tokenizer_object=plain, **special).save_pretrained(tmp_path / "model")
-    config = GPT2Config(vocab_size=len(ids), n_positions=64, n_embd=8, n_layer=1, n_head=2)
-    GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
+    small_gpt2(ids, 8, layers=1, heads=2).save_pretrained(tmp_path / "model")
     pairs = tmp_path / "pairs"
     pairs.mkdir()
     for task in example.grammar_tasks(6, paradigms=TINY[-4:]):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lightning_interp.language import WordTokenizer, encode_sentences, pad_right, sentence_log_probs
+from lightning_interp.models import small_gpt2
 
 NOUNS = ["king", "queen", "dog", "cat", "child", "guest", "doctor", "pilot", "singer", "boy"]
 VERBS = ["sleep", "laugh", "run", "wait"]
@@ -68,12 +69,9 @@ def tokenizer() -> WordTokenizer:
 
 
 def trained(steps: int = 150, width: int = 32, layers: int = 2, seed: int = 0, lr: float = 3e-3) -> nn.Module:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
     torch.manual_seed(seed)
     words = tokenizer()
-    config = GPT2Config(vocab_size=len(words), n_positions=16, n_embd=width, n_layer=layers, n_head=2)
-    model = GPT2LMHeadModel(config)
+    model = small_gpt2(words, width, layers, heads=2, length=16, dropout=0.1)
     sentences = general(24 * steps, seed) + unruly(8 * steps, seed)
     random.Random(seed).shuffle(sentences)
     encoded = encode_sentences(words, sentences)

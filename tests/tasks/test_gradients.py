@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_interp.functional import cosine_matrix, reliability
 from lightning_interp.language.encoding import EncodedPair, encode_sentences
+from lightning_interp.models import small_gpt2
 from lightning_interp.tasks import WordTokenizer, grammar_tasks, grammar_words
 from lightning_interp.tasks.differential import gradient_differential
 from lightning_interp.tasks.gradients import GradientReader, TaskGradients, group_names
@@ -28,11 +29,9 @@ def encoded(task: Sequence[tuple[str, str]]) -> list[EncodedPair]:
 
 @pytest.fixture(scope="module")
 def gpt2() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("transformers")
     torch.manual_seed(0)
-    special = {"bos_token_id": WORDS.bos_token_id, "eos_token_id": WORDS.eos_token_id}
-    config = transformers.GPT2Config(vocab_size=len(WORDS), n_positions=32, n_embd=64, n_layer=2, n_head=2, **special)
-    return transformers.GPT2LMHeadModel(config)
+    return small_gpt2(WORDS, heads=2, length=32, dropout=0.1)
 
 
 def turns(*places: int) -> list[int]:

@@ -16,6 +16,7 @@ from tasks.toy_lm import ToyLM
 from torch import nn
 
 from lightning_interp.language import encode_sentences, pad_right
+from lightning_interp.models import small_gpt2
 from lightning_interp.tasks import (
     Task,
     WordTokenizer,
@@ -59,12 +60,9 @@ def bigrams() -> nn.Module:
 @pytest.fixture(scope="module")
 def small() -> tuple[nn.Module, WordTokenizer]:
     """A GPT-2 that has begun to learn the grammar."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
     words = WordTokenizer(grammar_words())
-    marks = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(words), n_positions=64, n_embd=32, n_layer=2, n_head=2, **marks))
+    model = small_gpt2(words, 32, heads=2, dropout=0.1)
     ids = encode_sentences(words, generate_corpus(6400))
     optimizer = torch.optim.AdamW(model.parameters(), 4e-3)
     for start in range(0, len(ids), 32):

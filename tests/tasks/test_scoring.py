@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lightning_interp.language import WordTokenizer, length_batches, pad_right, perplexity, pseudo_log_likelihoods
 from lightning_interp.language.encoding import encode_sentences, padding_id
 from lightning_interp.language.likelihood import sentence_log_probs, takes_mask
+from lightning_interp.models import small_gpt2
 from lightning_interp.tasks.pairs import MinimalPair, Task
 from lightning_interp.tasks.scoring import Scorer, margin_accuracy
 
@@ -86,19 +87,10 @@ def bert(within: int = 24):
 
 
 def gpt2(vocabulary: int):
-    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("transformers")
     torch.manual_seed(0)
-    config = transformers.GPT2Config(
-        vocab_size=vocabulary,
-        n_positions=32,
-        n_embd=16,
-        n_layer=2,
-        n_head=2,
-        initializer_range=0.5,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return transformers.GPT2LMHeadModel(config)
+    more = {"initializer_range": 0.5, "bos_token_id": 1, "eos_token_id": 2}
+    return small_gpt2(range(vocabulary), 16, heads=2, length=32, dropout=0.1, **more)
 
 
 # Encoding.
