@@ -69,7 +69,7 @@ _OLD_PATHS = {
     "compare": "offline.compare",
     "gates": "decisions",
     "history": "reading.history",
-    "labels": "batches.labels",
+    "labels": "batches.reader",
     "positions": "distributed.positions",
     "predictions": "batches.predictions",
     "probing.random_weights": "isolation.random_weights",

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from lightning_interp.batches.labels import describe_batch
+from lightning_interp.batches.reader import describe_batch
 from lightning_interp.compat import is_overridden, pl
 
 __all__ = ["Forward", "RunBatch", "checked_forward", "default_forward", "module_forward", "takes_batches"]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.batches.labels import Key, describe_batch, look_up
+from lightning_interp.batches.reader import Key, describe_batch, look_up
 from lightning_interp.compat import pl
 from lightning_interp.distributed.positions import Selection
 from lightning_interp.functional._numerics import as_float

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_interp.batches.labels import BatchReader, Key, ReadBatch, hashable
+from lightning_interp.batches.reader import BatchReader, Key, ReadBatch, hashable
 
 __all__ = ["forget_batch", "read_once"]
 

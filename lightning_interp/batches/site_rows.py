@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.batches.labels import ReadBatch
+from lightning_interp.batches.reader import ReadBatch
 from lightning_interp.batches.rows import rows_a_sample, together
 from lightning_interp.distributed.positions import Selection
 from lightning_interp.sites import Found, by_site

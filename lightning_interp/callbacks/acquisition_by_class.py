@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.batches.labels import Key, LabelSource
 from lightning_interp.batches.predictions import Predictions, Scores
+from lightning_interp.batches.reader import Key, LabelSource
 from lightning_interp.distributed import Collective
 from lightning_interp.functional.acquisition import LearnedCurve, acquisition_step, forgetting_p
 from lightning_interp.functional.design_effect import design_effect

@@ -11,8 +11,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp.batches.labels import Key
 from lightning_interp.batches.predictions import PredictedRows, Scores
+from lightning_interp.batches.reader import Key
 from lightning_interp.distributed import Collective
 from lightning_interp.distributed.positions import Selection
 from lightning_interp.figures import measure_curves

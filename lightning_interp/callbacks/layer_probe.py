@@ -12,7 +12,7 @@ from typing import Any, Unpack
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp.batches.labels import LabelSource
+from lightning_interp.batches.reader import LabelSource
 from lightning_interp.batches.site_rows import SiteRows
 from lightning_interp.figures import measure_curves, site_heatmap
 from lightning_interp.functional.layers import best_layer, centre_of_gravity

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, Unpack
 
 from torch import Tensor, nn
 
-from lightning_interp.batches.labels import Key
+from lightning_interp.batches.reader import Key
 from lightning_interp.batches.site_rows import Pooling, ReadSite
 from lightning_interp.callbacks._noise_pictures import (
     NoisePictures,

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lightning_interp.batches.labels import LabelSource
+from lightning_interp.batches.reader import LabelSource
 from lightning_interp.callbacks.representation_metrics import RepresentationMetrics, name_of, names_by_set
 from lightning_interp.figures import measure_curves
 from lightning_interp.figures.representation_map import representation_map

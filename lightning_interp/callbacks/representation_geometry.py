@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
-from lightning_interp.batches.labels import LabelSource
+from lightning_interp.batches.reader import LabelSource
 from lightning_interp.callbacks.representation_metrics import RepresentationMetrics
 from lightning_interp.figures import measure_curves
 from lightning_interp.metrics import SpectralGeometry

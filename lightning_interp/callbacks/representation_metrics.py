@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_interp.batches.labels import LabelSource
+from lightning_interp.batches.reader import LabelSource
 from lightning_interp.batches.site_rows import SiteRows
 from lightning_interp.figures import measure_curves, site_heatmap
 from lightning_interp.isolation.seen import Seen

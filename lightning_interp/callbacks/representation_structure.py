@@ -11,7 +11,7 @@ from typing import Any, Unpack
 from matplotlib.figure import Figure
 from torchmetrics import Metric
 
-from lightning_interp.batches.labels import LabelSource
+from lightning_interp.batches.reader import LabelSource
 from lightning_interp.callbacks.representation_metrics import RepresentationMetrics
 from lightning_interp.figures import information_plane, measure_curves
 from lightning_interp.functional import vmf_temperature

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.batches.contents import BatchSize
-from lightning_interp.batches.labels import BatchReader, LabelSource
 from lightning_interp.batches.predictions import PredictedRows, PredictionRecorder, Predictions
+from lightning_interp.batches.reader import BatchReader, LabelSource
 from lightning_interp.distributed import Collective, Maximum, Sum
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.design_effect import sample_sums

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from lightning_interp.batches.labels import ReadBatch
+from lightning_interp.batches.reader import ReadBatch
 from lightning_interp.compat import pl
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.reading.part import Part

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.batches.labels import Key
 from lightning_interp.batches.predictions import PredictedRows, PredictionRecorder, Predictions
+from lightning_interp.batches.reader import Key
 from lightning_interp.distributed import Collective, Sum
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.reading.part import Part

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from lightning_interp.batches.forward import Forward
-from lightning_interp.batches.labels import Key
+from lightning_interp.batches.reader import Key
 from lightning_interp.batches.site_rows import Pooling, ReadSite
 from lightning_interp.parts.projector import Names
 from lightning_interp.reading.arguments import BatchArgs

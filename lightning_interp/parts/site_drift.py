@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.batches.labels import ReadBatch
+from lightning_interp.batches.reader import ReadBatch
 from lightning_interp.batches.site_rows import Pooling, ReadSite, SiteReader
 from lightning_interp.distributed import Collective, Sum
 from lightning_interp.functional.robustness import cosine_drift_sums

@@ -11,9 +11,9 @@ from torch import nn
 
 from lightning_interp.batches.contents import BatchSize
 from lightning_interp.batches.forward import Forward, checked_forward
-from lightning_interp.batches.labels import BatchReader, Key, LabelSource, ReadBatch
 from lightning_interp.batches.own_data import OwnData, apart
 from lightning_interp.batches.read_once import forget_batch, read_once
+from lightning_interp.batches.reader import BatchReader, Key, LabelSource, ReadBatch
 from lightning_interp.batches.site_rows import Pooling, ReadSite, SiteReader, SiteRows
 from lightning_interp.isolation import seed_all
 from lightning_interp.isolation.seen import Seen

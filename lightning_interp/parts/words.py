@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from lightning_interp.batches.contents import BatchSize, Key
-from lightning_interp.batches.labels import BatchReader, ReadBatch
+from lightning_interp.batches.reader import BatchReader, ReadBatch
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.reading.part import Part
 from lightning_interp.reading.reading import Reading

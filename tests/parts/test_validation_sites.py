@@ -17,8 +17,8 @@ from lightning_interp import (
     ValidationAnalysis,
     analyze,
 )
-from lightning_interp.batches.labels import BatchReader
 from lightning_interp.batches.read_once import forget_batch, read_once
+from lightning_interp.batches.reader import BatchReader
 from lightning_interp.distributed.positions import SamplePositions
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.parts.validation_sites import ValidationSites

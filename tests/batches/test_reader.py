@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_interp.batches.labels import BatchReader, batch_size, describe_batch
+from lightning_interp.batches.reader import BatchReader, batch_size, describe_batch
 
 IDS = torch.tensor([[1, 5, 6, 2, 0], [1, 7, 2, 0, 0]])
 MASK = (IDS != 0).long()
