@@ -16,7 +16,7 @@ from lightning_interp.sites import Found, by_site
 from lightning_interp.sites.layout import Layout, LayoutResolver, check_sites
 from lightning_interp.sites.output import OutputKey, described
 
-__all__ = ["HowRead", "Pooling", "ReadSite", "SiteReader", "SiteRows", "check_pooling", "pooled_rows"]
+__all__ = ["HowRead", "Pooling", "ReadSite", "SiteReader", "SiteRows", "check_pooling", "pooled_rows", "refuse_unknown_padding"]
 
 ReadSite = Callable[[Any, Any], Any]
 """Called with what a site returned and the batch; gives its rows."""
@@ -269,7 +269,7 @@ def _aligned(site: str, parts: Sequence[SiteRows], read: ReadBatch, own: bool, l
     length = one.representations.shape[1]
     if read.mask is None:
         if layout in ("BTD", "TBD", "BD") and not own:
-            _refuse_unknown_padding(site, length // calls if length > calls else length, read)
+            refuse_unknown_padding(site, length // calls if length > calls else length, read)
         return one
     words = read.mask.to(one.mask.device)
     if length == 1 and words.shape[1] != 1:
@@ -324,7 +324,13 @@ def _of_samples(rows: SiteRows, times: int) -> SiteRows:
     return SiteRows(together(times, z), together(times, rows.mask), labels, rows.positions)
 
 
-def _refuse_unknown_padding(site: str, length: int, read: ReadBatch) -> None:
+def refuse_unknown_padding(site: str, length: int, read: ReadBatch) -> None:
+    """Refuse positions of which some may be padding, where the batch does not say which.
+
+    Raises:
+        ValueError: If the batch has no mask, and holds what may be token ids or a mask of that length.
+
+    """
     if length < 2:
         return
     for part, (positions, what) in read.maybe_padded.items():

@@ -41,6 +41,7 @@ class Derived:
     name: str
     """Behind the name of the measure in a title."""
     says: str
+    """What it is; ``{chance}`` stands for what the measure calls chance."""
     none: str = ""
     """What it is where there is no effect; by default what that is of the measure."""
     better: bool = False
@@ -69,7 +70,7 @@ class Derived:
             measure,
             name=f"{self.prefix}{measure.name}{self.suffix}",
             title=", ".join([original.title, *(one.name for one in derived)]),
-            says=" ".join([original.says, *(one.says for one in derived)]),
+            says=" ".join([original.says, *(one.says.format(chance=original.chance) for one in derived)]),
             none=next((one.none for one in reversed(derived) if one.none), original.none),
             better=original.better if all(one.better for one in derived) else "neither",
             level=level or (FULL if self.compared else measure.level),
@@ -87,8 +88,8 @@ _COMPARED = "What the measure is compared with."
 
 ABOVE_CHANCE = Derived(
     "above chance",
-    "Its value less that of labels dealt out at random.",
-    "0 where labels tell nothing.",
+    "Its value less that of {chance}.",
+    "0 where there is nothing but chance.",
     better=True,
     suffix="_above_chance",
 )
@@ -107,7 +108,7 @@ ABOVE_CHAIN = Derived(
     suffix="_above_chain",
 )
 CHANCE = Derived(
-    "chance level", "Its value for labels dealt out at random.", _COMPARED, suffix="_chance", compared=True
+    "chance level", "Its value for {chance}.", _COMPARED, suffix="_chance", compared=True
 )
 BASELINE = Derived("random weights", "Its value with random weights.", _COMPARED, suffix="_baseline", compared=True)
 CONTROL = Derived(

@@ -63,6 +63,7 @@ class Measure:
         better: Which way is better, for what most people want of a model: ``"higher"``, ``"lower"``, ``"neither"``, or
             ``"as the metric"`` where it is a value of the model's own metric that one of the axes names.
         none: What it is where there is no effect, in a sentence: its level of chance, its bounds.
+        chance: What its level of chance is the value of.
         instead: The name of the measure that a gate should monitor where this one may be undefined at a reading; with
             its end behind a slash where it has one (``"class_accuracy/mean"``). That measure has the same axes or some
             of them. ``""`` where it may be undefined and no other stands for it; None where it is always defined.
@@ -104,6 +105,7 @@ class Measure:
     unit: str = ""
     better: Better = "neither"
     none: str = ""
+    chance: str = "labels dealt out at random"
     instead: str | None = None
     beside_random: bool = False
     end: str = ""

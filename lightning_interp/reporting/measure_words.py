@@ -176,7 +176,7 @@ def measure_words(key: str, prefix: str = "") -> Measure | None:
 
     Example:
         >>> measure_words("regularity_above_chance/encoder/token").none
-        '0 where labels tell nothing.'
+        '0 where there is nothing but chance.'
         >>> measure_words("regularity_chance/encoder/token").better
         'neither'
 

@@ -128,7 +128,7 @@ def test_a_derived_measure_says_what_it_is_derived_of() -> None:
     assert (above.title, above.better, above.none) == (
         "regularity, binned, above chance",
         "higher",
-        "0 where labels tell nothing.",
+        "0 where there is nothing but chance.",
     )
     error = measure_words("proximity_error_above_baseline/enc")
     assert error is not None
