@@ -16,6 +16,7 @@ from lightning_interp.functional.alignment import (
     same_group,
     within_between,
 )
+from lightning_interp.functional.attention import attention_sums, head_redundancy, rollout, uniform_sums, value_weighted
 from lightning_interp.functional.auroc import auroc, best_threshold
 from lightning_interp.functional.binned import bin_indices, binned_entropy
 from lightning_interp.functional.binomial import binomial_se
@@ -38,6 +39,14 @@ from lightning_interp.functional.folds import block_folds, random_folds
 from lightning_interp.functional.frequency_bands import frequency_bands
 from lightning_interp.functional.geography import great_circle, proximity_error, r_squared
 from lightning_interp.functional.holm import holm
+from lightning_interp.functional.induction import (
+    icl_score,
+    loss_by_position,
+    pattern_chance,
+    pattern_sums,
+    repeat_gain,
+    repeated_sequences,
+)
 from lightning_interp.functional.jackknife import jackknife_se
 from lightning_interp.functional.knees import KneeFit, fit_knees
 from lightning_interp.functional.layers import best_layer, centre_of_gravity
@@ -213,4 +222,15 @@ __all__ = [
     "selective_accuracy",
     "area_under_risk_coverage",
     "multiclass_brier",
+    "attention_sums",
+    "uniform_sums",
+    "value_weighted",
+    "head_redundancy",
+    "rollout",
+    "repeated_sequences",
+    "pattern_sums",
+    "pattern_chance",
+    "loss_by_position",
+    "icl_score",
+    "repeat_gain",
 ]

@@ -1,0 +1,87 @@
+"""Measures of attention weights, one row after another, from nested lists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+
+from reference.entropy import entropy, js
+
+Row = Sequence[float]
+
+
+def row_measures(row: Row, keys: Sequence[int], place: int, first: int) -> dict[str, float]:
+    """What one query at its place says with these visible keys; a measure that it has no part in is missing."""
+    if len(keys) < 2:
+        return {}
+    total = math.fsum(row[key] for key in keys)
+    if total == 0:
+        return {}
+    share = {key: row[key] / total for key in keys}
+    nats = entropy(list(share.values()))
+    found = {
+        "attention_entropy": nats / math.log(len(keys)),
+        "effective_keys": math.exp(nats),
+        "attention_distance": math.fsum(share[key] * abs(place - key) for key in keys),
+    }
+    wanted = {"sink": first, "previous_token": place - 1, "next_token": place + 1, "self": place}
+    found |= {name: share[key] for name, key in wanted.items() if key in share}
+    if len(keys) > 8:
+        found["top8_mass"] = math.fsum(sorted(share.values())[-8:])
+    return found
+
+
+def sums(weights, visible, queries, first, offset: int, names: Sequence[str]) -> list[list[tuple[float, int]]]:
+    """Sum and number of rows of each measure for each head; all arguments of full shape."""
+    heads = len(weights[0])
+    values = [{name: [] for name in names} for _ in range(heads)]
+    for b, sample in enumerate(weights):
+        for h, head in enumerate(sample):
+            for i, row in enumerate(head):
+                if not queries[b][i]:
+                    continue
+                keys = [j for j in range(len(row)) if visible[b][h][i][j]]
+                for name, value in row_measures(row, keys, i + offset, first[b]).items():
+                    values[h][name].append(value)
+    return [[(math.fsum(of[name]), len(of[name])) for name in names] for of in values]
+
+
+def redundancy(weights, queries, visible=None) -> tuple[float, int]:
+    """Sum and number of the divergences of all pairs of heads at all rows."""
+    terms = []
+    for b, sample in enumerate(weights):
+        for i, real in enumerate(queries[b]):
+            if not real:
+                continue
+            rows = []
+            for h, head in enumerate(sample):
+                keys = [j for j in range(len(head[i])) if visible is None or visible[b][h][i][j]]
+                if visible is not None and len(keys) < 2:
+                    rows.append(None)
+                    continue
+                total = math.fsum(head[i][j] for j in keys)
+                rows.append([head[i][j] / total if j in keys else 0.0 for j in range(len(head[i]))])
+            for h in range(len(rows)):
+                for g in range(h):
+                    if rows[h] is not None and rows[g] is not None:
+                        terms.append(js(rows[h], rows[g]))
+    return math.fsum(terms), len(terms)
+
+
+def rollout(layers) -> list[list[list[float]]]:
+    """Abnar & Zuidema 2020, for each sample."""
+    found = []
+    for b in range(len(layers[0])):
+        size = len(layers[0][b][0])
+        reached = [[float(i == j) for j in range(size)] for i in range(size)]
+        for layer in layers:
+            mixed = []
+            for i in range(size):
+                row = [fmean(head[i][j] for head in layer[b]) / 2 + (i == j) / 2 for j in range(size)]
+                mixed.append([value / math.fsum(row) for value in row])
+            reached = [
+                [math.fsum(mixed[i][k] * reached[k][j] for k in range(size)) for j in range(size)] for i in range(size)
+            ]
+        found.append(reached)
+    return found
