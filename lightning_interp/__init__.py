@@ -5,6 +5,7 @@ import sys
 
 from lightning_interp.callbacks import (
     AcquisitionByClass,
+    AttentionStructure,
     ClozeFacts,
     ConfidenceCalibration,
     CoordinateProbe,
@@ -47,6 +48,7 @@ __all__ = [
     "CoordinateProbe",
     "TruthProbe",
     "RepresentationDrift",
+    "AttentionStructure",
     "ConfidenceCalibration",
     "TrainingPhases",
     "PhaseEarlyStopping",

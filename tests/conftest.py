@@ -16,10 +16,15 @@ settings.register_profile("search", deadline=None, max_examples=400, suppress_he
 settings.load_profile("suite")
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Keep what collecting made out of garbage collections: thousands of tests make each of them take seconds."""
-    gc.collect()
-    gc.freeze()
+_FROZEN: list[object] = []
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Keep what is there already out of garbage collections, file by file: else each of them takes seconds."""
+    if _FROZEN != [item.path]:
+        _FROZEN[:] = [item.path]
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,16 @@ from lightning_interp.sites import Found, by_site
 from lightning_interp.sites.layout import Layout, LayoutResolver, check_sites
 from lightning_interp.sites.output import OutputKey, described
 
-__all__ = ["HowRead", "Pooling", "ReadSite", "SiteReader", "SiteRows", "check_pooling", "pooled_rows", "refuse_unknown_padding"]
+__all__ = [
+    "HowRead",
+    "Pooling",
+    "ReadSite",
+    "SiteReader",
+    "SiteRows",
+    "check_pooling",
+    "pooled_rows",
+    "refuse_unknown_padding",
+]
 
 ReadSite = Callable[[Any, Any], Any]
 """Called with what a site returned and the batch; gives its rows."""

@@ -3,6 +3,7 @@
 from lightning_interp.figures.acquisition_chart import acquisition_chart
 from lightning_interp.figures.coordinate_map import coordinate_map
 from lightning_interp.figures.dependency_tree import dependency_tree
+from lightning_interp.figures.head_map import head_map
 from lightning_interp.figures.information_plane import information_plane
 from lightning_interp.figures.interval_curves import interval_curves
 from lightning_interp.figures.measure_curves import measure_curves
@@ -17,6 +18,7 @@ from lightning_interp.figures.training_phases import training_phases
 
 __all__ = [
     "acquisition_chart",
+    "head_map",
     "information_plane",
     "measure_curves",
     "retention_curves",

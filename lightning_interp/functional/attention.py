@@ -10,13 +10,22 @@ from torch import Tensor
 from lightning_interp.functional._numerics import as_float, full_precision, plogp, wide_dtype
 from lightning_interp.functional.divergence import js_divergence
 
-__all__ = ["MEASURES", "attention_sums", "head_redundancy", "rollout", "uniform_sums", "value_weighted"]
+__all__ = [
+    "MEASURES",
+    "attention_sums",
+    "carried_norms",
+    "head_redundancy",
+    "rollout",
+    "uniform_sums",
+    "value_weighted",
+]
 
 MEASURES: tuple[str, ...] = (
     "attention_entropy",
     "effective_keys",
     "attention_distance",
     "sink",
+    "sink_last",
     "previous_token",
     "next_token",
     "self",
@@ -29,7 +38,14 @@ _FEWEST = 2
 _TOP = 8
 
 
-def attention_sums(weights: Tensor, visible: Tensor, queries: Tensor, first: Tensor, offset: int = 0) -> Tensor:
+def attention_sums(
+    weights: Tensor,
+    visible: Tensor,
+    queries: Tensor,
+    first: Tensor,
+    offset: int = 0,
+    last: Tensor | None = None,
+) -> Tensor:
     r"""Sums over queries, for each head, of what describes a row of attention weights.
 
     With :math:`A_{ij}` the weight of query i on key j, each row divided by its sum over the n keys that it may see:
@@ -40,6 +56,7 @@ def attention_sums(weights: Tensor, visible: Tensor, queries: Tensor, first: Ten
     - ``attention_distance``: :math:`\sum_j A_{ij} |i - j|`, in positions (Vig & Belinkov 2019, arXiv 1906.04284). Where
       no key after the query is visible, :math:`|i - j| = i - j`; otherwise keys on either side are far alike.
     - ``sink``: the weight on the first real key (Xiao et al. 2024, arXiv 2309.17453).
+    - ``sink_last``: the weight on the last real key, of queries before it that see it, as in an encoder.
     - ``previous_token``, ``next_token``, ``self``: :math:`A_{i,i-1}`, :math:`A_{i,i+1}`, :math:`A_{ii}`. They and the
       distance say something only where queries and keys are positions of one sequence.
     - ``top8_mass``: the sum of the 8 largest weights.
@@ -54,9 +71,10 @@ def attention_sums(weights: Tensor, visible: Tensor, queries: Tensor, first: Ten
         queries: Which queries are real, bool (B, T).
         first: Position of the first real key of each sample, int64 (B,): 0 but for padding on the left.
         offset: Position of the first query; S − T where keys of a cache precede the queries. Keys stand at 0 to S − 1.
+        last: Position of the last real key of each sample, int64 (B,); without, no row counts for ``sink_last``.
 
     Returns:
-        Sum and number of rows of each of :data:`MEASURES`, float64 (H, 8, 2) (float32 on MPS). They add up over
+        Sum and number of rows of each of :data:`MEASURES`, float64 (H, 9, 2) (float32 on MPS). They add up over
         batches; sum over number is the mean, NaN where no row counts, as for ``next_token`` in a causal model. Nothing
         is read back from the device. Memory: about three times the weights in float32 (float64 for such weights).
 
@@ -75,6 +93,8 @@ def attention_sums(weights: Tensor, visible: Tensor, queries: Tensor, first: Ten
     seen = _seen(weights, visible, queries)
     if first.shape != weights.shape[:1]:
         raise ValueError(f"`first` must be (B,) = ({weights.shape[0]},), got shape {tuple(first.shape)}.")
+    if last is not None and last.shape != first.shape:
+        raise ValueError(f"`last` must be (B,) = ({weights.shape[0]},), got shape {tuple(last.shape)}.")
     rows, counted = _distributions(weights, seen)
     number = seen.sum(-1, dtype=rows.dtype)
     counted = counted & (number >= _FEWEST)
@@ -92,23 +112,32 @@ def attention_sums(weights: Tensor, visible: Tensor, queries: Tensor, first: Ten
     for name, key in keys.items():
         weight, there = _on_key(rows, seen, key)
         of_rows[name] = weight, counted & there
+    if last is None:
+        weight, there = of_rows["sink"][0], torch.zeros_like(counted)
+    else:
+        weight, there = _on_key(rows, seen, last.long()[:, None])
+        there = there & (place < last[:, None])[:, None]
+    of_rows["sink_last"] = weight, counted & there
     return torch.stack([_sum_and_number(*of_rows[name]) for name in MEASURES], dim=1)
 
 
-def uniform_sums(visible: Tensor, queries: Tensor, first: Tensor, offset: int = 0) -> Tensor:
+def uniform_sums(
+    visible: Tensor, queries: Tensor, first: Tensor, offset: int = 0, last: Tensor | None = None
+) -> Tensor:
     """The sums of :func:`attention_sums` for equal weights on all visible keys: the level of each measure.
 
     A head that looks everywhere alike has these means; a ratio to them, such as that of ``attention_distance``, is 1
-    for it. For a query with n visible keys they are 1, n, the mean distance, 1/n four times, and 8/n.
+    for it. For a query with n visible keys they are 1, n, the mean distance, 1/n five times, and 8/n.
 
     Args:
         visible: Which keys each query may see, bool, (S,) to (B, H, T, S), of a shape that broadcasts to it.
         queries: Which queries are real, bool (B, T).
         first: Position of the first real key of each sample, int64 (B,).
         offset: Position of the first query.
+        last: Position of the last real key of each sample, int64 (B,).
 
     Returns:
-        Sum and number of rows, float64 (H, 8, 2) (float32 on MPS); H is that of ``visible``, 1 where all heads see the
+        Sum and number of rows, float64 (H, 9, 2) (float32 on MPS); H is that of ``visible``, 1 where all heads see the
         same.
 
     Raises:
@@ -129,7 +158,7 @@ def uniform_sums(visible: Tensor, queries: Tensor, first: Tensor, offset: int = 
     heads = visible.shape[-3] if visible.ndim > 2 else 1
     equal = torch.ones((), dtype=wide_dtype(visible.device), device=visible.device)
     weights = equal.expand(queries.shape[0], heads, queries.shape[1], visible.shape[-1])
-    return attention_sums(weights, visible, queries, first, offset)
+    return attention_sums(weights, visible, queries, first, offset, last)
 
 
 def value_weighted(weights: Tensor, norms: Tensor) -> Tensor:
@@ -166,6 +195,39 @@ def value_weighted(weights: Tensor, norms: Tensor) -> Tensor:
     rows = torch.where(rows == 0, 0.0, rows * as_float(norms.detach())[:, :, None])
     total = rows.sum(-1, keepdim=True)
     return rows / torch.where(total == 0, 1.0, total)
+
+
+def carried_norms(values: Tensor, projection: Tensor) -> Tensor:
+    r"""Length of each key's value after its head's part of the output projection, for :func:`value_weighted`.
+
+    .. math:: \|v_j W_O^h\|
+
+    Args:
+        values: Values, (B, H, S, d).
+        projection: The output projection, (D, H·d).
+
+    Returns:
+        float32 or wider, (B, H, S).
+
+    Raises:
+        ValueError: If the shapes do not fit.
+
+    Example:
+        >>> carried_norms(torch.ones(1, 2, 3, 1), torch.tensor([[3.0, 0.0], [4.0, 1.0]]))[0, :, 0]
+        tensor([5., 1.])
+
+    """
+    _, heads, _, width = values.shape
+    if projection.ndim != 2 or projection.shape[1] != heads * width:
+        raise ValueError(
+            f"`projection` must be (D, H·d) = (D, {heads * width}) for `values` {tuple(values.shape)}, got shape "
+            f"{tuple(projection.shape)}."
+        )
+    # By the Gram matrix of each head, which is d × d and not d × D.
+    by_head = as_float(projection).reshape(projection.shape[0], heads, width).permute(1, 0, 2)
+    gram = by_head.transpose(1, 2) @ by_head
+    rows = as_float(values)
+    return ((rows @ gram.to(rows.dtype)) * rows).sum(-1).clamp_min(0).sqrt()
 
 
 def head_redundancy(weights: Tensor, queries: Tensor, visible: Tensor | None = None) -> Tensor:

@@ -20,6 +20,7 @@ __all__ = [
     "PROJECTED",
     "SPREAD",
     "STANDARD_ERROR",
+    "WEIGHTED",
     "Derived",
     "with_random",
 ]
@@ -107,9 +108,7 @@ ABOVE_CHAIN = Derived(
     better=True,
     suffix="_above_chain",
 )
-CHANCE = Derived(
-    "chance level", "Its value for {chance}.", _COMPARED, suffix="_chance", compared=True
-)
+CHANCE = Derived("chance level", "Its value for {chance}.", _COMPARED, suffix="_chance", compared=True)
 BASELINE = Derived("random weights", "Its value with random weights.", _COMPARED, suffix="_baseline", compared=True)
 CONTROL = Derived(
     "control", "Its value for labels dealt to others at random.", _COMPARED, suffix="_control", compared=True
@@ -128,11 +127,15 @@ PROJECTED = Derived(
     "projected", "Read in a random subspace, to compare models of different widths.", better=True, prefix="projected_"
 )
 
+WEIGHTED = Derived(
+    "by what is carried", "Weights by the size of the values that they carry.", better=True, prefix="value_weighted_"
+)
+
 ABOVE = frozenset({ABOVE_CHANCE, ABOVE_BASELINE, ABOVE_CHAIN})
 """A value less what it is compared with."""
 DERIVED = (
     *(ABOVE_CHANCE, ABOVE_BASELINE, ABOVE_CHAIN, CHANCE, BASELINE, CONTROL, SPREAD, STANDARD_ERROR),
-    *(BINNED, PROJECTED),
+    *(BINNED, PROJECTED, WEIGHTED),
 )
 
 

@@ -179,7 +179,7 @@ class KeyOf(NamedTuple):
         """What stands behind the measure's name, without ``sd`` and ``se``."""
         ends = [one.end for one in self.measure.derived if one.end]
         end = self.measure.end.split("/") if self.measure.end else []
-        return (*self.at, *end[: len(end) - len(ends)])
+        return (*(part for one in self.at for part in one.split("/")), *end[: len(end) - len(ends)])
 
 
 def expanded(measures: Sequence[Measure], axes: Axes) -> dict[str, KeyOf]:

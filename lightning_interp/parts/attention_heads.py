@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from lightning_interp.batches.reader import ReadBatch
 from lightning_interp.batches.site_rows import refuse_unknown_padding
 from lightning_interp.distributed import Collective, Maximum, Sums
+from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.attention import (
     MEASURES,
     attention_sums,
+    carried_norms,
     head_redundancy,
     uniform_sums,
     value_weighted,
@@ -30,6 +32,9 @@ from lightning_interp.sites.recorder import CaptureError
 
 __all__ = ["AttentionHeads", "HeadMeans"]
 
+_COMPARED = 32
+"""Queries of a sample at which heads are compared with one another, evenly spread."""
+
 Sites = str | Sequence[str] | Mapping[str, str]
 
 
@@ -44,31 +49,44 @@ class HeadMeans:
     weighted: Tensor
     """The same with weights by the size of what they carry, (H, number of measures); NaN where it is not known."""
     redundancy: float
-    """Mean Jensen–Shannon divergence between heads, nats."""
+    """Mean Jensen–Shannon divergence between heads, nats, at evenly spread queries."""
     largest: Tensor
     """Largest score, (H,); NaN where it is not known."""
 
 
 class _Sums:
-    """What is added up at one site."""
+    """What is added up at one site, on its device."""
 
     def __init__(self, heads: int, device: torch.device) -> None:
-        number = len(MEASURES)
-        self.heads = torch.zeros(heads, number, 2, dtype=torch.float64, device=device)
-        self.uniform = torch.zeros(number, 2, dtype=torch.float64, device=device)
+        self.heads = torch.zeros(heads, len(MEASURES), 2, dtype=wide_dtype(device), device=device)
+        self.uniform = torch.zeros_like(self.heads[0])
         self.weighted = torch.zeros_like(self.heads)
-        self.redundancy = torch.zeros(2, dtype=torch.float64, device=device)
-        self.largest = torch.full((heads,), -math.inf, dtype=torch.float64, device=device)
+        self.redundancy = torch.zeros_like(self.heads[0, 0])
+        self.largest = torch.full_like(self.heads[:, 0, 0], -math.inf)
 
-    def add(self, call: AttentionCall, queries: Tensor, ends: tuple[Tensor, Tensor], offset: int) -> None:
-        """Take in a part of a call."""
+    def add(self, call: AttentionCall, queries: Tensor, first: Tensor, last: Tensor, offset: int) -> None:
+        """Take in some queries of a call."""
         weights, visible = call.weights, call.visible
-        self.heads += attention_sums(weights, visible, queries, *ends, offset=offset)
-        # Heads that see different keys have levels of their own, of which this is the mean.
-        self.uniform += uniform_sums(visible, queries, *ends, offset=offset).mean(0)
-        self.redundancy += head_redundancy(weights, queries, visible)
+        self.heads += attention_sums(weights, visible, queries, first, offset, last)
+        # Of heads that see different keys it is the mean.
+        self.uniform += uniform_sums(visible, queries, first, offset, last).mean(0)
+        every = -(-queries.shape[1] // _COMPARED)
+        thinned = visible if visible.shape[2] == 1 else visible[:, :, ::every]
+        self.redundancy += head_redundancy(weights[:, :, ::every], queries[:, ::every], thinned)
         largest = call.largest_score()
-        self.largest = torch.maximum(self.largest, math.nan if largest is None else largest.double())  # type: ignore[arg-type]
+        unknown = torch.full_like(self.largest, math.nan)
+        self.largest = torch.maximum(self.largest, unknown if largest is None else largest.to(unknown))
+
+    def add_weighted(
+        self, call: AttentionCall, norms: Tensor, queries: Tensor, first: Tensor, last: Tensor, offset: int
+    ) -> None:
+        """The same of weights by the size of what they carry."""
+        weighted = value_weighted(call.weights, norms)
+        self.weighted += attention_sums(weighted, call.visible, queries, first, offset, last)
+
+    def summed(self) -> list[Tensor]:
+        """What ranks add up."""
+        return [one.double().cpu() for one in (self.heads, self.uniform, self.weighted, self.redundancy)]
 
 
 class AttentionHeads(Part):
@@ -93,6 +111,7 @@ class AttentionHeads(Part):
 
     """
 
+    reads_batches = True
     attached = ("_model", "_tap")
 
     def __init__(self, sites: Sites | None = None, weighted: bool = True, max_tokens: int = 2048) -> None:
@@ -156,7 +175,7 @@ class AttentionHeads(Part):
     # ------------------------------------------------- batches
 
     def read(self, seen: Seen, words: Mapping[str, ReadBatch]) -> None:
-        """Read the batch that is about to go through the model.
+        """Read the batch that is about to go through the model, until :meth:`after_batch`.
 
         Args:
             seen: The batch.
@@ -164,16 +183,18 @@ class AttentionHeads(Part):
 
         """
         assert self._tap is not None
-        rows = None if seen.selection.rows is None else seen.selection.rows
-        size = len(seen.selection.batch)
+        size, rows = len(seen.selection.batch), seen.selection.rows
 
         def take(site: str, call: AttentionCall) -> None:
             if call.shape[0] != size:
                 raise CaptureError(
-                    f"site {site!r} calls attention for {call.shape[0]} samples, and the batch has {size}: name a site "
-                    "that attends within samples"
+                    f"site {site!r} attends in {call.shape[0]} samples, and the batch has {size}: name sites that "
+                    "attend within its samples"
                 )
-            self._take(site, call if rows is None else call.of_samples(rows), words[site].of_samples(rows))
+            queries = _queries(site, call, words[site])
+            if rows is not None:
+                call, queries = call.of_samples(rows), queries[rows.to(queries.device)]
+            self._take(site, call, queries)
 
         self._tap.start(take)
 
@@ -182,20 +203,85 @@ class AttentionHeads(Part):
         assert self._tap is not None
         self._tap.finish()
 
-    def _take(self, site: str, call: AttentionCall, mask: Tensor | None) -> None:
-        batch, heads, length, _ = call.shape
-        if site not in self._sums:
-            told = self.number.get(site)
-            if told is not None and told != heads:
-                raise CaptureError(
-                    f"site {site!r} attends with {heads} heads and says that it has {told}: heads that lie on several "
-                    "ranks are not read"
-                )
-            self.number[site] = heads
-            self._sums[site] = _Sums(heads, call.device)
-        ...
+    def _take(self, site: str, call: AttentionCall, queries: Tensor) -> None:
+        batch, heads, length, keys = call.shape
+        told = self.number.get(site)
+        if told is not None and told != heads:
+            raise CaptureError(
+                f"site {site!r} attends with {heads} heads on this rank and says that it has {told}: heads that lie on "
+                "several ranks are not read"
+            )
+        self.number[site] = heads
+        sums = self._sums.setdefault(site, _Sums(heads, call.device))
+        projection = self._projection(site, call)
+        for samples, some in _parts(batch, length, self.max_tokens):
+            part, real = call.part(samples, some), queries[samples, some]
+            whole = call.visible if call.visible.shape[0] == 1 else call.visible[samples]
+            first, last = _ends(whole, queries[samples], (real.shape[0], keys))
+            sums.add(part, real, first, last, some.start)
+            if projection is not None:
+                assert part.value is not None
+                norms = carried_norms(part.value, projection)
+                sums.add_weighted(part, norms, real, first, last, some.start)
+
+    def _projection(self, site: str, call: AttentionCall) -> Tensor | None:
+        """What joins the heads, where it is asked for and known."""
+        if not self.weighted or call.value is None:
+            return None
+        if site not in self._projections:
+            assert self._model is not None
+            width = call.value.shape[1] * call.value.shape[3]
+            self._projections[site] = head_projection(self._model, self.names[site], width)
+        return self._projections[site]
+
+    # ------------------------------------------------- what came of it
+
+    def means(self) -> Collective[dict[str, HeadMeans]]:
+        """What the heads of each site look at, over all ranks."""
+        own = torch.tensor([self.number.get(site) or 0 for site in self.names])
+        numbers: Tensor = yield Maximum(own)
+        self.number = {site: int(number) or None for site, number in zip(self.names, numbers, strict=True)}
+        nothing = torch.device("cpu")
+        sums = {site: self._sums.get(site) or _Sums(number or 0, nothing) for site, number in self.number.items()}
+        summed = [one for site in sums.values() for one in site.summed()]
+        merged: list[Tensor] = yield Sums(summed)
+        largest = torch.cat([one.largest.double().cpu() for one in sums.values()])
+        # What is not known on one rank is not known.
+        unknown: Tensor = yield Maximum(largest.isnan().double())
+        top: Tensor = yield Maximum(largest.nan_to_num(-math.inf, neginf=-math.inf))
+        top = torch.where((unknown > 0) | (top == -math.inf), math.nan, top)
+        found: dict[str, HeadMeans] = {}
+        begin = 0
+        for place, site in enumerate(sums):
+            of_site = merged[4 * place : 4 * place + 4]
+            heads, uniform, weighted, redundancy = (one[..., 0] / one[..., 1] for one in of_site)
+            end = begin + len(heads)
+            found[site] = HeadMeans(heads, uniform, weighted, float(redundancy), top[begin:end])
+            begin = end
+        return found
 
 
-def _ends(visible: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+def _queries(site: str, call: AttentionCall, words: ReadBatch) -> Tensor:
+    """Which queries are real, bool (B, T)."""
+    batch, _, length, _ = call.shape
+    if words.mask is not None and words.mask.shape == (batch, length):
+        return words.mask.to(call.device)
+    if words.mask is None:
+        refuse_unknown_padding(site, length, words)
+    return torch.ones(batch, length, dtype=torch.bool, device=call.device)
+
+
+def _parts(batch: int, length: int, most: int) -> Iterator[tuple[slice, slice]]:
+    """Samples and queries, so many at a time."""
+    samples = max(1, most // length)
+    queries = min(length, most)
+    for sample in range(0, batch, samples):
+        for query in range(0, length, queries):
+            yield slice(sample, sample + samples), slice(query, min(query + queries, length))
+
+
+def _ends(visible: Tensor, queries: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The first and the last key that any real query of a sample sees, int64 (B,)."""
-    raise NotImplementedError
+    seen = (visible & queries[:, None, :, None]).any(1).any(1).expand(shape)
+    place = torch.arange(shape[1], device=seen.device)
+    return torch.where(seen, place, shape[1]).amin(1).clamp_max(shape[1] - 1), torch.where(seen, place, -1).amax(1)

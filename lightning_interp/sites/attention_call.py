@@ -126,6 +126,14 @@ class AttentionCall:
             cut(self.own_scores, queries),
         )
 
+    def of_samples(self, rows: Tensor) -> AttentionCall:
+        """The same of these samples only, by their places."""
+        tensors = (self.query, self.key, self.value, self.bias, self.own_weights, self.own_scores)
+        query, key, value, bias, weights, scores = (
+            one if one is None or one.shape[0] == 1 else one[rows.to(one.device)] for one in tensors
+        )
+        return AttentionCall(query, key, value, bias, self.scale, weights, scores)
+
     @property
     def device(self) -> torch.device:
         """Where it is."""

@@ -33,8 +33,8 @@ def attention_modules(model: nn.Module) -> dict[str, str]:
     found = [name for name in found if name or len(attending) == 1]
     if not found:
         raise ValueError(
-            f"{type(model).__name__} has no module whose class is named after attention: give `sites`, the modules that "
-            "call it."
+            f"{type(model).__name__} has no module whose class is named after attention: give `sites`, the modules "
+            "that call it."
         )
     return {name: name for name in found}
 

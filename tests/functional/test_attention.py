@@ -13,7 +13,7 @@ from reference import attention as plain
 from torch import Tensor
 
 from lightning_interp.functional import attention_sums, head_redundancy, rollout, uniform_sums, value_weighted
-from lightning_interp.functional.attention import MEASURES
+from lightning_interp.functional.attention import MEASURES, carried_norms
 
 KINDS = ("causal", "window", "both sides")
 
@@ -64,6 +64,36 @@ def test_sums_are_those_of_a_loop(seed: int, kind: str, side: str, length: int) 
     torch.testing.assert_close(
         found, torch.tensor(plain.sums(*lists(given_), 0, MEASURES), dtype=torch.float64), rtol=1e-10, atol=1e-10
     )
+
+
+@given(st.integers(0, 10**6), st.sampled_from(KINDS), st.sampled_from(["left", "right"]))
+def test_the_weight_on_the_last_key_is_that_of_a_loop(seed: int, kind: str, side: str) -> None:
+    given_ = case(seed, kind, side)
+    last = given_.queries.shape[1] - 1 - given_.queries.int().flip(1).argmax(1)
+    found = attention_sums(*given_, last=last)
+    expected = plain.sums(*lists(given_), 0, MEASURES, last.tolist())
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-10)
+    number = found[:, MEASURES.index("sink_last"), 1]
+    assert bool((number > 0).all()) == (kind == "both sides")
+    # The level of each of these rows is one over the keys that it sees.
+    level = uniform_sums(*given_[1:], last=last)[0, MEASURES.index("sink_last")]
+    real = given_.queries.sum(1)
+    rows = (real - 1).clamp_min(0) if kind == "both sides" else real * 0
+    assert float(level[1]) == float(rows.sum())
+    assert float(level[0]) == pytest.approx(float((rows / real.clamp_min(1)).sum()))
+
+
+def test_what_a_value_carries_is_its_length_after_the_projection() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values, projection = torch.randn(2, 3, 5, 4, generator=generator), torch.randn(7, 12, generator=generator)
+    found = carried_norms(values, projection)
+    for b in range(2):
+        for h in range(3):
+            for j in range(5):
+                carried = projection[:, 4 * h : 4 * h + 4] @ values[b, h, j]
+                assert float(found[b, h, j]) == pytest.approx(float(carried.norm()), rel=1e-5)
+    with pytest.raises(ValueError, match=r"`projection` must be .*\(D, 12\).*got shape \(7, 11\)"):
+        carried_norms(values, projection[:, 1:])
 
 
 @given(st.integers(0, 10**6))

@@ -11,7 +11,7 @@ from reference.entropy import entropy, js
 Row = Sequence[float]
 
 
-def row_measures(row: Row, keys: Sequence[int], place: int, first: int) -> dict[str, float]:
+def row_measures(row: Row, keys: Sequence[int], place: int, first: int, last: int | None = None) -> dict[str, float]:
     """What one query at its place says with these visible keys; a measure that it has no part in is missing."""
     if len(keys) < 2:
         return {}
@@ -27,12 +27,16 @@ def row_measures(row: Row, keys: Sequence[int], place: int, first: int) -> dict[
     }
     wanted = {"sink": first, "previous_token": place - 1, "next_token": place + 1, "self": place}
     found |= {name: share[key] for name, key in wanted.items() if key in share}
+    if last is not None and place < last and last in share:
+        found["sink_last"] = share[last]
     if len(keys) > 8:
         found["top8_mass"] = math.fsum(sorted(share.values())[-8:])
     return found
 
 
-def sums(weights, visible, queries, first, offset: int, names: Sequence[str]) -> list[list[tuple[float, int]]]:
+def sums(
+    weights, visible, queries, first, offset: int, names: Sequence[str], last=None
+) -> list[list[tuple[float, int]]]:
     """Sum and number of rows of each measure for each head; all arguments of full shape."""
     heads = len(weights[0])
     values = [{name: [] for name in names} for _ in range(heads)]
@@ -42,7 +46,9 @@ def sums(weights, visible, queries, first, offset: int, names: Sequence[str]) ->
                 if not queries[b][i]:
                     continue
                 keys = [j for j in range(len(row)) if visible[b][h][i][j]]
-                for name, value in row_measures(row, keys, i + offset, first[b]).items():
+                for name, value in row_measures(
+                    row, keys, i + offset, first[b], None if last is None else last[b]
+                ).items():
                     values[h][name].append(value)
     return [[(math.fsum(of[name]), len(of[name])) for name in names] for of in values]
 

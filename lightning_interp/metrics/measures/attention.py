@@ -62,6 +62,7 @@ SINK_LAST = Measure(
     unit="share",
     none=_UNIFORM,
     chance=_EVEN,
+    instead="",
 )
 PREVIOUS_TOKEN = Measure(
     "previous_token",
@@ -80,6 +81,7 @@ NEXT_TOKEN = Measure(
     unit="share",
     none=_UNIFORM,
     chance=_EVEN,
+    instead="",
 )
 SELF_ATTENTION = Measure(
     "self",
@@ -98,6 +100,7 @@ TOP8_MASS = Measure(
     unit="share",
     none=_UNIFORM,
     chance=_EVEN,
+    instead="",
 )
 HEAD_REDUNDANCY = Measure(
     "head_redundancy",
@@ -106,6 +109,7 @@ HEAD_REDUNDANCY = Measure(
     level=FULL,
     unit="nats",
     none="0 where all heads look alike, log 2 = .69 where no two look at the same.",
+    instead="",
 )
 MAX_LOGIT = Measure(
     "max_logit",
@@ -115,6 +119,7 @@ MAX_LOGIT = Measure(
     unit="score",
     better="lower",
     none="Scores that grow without bound come before a training diverges.",
+    instead="",
 )
 HEADS_COLLAPSED = Measure(
     "heads_collapsed",
