@@ -1,6 +1,7 @@
 """The models that the examples and tests train."""
 
 from lightning_interp.models.accuracy import ExactMatch, TokenAccuracy
+from lightning_interp.models.attention_only import AttentionOnly
 from lightning_interp.models.causal_lm import CausalLM
 from lightning_interp.models.loss import TokenLoss
 from lightning_interp.models.seq2seq import Seq2SeqModule
@@ -12,6 +13,7 @@ __all__ = [
     "Seq2SeqTransformer",
     "CausalLM",
     "small_gpt2",
+    "AttentionOnly",
     "ExactMatch",
     "TokenAccuracy",
     "TokenLoss",
