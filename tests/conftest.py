@@ -21,7 +21,7 @@ _FROZEN: list[object] = []
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Keep what is there already out of garbage collections, file by file: else each of them takes seconds."""
-    if _FROZEN != [item.path]:
+    if [item.path] != _FROZEN:
         _FROZEN[:] = [item.path]
         gc.collect()
         gc.freeze()

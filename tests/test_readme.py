@@ -12,9 +12,11 @@ import pytorch_lightning as pl
 import lightning_interp
 from lightning_interp import (
     AcquisitionByClass,
+    AttentionStructure,
     ClozeFacts,
     ConfidenceCalibration,
     CoordinateProbe,
+    InductionHeads,
     LayerProbe,
     MinimalPairs,
     NoiseRobustness,
@@ -47,6 +49,8 @@ CALLBACKS: dict[str, Any] = {
     "StructuralProbe": lambda: StructuralProbe({"encoder": "encoder"}, max_sentences=40),
     "CoordinateProbe": lambda: CoordinateProbe(planted_places(60), {"encoder": "encoder"}),
     "TruthProbe": lambda: TruthProbe(fact_statements(planted_facts()), {"encoder": "encoder"}),
+    "AttentionStructure": lambda: AttentionStructure({"encoder": "encoder"}),
+    "InductionHeads": lambda: InductionHeads(sites={"encoder": "encoder"}),
     "MinimalPairs": lambda: MinimalPairs("grammar", tokenizer="grammar", max_pairs=4),
     "ClozeFacts": lambda: ClozeFacts([Fact("capital", "the capital is ___ .", a, ("x", "y")) for a in ("x", "y")]),
     "AcquisitionByClass": lambda: AcquisitionByClass("head", "tags", labels="tags", names=3),

@@ -36,13 +36,34 @@ class Sequences(Dataset):
         }
 
 
+class Attention(nn.Module):
+    """Attention without weights of its own, whose result goes nowhere: something to be seen."""
+
+    def forward(self, x: torch.Tensor) -> None:
+        heads = x.detach().unflatten(-1, (1, -1)).transpose(1, 2)
+        nn.functional.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
+
+
+class Embedding(nn.Embedding):
+    """One that looks at what it returns, in every model that calls it."""
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__(number, width)
+        self.attention = Attention()
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        embedded = super().forward(ids)
+        self.attention(embedded)
+        return embedded
+
+
 class Tagger(pl.LightningModule):
     def __init__(self, width: int = 8, lr: float = 1e-2, seed: int = 0) -> None:
         super().__init__()
         self.save_hyperparameters()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.embedding = nn.Embedding(VOCABULARY, width)
+            self.embedding = Embedding(VOCABULARY, width)
             self.encoder = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Dropout(0.2))
             self.head = nn.Linear(width, 3)
         self.accuracy = torchmetrics.MeanMetric()

@@ -5,6 +5,7 @@ from lightning_interp.callbacks.attention_structure import AttentionStructure
 from lightning_interp.callbacks.cloze_facts import ClozeFacts
 from lightning_interp.callbacks.confidence_calibration import ConfidenceCalibration
 from lightning_interp.callbacks.coordinate_probe import CoordinateProbe
+from lightning_interp.callbacks.induction_heads import InductionHeads
 from lightning_interp.callbacks.layer_probe import LayerProbe
 from lightning_interp.callbacks.minimal_pairs import MinimalPairs
 from lightning_interp.callbacks.noise_robustness import NoiseRobustness
@@ -37,6 +38,7 @@ __all__ = [
     "TruthProbe",
     "RepresentationDrift",
     "AttentionStructure",
+    "InductionHeads",
     "ConfidenceCalibration",
     "TrainingPhases",
     "PhaseEarlyStopping",

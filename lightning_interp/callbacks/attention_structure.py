@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Unpack
 
@@ -69,22 +70,31 @@ class AttentionStructure(ValidationAnalysis):
     ``sink/max``, ``previous_token/max``        summary  of the head with most of it
     ``max_logit/max``                           summary  largest scaled score of a query and a key that it sees, over
                                                          all queries and heads: it grows before training diverges
+                                                         (conditional: where scores are known)
     ``effective_keys/<site>``                   full     keys that weights are spread over, :math:`\exp` of the entropy
     ``attention_distance/<site>``               full     :math:`\sum A |i - j|` over that of uniform attention
-    ``previous_token/<site>``                   full     A on the position before; ``next_token/<site>`` too, behind,
-                                                         of models that see it
+    ``previous_token/<site>``                   full     A on the position before
     ``self/<site>``                             full     A on itself
-    ``sink_last/<site>``                        full     A on the last real key, of models that see it: [SEP]
-    ``top8_mass/<site>``                        full     of the 8 largest weights, of queries that see more keys
-    ``max_logit/<site>``                        full     as above, by site
+    ``next_token/<site>``                       full     A on the position behind (conditional: of models that see it)
+    ``sink_last/<site>``                        full     A on the last real key: [SEP] (conditional: of models that see
+                                                         it)
+    ``top8_mass/<site>``                        full     of the 8 largest weights (conditional: of queries that see
+                                                         more keys)
+    ``max_logit/<site>``                        full     as above, by site (conditional: where scores are known)
     ``head_redundancy/<site>``                  full     mean Jensen–Shannon divergence of two heads, nats: 0 where all
-                                                         look alike, .69 where no two share a key
+                                                         look alike, .69 where no two share a key (conditional: of
+                                                         several heads)
     ``<measure>_chance/<site>``                 full     what uniform attention has; it is 1 of entropy and distance,
                                                          and has no key there
+    ``next_token_chance/<site>``                full     conditional, as above; ``sink_last_chance/<site>`` too,
+                                                         ``top8_mass_chance/<site>`` too
     ``value_weighted_<measure>/<site>``         full     the same with :math:`A_{ij} \|v_j W_O\|`, renormalised: what is
-                                                         carried (Kobayashi et al. 2020), where values are known
-    ``<measure>/<site>/h<k>``                   full     of one head; ``value_weighted_<measure>/<site>/h<k>`` too;
-                                                         summary for heads in ``track``
+                                                         carried (Kobayashi et al. 2020; conditional: where values are
+                                                         known)
+    ``<measure>/<site>/h<k>``                   full     of one head
+    ``next_token/<site>/h<k>``                  full     conditional, as above; ``sink_last/<site>/h<k>`` too,
+                                                         ``top8_mass/<site>/h<k>`` too, ``max_logit/<site>/h<k>`` too,
+                                                         ``value_weighted_<measure>/<site>/h<k>`` too
     ==========================================  =======  =============================================================
 
     Attention is not importance: a sink whose value is nearly zero has much of the weight and adds nothing, which the
@@ -142,7 +152,7 @@ class AttentionStructure(ValidationAnalysis):
     def declares(self) -> list[Measure]:
         """Means over heads with their levels, extremes, and every head."""
         of_sites = list(_ORDERED)
-        weighted = [WEIGHTED.of(one, FULL) for one in _ORDERED] if self.value_weighted else []
+        weighted = [replace(WEIGHTED.of(one, FULL), instead="") for one in _ORDERED] if self.value_weighted else []
         return [
             HEADS_COLLAPSED,
             *of_sites,
@@ -162,12 +172,7 @@ class AttentionStructure(ValidationAnalysis):
     def resolve(self, model: nn.Module) -> None:
         """Find the sites, and see that heads to watch are there."""
         super().resolve(model)
-        for site, some in self.track.items():
-            if site not in self.heads.names:
-                raise ValueError(f"`track` names site {site!r}, which is not among {list(self.heads.names)}.")
-            number = self.heads.number[site]
-            if number is not None and max(some, default=0) >= number:
-                raise ValueError(f"`track` names head {max(some)} of site {site!r}, which has {number} heads.")
+        self.heads.check(self.track)
 
     def before_batch(self, seen: Seen) -> None:
         """Read attention as the batch goes through the model."""

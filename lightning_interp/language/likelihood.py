@@ -15,7 +15,16 @@ from lightning_interp.functional._numerics import as_float, full_precision
 from lightning_interp.isolation import no_side_effects
 from lightning_interp.language.id_range import told_ids
 
-__all__ = ["FORWARD_TAKES", "Forward", "eval_mode", "model_device", "model_logits", "sentence_log_probs", "takes_mask"]
+__all__ = [
+    "FORWARD_TAKES",
+    "Forward",
+    "eval_mode",
+    "logits_in",
+    "model_device",
+    "model_logits",
+    "sentence_log_probs",
+    "takes_mask",
+]
 
 Forward = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(model, input ids (B, T), attention mask (B, T)) → logits (B, T, V)."""
@@ -79,7 +88,7 @@ def model_logits(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, fo
             output = model(input_ids=input_ids, attention_mask=attention_mask, **cache)
         else:
             output = model(input_ids)
-    return _logits_in(output, input_ids)
+    return logits_in(output, input_ids)
 
 
 def takes_mask(model: nn.Module) -> bool:
@@ -118,7 +127,13 @@ def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
 
 
-def _logits_in(output: Any, input_ids: Tensor) -> Tensor:
+def logits_in(output: Any, input_ids: Tensor) -> Tensor:
+    """The logits (B, T, V) in what a language model returned for ids (B, T).
+
+    Raises:
+        TypeError: If there are none.
+
+    """
     if isinstance(output, Mapping) and "logits" in output:
         found: Any = output["logits"]
     elif hasattr(output, "logits"):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_interp.batches.reader import ReadBatch
 from lightning_interp.batches.site_rows import refuse_unknown_padding
@@ -22,20 +22,16 @@ from lightning_interp.functional.attention import (
     value_weighted,
 )
 from lightning_interp.isolation.seen import Seen
-from lightning_interp.reading.part import Part
+from lightning_interp.parts.head_sites import HeadSites, Sites
 from lightning_interp.reading.reading import Reading
-from lightning_interp.sites import resolve_sites, short_names
 from lightning_interp.sites.attention_call import AttentionCall
-from lightning_interp.sites.attention_modules import attention_modules, head_projection, number_of_heads
-from lightning_interp.sites.attention_tap import AttentionTap
+from lightning_interp.sites.attention_modules import head_projection
 from lightning_interp.sites.recorder import CaptureError
 
 __all__ = ["AttentionHeads", "HeadMeans"]
 
 _COMPARED = 32
 """Queries of a sample at which heads are compared with one another, evenly spread."""
-
-Sites = str | Sequence[str] | Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -89,77 +85,27 @@ class _Sums:
         return [one.double().cpu() for one in (self.heads, self.uniform, self.weighted, self.redundancy)]
 
 
-class AttentionHeads(Part):
-    """Reads the attention of a model's modules while a validation batch goes through it.
+class AttentionHeads(HeadSites):
+    """Reads the attention of a model's modules while validation batches go through it.
 
     Args:
-        sites: Modules that call attention once in a forward pass; ``None`` for all that the model has
-            (:func:`~lightning_interp.sites.attention_modules.attention_modules`).
+        sites: See :class:`~lightning_interp.parts.head_sites.HeadSites`.
         weighted: Whether weights are also read by the size of what they carry.
         max_tokens: Queries whose weights are held at a time: H·max_tokens·S·4 bytes.
 
     Raises:
         ValueError: If an argument is out of range; when attached, if a name matches no module.
 
-    Example:
-        >>> from lightning_interp.models import small_gpt2
-        >>> heads = AttentionHeads()
-        >>> heads.attach(small_gpt2(range(27), 12, heads=3))
-        >>> heads.names, heads.number
-        ({'0': 'transformer.h.0.attn', '1': 'transformer.h.1.attn'}, {'0': 3, '1': 3})
-        >>> heads.detach()
-
     """
 
     reads_batches = True
-    attached = ("_model", "_tap")
 
     def __init__(self, sites: Sites | None = None, weighted: bool = True, max_tokens: int = 2048) -> None:
         if max_tokens < 1:
             raise ValueError(f"`max_tokens` must be at least 1, got {max_tokens}.")
-        self.sites, self.weighted, self.max_tokens = sites, weighted, max_tokens
-        self.names: dict[str, str] = {}
-        """Short name of each site → dotted name, once the model is known."""
-        self.number: dict[str, int | None] = {}
-        """How many heads each site has, where that is known."""
-        self._model: nn.Module | None = None
-        self._tap: AttentionTap | None = None
+        super().__init__(sites)
+        self.weighted, self.max_tokens = weighted, max_tokens
         self.forget()
-
-    def short_names(self, model: nn.Module | None = None) -> list[str]:
-        """What keys call the sites; ``<site>`` where they cannot be known without the model."""
-        if self.sites is not None:
-            return short_names(self.sites, model, self.names, "<site>")
-        found = list(self.names) or ([] if model is None else list(resolve_sites(model, [*attention_modules(model)])))
-        return found or ["<site>"]
-
-    def heads_of(self, model: nn.Module | None = None) -> dict[str, list[str]]:
-        """What keys call the heads of each site; ``h<k>`` where it is not known how many there are."""
-        numbers = dict(self.number)
-        if model is not None and not numbers:
-            sites = self.sites if self.sites is not None else [*attention_modules(model)]
-            numbers = {
-                site: number_of_heads(model.get_submodule(name)) for site, name in resolve_sites(model, sites).items()
-            }
-        named = {site: numbers.get(site) for site in self.short_names(model)}
-        return {
-            site: ["h<k>"] if number is None else [f"h{k}" for k in range(number)] for site, number in named.items()
-        }
-
-    def attach(self, model: nn.Module) -> None:
-        """Find the sites."""
-        self._model = model
-        sites = self.sites if self.sites is not None else [*attention_modules(model)]
-        self.names = resolve_sites(model, sites)
-        self._tap = AttentionTap(model, self.names)
-        told = {site: number_of_heads(module) for site, module in self._tap.modules.items()}
-        self.number = {site: self.number.get(site) or number for site, number in told.items()}
-
-    def detach(self) -> None:
-        """Let go of the model."""
-        if self._tap is not None:
-            self._tap.stop()
-        self._model = self._tap = None
 
     def begin(self, reading: Reading) -> None:
         """A reading starts."""
@@ -167,8 +113,7 @@ class AttentionHeads(Part):
 
     def forget(self) -> None:
         """The reading is over, or given up."""
-        if self._tap is not None:
-            self._tap.stop()
+        super().forget()
         self._sums: dict[str, _Sums] = {}
         self._projections: dict[str, Tensor | None] = {}
 
@@ -182,7 +127,6 @@ class AttentionHeads(Part):
             words: What it says of its positions, by site.
 
         """
-        assert self._tap is not None
         size, rows = len(seen.selection.batch), seen.selection.rows
 
         def take(site: str, call: AttentionCall) -> None:
@@ -196,22 +140,15 @@ class AttentionHeads(Part):
                 call, queries = call.of_samples(rows), queries[rows.to(queries.device)]
             self._take(site, call, queries)
 
-        self._tap.start(take)
+        self.tap.start(take)
 
     def after_batch(self, seen: Seen) -> None:
         """It went through."""
-        assert self._tap is not None
-        self._tap.finish()
+        self.tap.finish()
 
     def _take(self, site: str, call: AttentionCall, queries: Tensor) -> None:
         batch, heads, length, keys = call.shape
-        told = self.number.get(site)
-        if told is not None and told != heads:
-            raise CaptureError(
-                f"site {site!r} attends with {heads} heads on this rank and says that it has {told}: heads that lie on "
-                "several ranks are not read"
-            )
-        self.number[site] = heads
+        self.saw(site, heads)
         sums = self._sums.setdefault(site, _Sums(heads, call.device))
         projection = self._projection(site, call)
         for samples, some in _parts(batch, length, self.max_tokens):
@@ -238,11 +175,9 @@ class AttentionHeads(Part):
 
     def means(self) -> Collective[dict[str, HeadMeans]]:
         """What the heads of each site look at, over all ranks."""
-        own = torch.tensor([self.number.get(site) or 0 for site in self.names])
-        numbers: Tensor = yield Maximum(own)
-        self.number = {site: int(number) or None for site, number in zip(self.names, numbers, strict=True)}
+        numbers = yield from self.numbers()
         nothing = torch.device("cpu")
-        sums = {site: self._sums.get(site) or _Sums(number or 0, nothing) for site, number in self.number.items()}
+        sums = {site: self._sums.get(site) or _Sums(number, nothing) for site, number in numbers.items()}
         summed = [one for site in sums.values() for one in site.summed()]
         merged: list[Tensor] = yield Sums(summed)
         largest = torch.cat([one.largest.double().cpu() for one in sums.values()])

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from lightning_interp.metrics.measure import FULL, SUMMARY, Measure
 
-__all__ = ["checked_heads", "head_axes", "of_heads"]
+__all__ = ["TRACKED", "checked_heads", "head_axes", "of_heads"]
 
-_HEAD, _TRACKED = "head of a site", "tracked head"
+_HEAD, TRACKED = "head of a site", "tracked head"
 """Their values are a site and a head, with a slash between."""
 
 
@@ -26,7 +26,7 @@ def head_axes(heads: Mapping[str, Sequence[str]], tracked: Mapping[str, Sequence
     """
     return {
         _HEAD: [f"{site}/{head}" for site, some in heads.items() for head in some],
-        _TRACKED: [f"{site}/h{head}" for site, some in tracked.items() for head in some],
+        TRACKED: [f"{site}/h{head}" for site, some in tracked.items() for head in some],
     }
 
 
@@ -38,7 +38,7 @@ def of_heads(measures: Sequence[Measure]) -> list[Measure]:
         [(('head of a site',), 'full'), (('tracked head',), 'summary')]
 
     """
-    return [*(one.at(_HEAD, level=FULL) for one in measures), *(one.at(_TRACKED, level=SUMMARY) for one in measures)]
+    return [*(one.at(_HEAD, level=FULL) for one in measures), *(one.at(TRACKED, level=SUMMARY) for one in measures)]
 
 
 def checked_heads(tracked: Mapping[str, Sequence[int]] | None) -> dict[str, list[int]]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from lightning_interp.metrics.derived import ABOVE, ABOVE_BASELINE, BINNED
+from lightning_interp.metrics.derived import ABOVE, ABOVE_BASELINE, BINNED, WEIGHTED
 from lightning_interp.metrics.measure import UNRANKED
 from lightning_interp.reporting.measure_words import ParsedKey, display_name, is_bookkeeping, parse_key
 
@@ -78,7 +78,7 @@ def _is_better(one: ParsedKey, key: ParsedKey) -> bool:
     above = bool(theirs - mine) and theirs - mine <= ABOVE and mine <= theirs | {BINNED} and not mine & ABOVE
     return (
         above
-        or (BINNED in mine and theirs == mine - {BINNED})
+        or any(form in mine and theirs == mine - {form} for form in (BINNED, WEIGHTED))
         or (ABOVE_BASELINE in theirs and bool(mine & (ABOVE - {ABOVE_BASELINE})))
     )
 
@@ -88,7 +88,8 @@ def _stands_for(one: ParsedKey, key: ParsedKey) -> bool:
     last = key.words.stands
     if last is None or key.loader != one.loader or key.parts[-1:] in [(other,) for other in key.words.beside]:
         return False
-    return one.parts == (*key.parts[:-1], *([last] if last else []))
+    # What stands for the parts of a place, and what stands for all places, as the largest over sites and heads.
+    return one.parts in ((*key.parts[:-1], *([last] if last else [])), (last,))
 
 
 class Place(NamedTuple):

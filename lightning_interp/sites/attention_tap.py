@@ -21,15 +21,18 @@ from lightning_interp.sites.attention_call import (
     of_softmax,
     of_weights,
 )
+from lightning_interp.sites.eager_stance import EagerStance
 from lightning_interp.sites.names import listed, match_sites, modules_by_name
 from lightning_interp.sites.recorder import CaptureError
 
-__all__ = ["AttentionTap", "Handler", "Replace"]
+__all__ = ["AttentionTap", "Handler", "Replace", "Rewrite"]
 
 Handler = Callable[[str, AttentionCall], None]
 """Is told of a call of attention, and by which site."""
 Replace = Callable[[str, AttentionCall], Tensor | None]
 """Gives the weights (B, H, T, S) that attention goes on with, or ``None`` to leave its own."""
+Rewrite = Callable[[str, Tensor], Tensor]
+"""Gives what the heads of a site put out in place of what they do, (B, H, T, d)."""
 
 _SDPA = functional.scaled_dot_product_attention
 _MULTI_HEAD = functional.multi_head_attention_forward
@@ -79,11 +82,14 @@ class AttentionTap:
         self._kernels: list[tuple[Any, str]] = []
         self._handler: Handler | None = None
         self._replace: Replace | None = None
+        self._rewrite: Rewrite | None = None
         self._running: list[str] = []
         self._counts: dict[str, list[int]] = {}
         self._error: Exception | None = None
 
-    def start(self, handler: Handler | None = None, replace: Replace | None = None) -> None:
+    def start(
+        self, handler: Handler | None = None, replace: Replace | None = None, rewrite: Rewrite | None = None
+    ) -> None:
         """Tell of every call from here on.
 
         What goes wrong within the model's forward pass, in the handler too, is an error of :meth:`finish` and does not
@@ -92,10 +98,11 @@ class AttentionTap:
         Args:
             handler: Is told of it.
             replace: Gives other weights. Of several taps at one place the last that was begun has its way.
+            rewrite: Changes what heads put out, before they are joined; not of models that take a softmax themselves.
 
         """
         self.stop()
-        self._handler, self._replace = handler, replace
+        self._handler, self._replace, self._rewrite = handler, replace, rewrite
         self._counts = {site: [] for site in self.sites}
         self._error = None
         for site, module in self.modules.items():
@@ -119,7 +126,7 @@ class AttentionTap:
         for module, kernel in kernels:
             module.set_attn_implementation(kernel)
         self._running.clear()
-        self._handler = self._replace = None
+        self._handler = self._replace = self._rewrite = None
 
     def finish(self) -> None:
         """Tell of no more, and see that all went well.
@@ -150,9 +157,11 @@ class AttentionTap:
             )
 
     @contextlib.contextmanager
-    def reading(self, handler: Handler | None = None, replace: Replace | None = None) -> Iterator[None]:
+    def reading(
+        self, handler: Handler | None = None, replace: Replace | None = None, rewrite: Rewrite | None = None
+    ) -> Iterator[None]:
         """Within, it tells of every call; see :meth:`start` and :meth:`finish`."""
-        self.start(handler, replace)
+        self.start(handler, replace, rewrite)
         try:
             yield
         except BaseException:
@@ -177,6 +186,11 @@ class AttentionTap:
         """Whether a site is running."""
         return bool(self._running)
 
+    @property
+    def rewrites(self) -> bool:
+        """Whether it changes what heads put out."""
+        return self._rewrite is not None
+
     def tell(self, call: AttentionCall) -> Tensor | None:
         """Tell of a call at the site that is running; gives other weights, where there are such."""
         site = self._running[-1]
@@ -186,6 +200,24 @@ class AttentionTap:
                 with torch.no_grad(), torch.autocast(call.device.type, enabled=False):
                     self._handler(site, call)
             return None if self._replace is None else self._replace(site, call)
+        except Exception as error:
+            self._error = self._error or error
+            return None
+
+    def rewritten(self, heads: Tensor | None) -> Tensor | None:
+        """What the heads of the site that is running put out instead; ``None`` for no change.
+
+        Args:
+            heads: What they put out, (B, H, T, d); ``None`` where that is not seen.
+
+        """
+        if self._rewrite is None:
+            return None
+        if heads is None:
+            self.fail(ValueError("takes its softmax itself, so what its heads put out is not seen: use 'sdpa'"))
+            return None
+        try:
+            return self._rewrite(self._running[-1], heads)
         except Exception as error:
             self._error = self._error or error
             return None
@@ -214,7 +246,15 @@ class AttentionTap:
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks belong to the process and the model they were put on: a copy starts without.
-        return {**self.__dict__, "_handles": [], "_kernels": [], "_running": [], "_handler": None, "_replace": None}
+        return {
+            **self.__dict__,
+            "_handles": [],
+            "_kernels": [],
+            "_running": [],
+            "_handler": None,
+            "_replace": None,
+            "_rewrite": None,
+        }
 
 
 class _Mode(TorchFunctionMode):
@@ -223,14 +263,14 @@ class _Mode(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.taps: list[AttentionTap] = []
-        self._eager: Any = None
+        self._eager = EagerStance()
 
     def enter(self, tap: AttentionTap) -> None:
         """One tap more reads."""
         if not self.taps:
             if self not in _modes():
                 self.__enter__()  # type: ignore[no-untyped-call]
-            self._eager = torch.compiler.set_stance("force_eager")
+            self._eager.begin()
         self.taps.append(tap)
 
     def leave(self, tap: AttentionTap) -> None:
@@ -240,8 +280,7 @@ class _Mode(TorchFunctionMode):
         self.taps.remove(tap)
         if self.taps:
             return
-        self._eager.__exit__(None, None, None)
-        self._eager = None
+        self._eager.end()
         # Beneath another one it stays, and hands everything on, until that one has been left.
         if _modes()[-1:] == [self]:
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
@@ -282,21 +321,39 @@ def _told(taps: list[AttentionTap], make: Callable[[], AttentionCall]) -> tuple[
 
 def _attended(taps: list[AttentionTap], result: Tensor, args: Any, kwargs: Any) -> Tensor:
     call, weights = _told(taps, lambda: of_scaled_dot_product(*map(_whole, args), **_whole_ones(kwargs)))
-    if call is None or weights is None:
+    if call is None:
         return result
-    assert call.value is not None
-    return (weights.to(call.value.dtype) @ call.value).reshape(result.shape).to(result.dtype)
+    heads = _heads(taps, call, weights, lambda: result.reshape(*call.shape[:3], result.shape[-1]))
+    return result if heads is None else heads.reshape(result.shape).to(result.dtype)
 
 
 def _attended_by_many(taps: list[AttentionTap], result: Any, args: Any, kwargs: Any) -> Any:
     call, weights = _told(taps, lambda: of_multi_head(*map(_whole, args), **_whole_ones(kwargs)))
-    if call is None or weights is None:
+    if call is None:
         return result
-    assert call.value is not None
+    value = call.value
+    assert value is not None
+    heads = _heads(taps, call, weights, lambda: call.weights @ value.float())
+    if heads is None:
+        return result
     given = inspect.signature(_MULTI_HEAD).bind(*args, **kwargs).arguments
-    joined = (weights.to(call.value.dtype) @ call.value).permute(2, 0, 1, 3).flatten(2)
+    joined = heads.permute(2, 0, 1, 3).flatten(2)
     out = functional.linear(joined, given["out_proj_weight"], given["out_proj_bias"])
     return out.reshape(result[0].shape).to(result[0].dtype), result[1]
+
+
+def _heads(
+    taps: list[AttentionTap], call: AttentionCall, weights: Tensor | None, own: Callable[[], Tensor]
+) -> Tensor | None:
+    """What heads put out with other weights, or rewritten; ``None`` where it stays as it is."""
+    heads: Tensor | None = None
+    if weights is not None:
+        assert call.value is not None
+        heads = weights.to(call.value.dtype) @ call.value
+    for tap in taps:
+        if tap.rewrites:
+            heads = tap.rewritten(own() if heads is None else heads)
+    return heads
 
 
 def _softened(taps: list[AttentionTap], result: Tensor, args: Any, kwargs: Any) -> Tensor:
@@ -305,6 +362,8 @@ def _softened(taps: list[AttentionTap], result: Tensor, args: Any, kwargs: Any) 
     if not isinstance(scores, Tensor) or scores.dim() != 4 or not isinstance(dim, int) or dim % 4 < 2:
         return result
     _, weights = _told(taps, lambda: of_softmax(_whole(scores), _whole(result), dim))
+    for tap in taps:
+        tap.rewritten(None)
     if weights is None:
         return result
     return (weights.transpose(-1, -2) if dim % 4 == 2 else weights).to(result.dtype)

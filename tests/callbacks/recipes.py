@@ -12,9 +12,11 @@ from torch import nn
 import lightning_interp
 from lightning_interp import (
     AcquisitionByClass,
+    AttentionStructure,
     ClozeFacts,
     ConfidenceCalibration,
     CoordinateProbe,
+    InductionHeads,
     LayerProbe,
     MinimalPairs,
     NoiseRobustness,
@@ -157,6 +159,22 @@ MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
             draw_figures=draw,
         )
     ],
+    "AttentionStructure": lambda draw: [
+        AttentionStructure({"att": "embedding.attention"}, track={"att": [0]}, draw_figures=draw)
+    ],
+    "InductionHeads": lambda draw: [
+        InductionHeads(
+            sites={"att": "embedding.attention"},
+            ids=range(1, VOCABULARY),
+            length=3,
+            sequences=4,
+            positions=None,
+            ablate=0,
+            track={"att": [0]},
+            forward=as_language_model,
+            draw_figures=draw,
+        )
+    ],
     "TrainingPhases": lambda draw: [phases(draw)],
     "PhaseEarlyStopping": lambda draw: [
         phases(draw),
@@ -204,6 +222,8 @@ PARTICULAR: dict[str, Particular] = {
     "ConfidenceCalibration": Particular(counts_omitted="nonfinite/head"),
     "CoordinateProbe": Particular(counts_omitted="nonfinite/enc/entities"),
     "TruthProbe": Particular(counts_omitted="nonfinite/enc/statements"),
+    "AttentionStructure": Particular(counts_omitted=None),
+    "InductionHeads": Particular(counts_omitted=None),
     "ValidationSchedule": Particular(every_step=lambda: ValidationSchedule(steps=None, every=1)),
 }
 

@@ -12,6 +12,8 @@ import pytest
 import lightning_interp
 from lightning_interp import (
     AcquisitionByClass,
+    AttentionStructure,
+    InductionHeads,
     LayerProbe,
     MinimalPairs,
     RepresentationStructure,
@@ -33,6 +35,9 @@ FULLEST: dict[str, Callable[[], ValidationAnalysis]] = {
     "MinimalPairs": lambda: MinimalPairs("grammar", "grammar", max_pairs=4, standard_errors=True),
     # The rows say what the first of several probes has.
     "TruthProbe": lambda: TruthProbe(recipes.statements, SITE, ["mass_mean"], tokenizer=recipes.letter_words),
+    # Without heads to watch, whose values are of another level.
+    "AttentionStructure": lambda: AttentionStructure(SITE),
+    "InductionHeads": lambda: InductionHeads(sites=SITE),
     "AcquisitionByClass": lambda: AcquisitionByClass("head", target="tags", names=["zero", "one"]),
 }
 """With every option that adds keys, where the recipe has not."""

@@ -6,12 +6,22 @@ __all__ = [
     "ATTENTION",
     "ATTENTION_DISTANCE",
     "ATTENTION_ENTROPY",
+    "DUPLICATE_TOKEN",
     "EFFECTIVE_KEYS",
+    "FORMED_STEP",
     "HEADS_COLLAPSED",
+    "HEAD_EFFECT",
+    "HEAD_EFFECT_RANDOM",
     "HEAD_REDUNDANCY",
+    "ICL_SCORE",
+    "INDUCTION_HEADS",
     "MAX_LOGIT",
     "NEXT_TOKEN",
+    "PREFIX_MATCHING",
     "PREVIOUS_TOKEN",
+    "REPEATED_PREVIOUS_TOKEN",
+    "REPEAT_GAIN",
+    "REPEAT_LOSS",
     "SELF_ATTENTION",
     "SINK",
     "SINK_LAST",
@@ -27,6 +37,7 @@ ATTENTION_ENTROPY = Measure(
     "Entropy of a query's weights, as a share of the highest that the keys it sees allow.",
     unit="share",
     none="1 for uniform attention, 0 where each query looks at one key.",
+    stands="",
 )
 EFFECTIVE_KEYS = Measure(
     "effective_keys",
@@ -45,6 +56,7 @@ ATTENTION_DISTANCE = Measure(
     level=FULL,
     unit="ratio",
     none="1 for uniform attention, 0 where each query looks at itself.",
+    detail_of="attention_entropy",
 )
 SINK = Measure(
     "sink",
@@ -53,6 +65,7 @@ SINK = Measure(
     unit="share",
     none=_UNIFORM,
     chance=_EVEN,
+    stands="",
 )
 SINK_LAST = Measure(
     "sink_last",
@@ -63,6 +76,7 @@ SINK_LAST = Measure(
     none=_UNIFORM,
     chance=_EVEN,
     instead="",
+    detail_of="attention_entropy",
 )
 PREVIOUS_TOKEN = Measure(
     "previous_token",
@@ -72,6 +86,7 @@ PREVIOUS_TOKEN = Measure(
     unit="share",
     none=_UNIFORM,
     chance=_EVEN,
+    stands="max",
 )
 NEXT_TOKEN = Measure(
     "next_token",
@@ -82,6 +97,7 @@ NEXT_TOKEN = Measure(
     none=_UNIFORM,
     chance=_EVEN,
     instead="",
+    detail_of="attention_entropy",
 )
 SELF_ATTENTION = Measure(
     "self",
@@ -91,6 +107,7 @@ SELF_ATTENTION = Measure(
     unit="share",
     none=_UNIFORM,
     chance=_EVEN,
+    detail_of="attention_entropy",
 )
 TOP8_MASS = Measure(
     "top8_mass",
@@ -101,6 +118,7 @@ TOP8_MASS = Measure(
     none=_UNIFORM,
     chance=_EVEN,
     instead="",
+    detail_of="attention_entropy",
 )
 HEAD_REDUNDANCY = Measure(
     "head_redundancy",
@@ -110,6 +128,7 @@ HEAD_REDUNDANCY = Measure(
     unit="nats",
     none="0 where all heads look alike, log 2 = .69 where no two look at the same.",
     instead="",
+    detail_of="attention_entropy",
 )
 MAX_LOGIT = Measure(
     "max_logit",
@@ -120,6 +139,7 @@ MAX_LOGIT = Measure(
     better="lower",
     none="Scores that grow without bound come before a training diverges.",
     instead="",
+    stands="max",
 )
 HEADS_COLLAPSED = Measure(
     "heads_collapsed",
@@ -131,7 +151,116 @@ HEADS_COLLAPSED = Measure(
     none="0 for none.",
 )
 
+_REPEATED = "on sequences that repeat random tokens"
+
+PREFIX_MATCHING = Measure(
+    "prefix_matching",
+    "induction (prefix matching)",
+    f"Share of attention that goes to what followed a token where it stood before, {_REPEATED}.",
+    level=FULL,
+    unit="share",
+    better="higher",
+    none=_UNIFORM,
+    chance=_EVEN,
+    beside_random=True,
+    stands="max",
+)
+DUPLICATE_TOKEN = Measure(
+    "duplicate_token",
+    "attention to the same token",
+    f"Share of attention that goes to where a token stood before, {_REPEATED}.",
+    level=FULL,
+    unit="share",
+    none=_UNIFORM,
+    chance=_EVEN,
+    beside_random=True,
+    detail_of="prefix_matching",
+)
+REPEATED_PREVIOUS_TOKEN = Measure(
+    "repeated_previous_token",
+    "attention to the previous token",
+    f"Share of attention that goes to the position before, {_REPEATED}.",
+    level=FULL,
+    unit="share",
+    none=_UNIFORM,
+    chance=_EVEN,
+    beside_random=True,
+    stands="max",
+)
+INDUCTION_HEADS = Measure(
+    "induction_heads",
+    "induction heads",
+    "How many heads have a prefix matching above .3.",
+    (),
+    unit="heads",
+    better="higher",
+    none="0 for none; random weights have none.",
+)
+REPEAT_GAIN = Measure(
+    "repeat_gain",
+    "gain from repetition",
+    "Loss on random tokens that come for the first time, less the loss on the same ones when they come again.",
+    (),
+    unit="nats",
+    better="higher",
+    none="0 where nothing is learned from the context.",
+    beside_random=True,
+)
+REPEAT_LOSS = Measure(
+    "repeat_loss",
+    "loss on repeated tokens",
+    "Loss on random tokens that come for the first time, or again.",
+    (),
+    level=FULL,
+    unit="nats",
+    better="lower",
+    none="About the logarithm of the number of tokens where they come for the first time.",
+    detail_of="repeat_gain",
+)
+ICL_SCORE = Measure(
+    "icl_score",
+    "in-context learning score",
+    "Loss late in a text, less the loss early in it, on the validation text.",
+    (),
+    unit="nats",
+    better="lower",
+    none="0 where what was read before does not help. It falls before any induction head forms.",
+    instead="",
+)
+HEAD_EFFECT = Measure(
+    "head_effect",
+    "effect of a head",
+    "Rise of the loss on tokens that come again where what heads put out is replaced by its mean.",
+    (),
+    level=FULL,
+    unit="nats",
+    none="That of as many random heads of the same layers stands beside it.",
+    instead="",
+)
+HEAD_EFFECT_RANDOM = Measure(
+    "head_effect_random",
+    "effect of random heads",
+    "The same of as many random heads of the same layers.",
+    (),
+    level=FULL,
+    unit="nats",
+    none="What heads are compared with.",
+    instead="",
+    bookkeeping=True,
+)
+FORMED_STEP = Measure(
+    "formed_step",
+    "step at which it formed",
+    "Step at which it came to half of its maximum so far, above its level of chance, and stayed there.",
+    (),
+    unit="steps",
+    none="Undefined until then.",
+    instead="",
+)
+
 ATTENTION = (
     *(ATTENTION_ENTROPY, EFFECTIVE_KEYS, ATTENTION_DISTANCE, SINK, SINK_LAST, PREVIOUS_TOKEN, NEXT_TOKEN),
     *(SELF_ATTENTION, TOP8_MASS, HEAD_REDUNDANCY, MAX_LOGIT, HEADS_COLLAPSED),
+    *(PREFIX_MATCHING, DUPLICATE_TOKEN, REPEATED_PREVIOUS_TOKEN, INDUCTION_HEADS, REPEAT_GAIN, REPEAT_LOSS),
+    *(ICL_SCORE, HEAD_EFFECT, HEAD_EFFECT_RANDOM, FORMED_STEP),
 )
