@@ -70,7 +70,6 @@ class AttentionStructure(ValidationAnalysis):
     ``sink/max``, ``previous_token/max``        summary  of the head with most of it
     ``max_logit/max``                           summary  largest scaled score of a query and a key that it sees, over
                                                          all queries and heads: it grows before training diverges
-                                                         (conditional: where scores are known)
     ``effective_keys/<site>``                   full     keys that weights are spread over, :math:`\exp` of the entropy
     ``attention_distance/<site>``               full     :math:`\sum A |i - j|` over that of uniform attention
     ``previous_token/<site>``                   full     A on the position before
@@ -81,9 +80,9 @@ class AttentionStructure(ValidationAnalysis):
     ``top8_mass/<site>``                        full     of the 8 largest weights (conditional: of queries that see
                                                          more keys)
     ``max_logit/<site>``                        full     as above, by site (conditional: where scores are known)
-    ``head_redundancy/<site>``                  full     mean Jensen–Shannon divergence of two heads, nats: 0 where all
-                                                         look alike, .69 where no two share a key (conditional: of
-                                                         several heads)
+    ``head_redundancy/<site>``                  full     Jensen–Shannon divergence of the heads, nats: 0 where all look
+                                                         alike, :math:`\log H` where no two share a key (conditional:
+                                                         of several heads)
     ``<measure>_chance/<site>``                 full     what uniform attention has; it is 1 of entropy and distance,
                                                          and has no key there
     ``next_token_chance/<site>``                full     conditional, as above; ``sink_last_chance/<site>`` too,
@@ -159,7 +158,7 @@ class AttentionStructure(ValidationAnalysis):
             *(CHANCE.of(one) for one in _WITH_LEVEL),
             *weighted,
             *(HEAD_REDUNDANCY, MAX_LOGIT),
-            *(one.at(end="max", level=SUMMARY) for one in (SINK, PREVIOUS_TOKEN, MAX_LOGIT)),
+            *(one.at(end="max", level=SUMMARY, instead=None) for one in (SINK, PREVIOUS_TOKEN, MAX_LOGIT)),
             *of_heads([*_ORDERED, MAX_LOGIT, *weighted]),
         ]
 

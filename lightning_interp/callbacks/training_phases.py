@@ -65,6 +65,9 @@ class TrainingPhases(pl.Callback):
       :func:`lightning_interp.decisions.plateau` and :func:`~lightning_interp.decisions.improvement`.
     - ``"three_phase"``: the key ``follow`` falls, rises and falls again, as ranks of representations were found to do
       in the pretraining of language models (arXiv 2509.23024).
+    - ``"change"``: the key ``follow`` changes in one piece of its course more than in all others together, as when
+      induction heads form (Olsson et al. 2022): ``follow="prefix_matching/max"`` of
+      :class:`~lightning_interp.callbacks.InductionHeads`. The second phase is that piece, the third what comes after.
     - ``"none"``: each knee of the loss begins a phase.
 
     A phase is known in two steps. It is *provisional* once two readings in a row point to it: the loss falls at less
@@ -113,8 +116,10 @@ class TrainingPhases(pl.Callback):
             begin late, and are compared with what the loss does from there: name a score on other data as well where
             there is one. In the main job robustness alone is enough in two of five runs.
         keys: More keys to follow: their knees, lags and curves.
-        template: ``"two_phase"``, ``"three_phase"`` or ``"none"``.
-        follow: The key whose shape ``"three_phase"`` describes, such as ``"effective_rank/encoder"``.
+        template: ``"two_phase"``, ``"three_phase"``, ``"change"`` or ``"none"``.
+        follow: The key whose shape ``"three_phase"`` describes, such as ``"effective_rank/encoder"``, or ``"change"``.
+        follow_mode: ``"max"`` where ``"change"`` means that it rises, ``"min"`` where it falls.
+        least: How far it must go to count as a change, in its own unit: .25 of ``prefix_matching/max``, for example.
         names: Names of the phases, for the figure and :attr:`conclusion`.
         confirm: Consecutive readings that must show a boundary.
         max_knees: The most knees of one curve.
@@ -164,6 +169,8 @@ class TrainingPhases(pl.Callback):
         keys: Sequence[str] = (),
         template: str = "two_phase",
         follow: str | None = None,
+        follow_mode: str = "max",
+        least: float = 0.0,
         names: Sequence[str] | None = None,
         confirm: int = 3,
         max_knees: int = 3,
@@ -195,16 +202,20 @@ class TrainingPhases(pl.Callback):
             raise ValueError("`improving` is empty: name what may improve after the plateau, or leave it out.")
         if isinstance(keys, str):
             raise ValueError(f"`keys` must be a list of keys, got the string {keys!r}.")
-        if (follow is not None) != (template == "three_phase"):
+        if (follow is not None) != (template in ("three_phase", "change")):
             raise ValueError(
-                f"`follow` is the key that the template 'three_phase' describes, and goes with it; got "
+                f"`follow` is the key that the templates 'three_phase' and 'change' describe, and goes with them; got "
                 f"template={template!r}, follow={follow!r}."
             )
+        if follow_mode not in _MODES:
+            raise ValueError(f"`follow_mode` must be 'min' or 'max', got {follow_mode!r}.")
+        if not least >= 0:
+            raise ValueError(f"`least` must be at least 0, got {least}.")
         if confirm < 1:
             raise ValueError(f"`confirm` must be at least 1, got {confirm}.")
-        least = 2 if template == "three_phase" else 1
-        if not least <= max_knees <= 3:
-            raise ValueError(f"`max_knees` must be between {least} and 3 for this template, got {max_knees}.")
+        fewest = 2 if template in ("three_phase", "change") else 1
+        if not fewest <= max_knees <= 3:
+            raise ValueError(f"`max_knees` must be between {fewest} and 3 for this template, got {max_knees}.")
         if not 0 < level < 1:
             raise ValueError(f"`level` must lie between 0 and 1, got {level}.")
         if min_readings < 6:
@@ -221,6 +232,8 @@ class TrainingPhases(pl.Callback):
         self.keys = tuple(keys)
         self.template = template
         self.follow = follow
+        self.follow_mode = follow_mode
+        self.least = least
         self.names = tuple(default if names is None else names)
         self.confirm = confirm
         self.max_knees = max_knees
@@ -531,8 +544,9 @@ class TrainingPhases(pl.Callback):
     def _judge(self) -> PhaseReading:
         loss = self._positive(self.loss, self.mode, self.fit(self.loss, intervals=True))
         if self.follow is not None:
-            follow = self._positive(self.follow, fit=self.fit(self.follow, intervals=True))
-            return judge(self.template, (self.loss, loss), follow=(self.follow, follow), level=self.level)
+            follow = self._positive(self.follow, self.follow_mode, self.fit(self.follow, intervals=True))
+            told = (self.follow, follow)
+            return judge(self.template, (self.loss, loss), follow=told, level=self.level, least=self.least)
         improving: dict[str, Curve] = {}
         if slowed(loss) is not None or plateau(loss, self.level) is not None:  # before, nobody asks for these fits
             improving = {key: self._positive(key, mode, self.fit(key)) for key, mode in (self._improving or {}).items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lightning_interp.decisions.curve import Boundary, Curve, boundaries
 from lightning_interp.decisions.evidence import SHARE, Improvement, improvement, plateau, slowed
@@ -15,6 +16,7 @@ __all__ = ["TEMPLATES", "PhaseReading", "judge"]
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "two_phase": ("phase one", "phase two"),
     "three_phase": ("warm-up collapse", "entropy-seeking", "compression-seeking"),
+    "change": ("before the change", "the change", "after the change"),
     "none": (),
 }
 """The names of the phases that a template knows."""
@@ -54,6 +56,7 @@ def judge(
     follow: tuple[str, Curve] | None = None,
     level: float = 0.05,
     share: float = SHARE,
+    least: float = 0.0,
 ) -> PhaseReading:
     """What a template makes of the readings so far.
 
@@ -64,21 +67,26 @@ def judge(
       (:func:`~lightning_interp.decisions.slowed`) and a key improves so.
     - ``"three_phase"``: the followed key falls, rises, falls. A segment goes in a direction if its slope is
       significant; others belong to what came before. Contradicted by any other order or a fourth change.
+    - ``"change"``: the followed key rises (falls, where less is better) in one piece of its course more than in all
+      others together. The second phase is that piece, from its knee on, and the third begins where it ends.
     - ``"none"``: every knee of the loss begins a new phase.
 
     Args:
         template: One of the above.
         loss: Name and readings of the loss, or of a score.
         improving: Readings of what may improve after the plateau, by name.
-        follow: Name and readings of the key whose shape ``"three_phase"`` describes.
+        follow: Name and readings of the key whose shape ``"three_phase"`` or ``"change"`` describes.
         level: Of a whole run that is judged at every reading, for ``"two_phase"``; else of each test.
         share: See :func:`~lightning_interp.decisions.plateau`.
+        least: How far the followed key must rise for ``"change"``.
 
     """
     if template == "two_phase":
         return _two_phase(*loss, improving or {}, level, share)
     if template == "three_phase":
         return _three_phase(*(follow or loss), level)
+    if template == "change":
+        return _change(*(follow or loss), level, least)
     if template == "none":
         found = boundaries(loss[1].fit)
         return PhaseReading(found, True, f"{loss[0]} has {len(found)} knee{'' if len(found) == 1 else 's'}")
@@ -151,3 +159,25 @@ def _three_phase(name: str, track: Curve, level: float) -> PhaseReading:
         return PhaseReading((), False, f"{name} {shape}; expected: falls, rises, falls")
     where = " and ".join(str(start) for start in starts)
     return PhaseReading(tuple(starts), True, f"{name} {shape}{f', turning at {where}' if where else ''}")
+
+
+def _change(name: str, track: Curve, level: float, least: float) -> PhaseReading:
+    fit = track.fit
+    if fit is None:
+        return PhaseReading((), True, f"{name} has too few readings to look for a change ({len(track.steps)})")
+    freedom = max(len(fit.fitted) - 2 - 2 * len(fit.knees), 1)
+    edges = [math.log10(track.steps[0]), *fit.knees, math.log10(track.steps[-1])]
+    at = [track.sign * float(value) for value in fit.predict(edges)]
+    rises = [after - before for before, after in pairwise(at)]
+    place = max(range(len(rises)), key=lambda one: track.sign * fit.slopes[one])
+    rise, error, word = rises[place], fit.slope_errors[place], "rises" if track.sign > 0 else "falls"
+    if rise <= least or (error > 0 and t_upper_tail(track.sign * fit.slopes[place] / error, freedom) >= level / 2):
+        return PhaseReading((), True, f"{name} has not changed yet: at its steepest it {word} by {max(rise, 0.0):.3g}")
+    if 2 * rise < sum(map(abs, rises)):
+        return PhaseReading((), True, f"{name} {word} by {rise:.3g} at its steepest, and by as much elsewhere")
+    if not place:
+        return PhaseReading((), False, f"{name} {word} from the first reading on: no reading is of before the change")
+    found = boundaries(fit)
+    begins, ends = found[place - 1], found[place : place + 1]
+    where = f"from {begins}" + (f" to {ends[0]}" if ends else " on")
+    return PhaseReading((begins, *ends), True, f"{name} {word} by {rise:.3g} {where}")

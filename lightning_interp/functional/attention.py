@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from lightning_interp.functional._numerics import as_float, full_precision, plogp, wide_dtype
-from lightning_interp.functional.divergence import js_divergence
 
 __all__ = [
     "MEASURES",
@@ -231,12 +230,15 @@ def carried_norms(values: Tensor, projection: Tensor) -> Tensor:
 
 
 def head_redundancy(weights: Tensor, queries: Tensor, visible: Tensor | None = None) -> Tensor:
-    r"""Sum over rows and pairs of heads of the Jensen–Shannon divergence of their weights, in nats.
+    r"""Sum over rows of the Jensen–Shannon divergence of the weights of all heads, in nats (Lin 1991).
 
-    .. math:: \sum_{b, i} \sum_{h < g} JS(A_{bhi}, A_{bgi})
+    .. math::
+        \sum_{b, i} \left[
+            \mathrm{H}\Big(\tfrac1H \sum_h A_{bhi}\Big) - \tfrac1H \sum_h \mathrm{H}(A_{bhi})
+        \right]
 
-    with :func:`~lightning_interp.functional.js_divergence` (Clark et al. 2019, arXiv 1906.04341, for heads). The mean
-    is 0 where all heads of a layer look at the same, ln 2 where no two of them share a key.
+    The mean is 0 where all heads of a layer look at the same, ln H where no two of them share a key. Of two heads it is
+    :func:`~lightning_interp.functional.js_divergence` (Clark et al. 2019, arXiv 1906.04341, for pairs of heads).
 
     Args:
         weights: Attention weights of one layer, (B, H, T, S); rows need not sum to 1.
@@ -245,16 +247,16 @@ def head_redundancy(weights: Tensor, queries: Tensor, visible: Tensor | None = N
             at least two of them count, for with one all heads are alike whatever the model does.
 
     Returns:
-        The sum and the number of its terms, float64 (2,) (float32 on MPS), which add up over batches. Nothing is read
-        back from the device. Cost: a pass over half the weights for each head, and memory of a few times the weights.
+        The sum and the number of rows, float64 (2,) (float32 on MPS), which add up over batches; a row counts where it
+        does for every head, and none where there is one head. Nothing is read back from the device.
 
     Raises:
         ValueError: If the shapes do not fit.
 
     Example:
-        >>> weights = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]], [[0.0, 1.0]]]])
+        >>> weights = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
         >>> [round(value, 3) for value in head_redundancy(weights, torch.tensor([[True]])).tolist()]
-        [1.386, 3.0]
+        [0.693, 1.0]
 
     """
     everything = torch.ones(1, dtype=torch.bool, device=weights.device)
@@ -262,12 +264,9 @@ def head_redundancy(weights: Tensor, queries: Tensor, visible: Tensor | None = N
     rows, counted = _distributions(weights, seen)
     if visible is not None:
         counted = counted & (seen.sum(-1, dtype=rows.dtype) >= _FEWEST)
-    found = torch.zeros(2, dtype=wide_dtype(weights.device), device=weights.device)
-    for head in range(rows.shape[1] - 1):
-        one, others = slice(head, head + 1), slice(head + 1, None)
-        apart = js_divergence(rows[:, one], rows[:, others])
-        found = found + _sum_and_number(apart, counted[:, one] & counted[:, others]).sum(0)
-    return found
+    all_count = counted.all(1, keepdim=True) & (weights.shape[1] > 1)
+    apart = -plogp(rows.mean(1, keepdim=True)).sum(-1) + plogp(rows).sum(-1).mean(1, keepdim=True)
+    return _sum_and_number(apart, all_count)[0]
 
 
 def rollout(weights: Sequence[Tensor], queries: Tensor | None = None) -> Tensor:

@@ -30,9 +30,6 @@ from lightning_interp.sites.recorder import CaptureError
 
 __all__ = ["AttentionHeads", "HeadMeans"]
 
-_COMPARED = 32
-"""Queries of a sample at which heads are compared with one another, evenly spread."""
-
 
 @dataclass(frozen=True)
 class HeadMeans:
@@ -45,7 +42,7 @@ class HeadMeans:
     weighted: Tensor
     """The same with weights by the size of what they carry, (H, number of measures); NaN where it is not known."""
     redundancy: float
-    """Mean Jensen–Shannon divergence between heads, nats, at evenly spread queries."""
+    """Mean Jensen–Shannon divergence of the heads, nats."""
     largest: Tensor
     """Largest score, (H,); NaN where it is not known."""
 
@@ -66,10 +63,8 @@ class _Sums:
         self.heads += attention_sums(weights, visible, queries, first, offset, last)
         # Of heads that see different keys it is the mean.
         self.uniform += uniform_sums(visible, queries, first, offset, last).mean(0)
-        every = -(-queries.shape[1] // _COMPARED)
-        thinned = visible if visible.shape[2] == 1 else visible[:, :, ::every]
-        self.redundancy += head_redundancy(weights[:, :, ::every], queries[:, ::every], thinned)
-        largest = call.largest_score()
+        self.redundancy += head_redundancy(weights, queries, visible)
+        largest = call.largest_score(queries)
         unknown = torch.full_like(self.largest, math.nan)
         self.largest = torch.maximum(self.largest, unknown if largest is None else largest.to(unknown))
 

@@ -89,11 +89,16 @@ class AttentionCall:
                 scores = (scores + self.bias.detach().float()).masked_fill(~self.visible, -math.inf)
             return scores.softmax(-1).nan_to_num(0.0)
 
-    def largest_score(self) -> Tensor | None:
-        """The largest score of a key that its query sees, float32 (H,); ``None`` where scores are not known."""
+    def largest_score(self, queries: Tensor) -> Tensor | None:
+        """The largest score of a key that its query sees, float32 (H,); ``None`` where scores are not known.
+
+        Args:
+            queries: Which queries are real, bool (B, T).
+
+        """
         if self.scores is None:
             return None
-        return self.scores.masked_fill(~self.visible, -math.inf).amax((0, 2, 3))
+        return self.scores.masked_fill(~(self.visible & queries[:, None, :, None]), -math.inf).amax((0, 2, 3))
 
     def live_weights(self) -> Tensor:
         """The weights with their graph, in the dtype of the model."""

@@ -143,7 +143,7 @@ class AttentionTap:
         if silent:
             others = [site for site in self.sites if site not in silent]
             raise CaptureError(
-                f"no attention was seen at {listed([f'{one} ({self._told(one)})' for one in silent])}; it was at "
+                f"no attention was seen at {', '.join(f'{one!r} ({self._told(one)})' for one in silent)}; it was at "
                 f"{listed(others)}. Seen are scaled_dot_product_attention, a softmax over (B, H, T, S), "
                 "nn.MultiheadAttention, and what a site returns where that is weights (B, H, T, S): let weights go "
                 "through an nn.Identity and name that as the site"

@@ -243,14 +243,16 @@ def test_redundancy_is_that_of_a_loop(seed: int, kind: str, heads: int, masked: 
     assert found.tolist() == pytest.approx(expected, abs=1e-9)
 
 
-def test_redundancy_is_nought_for_equal_heads_and_ln_2_for_disjoint_ones() -> None:
+def test_redundancy_is_nought_for_equal_heads_and_ln_of_their_number_for_disjoint_ones() -> None:
     given_ = case(10, heads=1)
     same = head_redundancy(given_.weights.expand(-1, 4, -1, -1), given_.queries)
-    assert same.tolist() == pytest.approx([0, 6 * given_.queries.sum().item()], abs=1e-12)
+    assert same.tolist() == pytest.approx([0, given_.queries.sum().item()], abs=1e-12)
     apart = torch.eye(4)[:, None].expand(4, 3, 4)[None]
     total, number = head_redundancy(apart, torch.ones(1, 3, dtype=torch.bool)).tolist()
-    assert number == 18
-    assert total / number == pytest.approx(math.log(2), abs=1e-6)
+    assert number == 3
+    assert total / number == pytest.approx(math.log(4), abs=1e-6)
+    alone = head_redundancy(given_.weights, given_.queries)
+    assert alone.tolist() == [0, 0]
 
 
 def test_values_decide_what_a_weight_carries() -> None:

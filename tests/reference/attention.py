@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from reference.entropy import entropy, js
+from reference.entropy import entropy
 
 Row = Sequence[float]
 
@@ -54,24 +54,19 @@ def sums(
 
 
 def redundancy(weights, queries, visible=None) -> tuple[float, int]:
-    """Sum and number of the divergences of all pairs of heads at all rows."""
+    """Sum and number of the divergences of the heads at all rows."""
     terms = []
     for b, sample in enumerate(weights):
         for i, real in enumerate(queries[b]):
-            if not real:
-                continue
             rows = []
             for h, head in enumerate(sample):
                 keys = [j for j in range(len(head[i])) if visible is None or visible[b][h][i][j]]
-                if visible is not None and len(keys) < 2:
-                    rows.append(None)
-                    continue
-                total = math.fsum(head[i][j] for j in keys)
-                rows.append([head[i][j] / total if j in keys else 0.0 for j in range(len(head[i]))])
-            for h in range(len(rows)):
-                for g in range(h):
-                    if rows[h] is not None and rows[g] is not None:
-                        terms.append(js(rows[h], rows[g]))
+                total = math.fsum(head[i][j] for j in keys) if real else 0.0
+                if total and (visible is None or len(keys) > 1):
+                    rows.append([head[i][j] / total if j in keys else 0.0 for j in range(len(head[i]))])
+            if len(rows) == len(sample) > 1:
+                mean = [math.fsum(column) / len(rows) for column in zip(*rows, strict=True)]
+                terms.append(entropy(mean) - math.fsum(map(entropy, rows)) / len(rows))
     return math.fsum(terms), len(terms)
 
 

@@ -123,10 +123,10 @@ TOP8_MASS = Measure(
 HEAD_REDUNDANCY = Measure(
     "head_redundancy",
     "difference of heads",
-    "Mean Jensen–Shannon divergence between the heads of a layer.",
+    "Mean Jensen–Shannon divergence of the heads of a layer.",
     level=FULL,
     unit="nats",
-    none="0 where all heads look alike, log 2 = .69 where no two look at the same.",
+    none="0 where all heads look alike, the logarithm of their number where no two look at the same.",
     instead="",
     detail_of="attention_entropy",
 )
