@@ -2,12 +2,13 @@
 
 Models of nothing but attention learn sequences that repeat a random segment of random length. Whoever finds the present
 token earlier in the sequence knows what follows; it takes two layers to do that, a head that marks each token with the
-one before it and a head that looks for the mark. With two layers the validation loss bends soon after step 100 and
-falls from 3.9 to 2.2 within a hundred steps. With one layer, on the same sequences, it is 3.9 at the end: such a model
-learns hardly more than which tokens are in the sequence at all.
+one before it and an induction head that looks for the mark. With two layers the best head goes from .1 to .9 within
+sixty steps soon after step 100, and the validation loss bends with it. With one layer, on the same sequences, no head
+forms. What the text alone tells, the in-context learning score, moves before any head has formed, and with one layer
+too: it is no evidence of induction heads.
 
     python examples/induction.py
-    python examples/induction.py --seeds 3 --layers 2
+    python examples/induction.py --seeds 5 --layers 2
 """
 
 from __future__ import annotations
@@ -23,16 +24,20 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
-from lightning_interp import Readings, TrainingPhases, ValidationSchedule
+from lightning_interp import AttentionStructure, InductionHeads, Readings, TrainingPhases, ValidationSchedule
 from lightning_interp.datasets import RepeatedSegments
 from lightning_interp.decisions import log_spaced_steps
+from lightning_interp.functional import reached
 from lightning_interp.models import AttentionOnly, CausalLM
 
 IDS, BATCH = 64, 32
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, TrainingPhases]:
-    """Train each number of layers from each seed, one after the other, and print their losses beside each other."""
+Run = tuple[InductionHeads, TrainingPhases]
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Run]:
+    """Train each number of layers from each seed, one after the other, and print what was read beside each other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of data and weights, the first; default: %(default)s")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from there on; default: %(default)s")
@@ -46,35 +51,58 @@ def main(argv: Sequence[str] | None = None) -> dict[str, TrainingPhases]:
     runs = {}
     for seed in range(args.seed, args.seed + args.seeds):
         for layers in args.layers:
-            name = f"layers_{layers}_seed_{seed}"
+            name = f"{layers} layer{'s' * (layers > 1)}, seed {seed}"
             started = time.perf_counter()
-            runs[name] = train(args, layers, seed, name)
-            print(f"{name}: {time.perf_counter() - started:.0f} s; {runs[name].conclusion}")
-    print(f"\nvalidation loss, nats per token\n{table(runs)}\n")
-    print(f"curves: tensorboard --logdir {args.logdir}")
+            runs[name] = train(args, layers, seed, f"layers_{layers}_seed_{seed}")
+            print(f"{name} ({time.perf_counter() - started:.0f} s): {told(*runs[name])}")
+    keys = {"loss": "val_loss", "ICL score": "icl_score", "best head": "prefix_matching/max"}
+    for name, (heads, _) in runs.items():
+        print(f"\n{name}\n{Readings.of(heads).table(keys, digits=2)}")
+    for title, draw in runs[name][0].figures().items():
+        draw().savefig(args.logdir / f"{title.replace('/', '_')}.png")
+    print(f"\npictures of {name}: {args.logdir}; curves: tensorboard --logdir {args.logdir}")
     return runs
 
 
-def callbacks(args: argparse.Namespace) -> list[pl.Callback]:
-    """What watches a training. Readers of its heads belong here, between the schedule and the phases."""
+def callbacks(args: argparse.Namespace, layers: int) -> tuple[ValidationSchedule, InductionHeads, TrainingPhases]:
+    """What watches a training."""
     # At equal distances on a logarithmic axis, closer from 50 on: there the heads form.
     early, late = log_spaced_steps(6, stop=45), log_spaced_steps(30, start=50, stop=args.steps)
-    return [
+    return (
         ValidationSchedule(steps=[*early, *late]),
-        TrainingPhases(loss="val_loss", template="none"),  # each knee of the loss begins a phase
-    ]
+        InductionHeads(model="lm", length=15, positions=(5, 55), ablate=2, padding_idx=-1),
+        TrainingPhases(
+            template="change",
+            follow="prefix_matching/max",
+            least=0.25,
+            names=["no induction heads", "induction heads form", "induction heads are there"],
+        ),
+    )
 
 
-def train(args: argparse.Namespace, layers: int, seed: int, name: str) -> TrainingPhases:
-    """One training; what its phases are."""
+def told(heads: InductionHeads, phases: TrainingPhases) -> str:
+    """When heads formed, in a sentence."""
+    formed = heads.reading.get("formed_step/prefix_matching")
+    if formed is None:
+        return f"no induction head; {phases.conclusion}"
+    steps, score = heads.history.series("icl_score")
+    moved = reached(steps, [-one for one in score], 0.3).step
+    return (
+        f"the best head is at half of its maximum at step {formed:.0f}, the ICL score at -.3 at step {moved:.0f}; "
+        f"{phases.conclusion}"
+    )
+
+
+def train(args: argparse.Namespace, layers: int, seed: int, name: str) -> Run:
+    """One training, and what watched it."""
     pl.seed_everything(seed, verbose=False)
     model = CausalLM(AttentionOnly(IDS, layers=layers), lr=3e-3)
     sequences = RepeatedSegments(BATCH * args.steps, ids=IDS, seed=2 * seed)
     held_out = RepeatedSegments(256, ids=IDS, seed=2 * seed + 1)
-    watching = callbacks(args)
+    schedule, heads, phases = callbacks(args, layers)
     trainer = pl.Trainer(
         max_steps=args.steps,
-        callbacks=watching,
+        callbacks=[schedule, heads, AttentionStructure(padding_idx=-1), phases],
         logger=TensorBoardLogger(args.logdir, name=name, default_hp_metric=False),
         accelerator="cpu",
         devices=1,
@@ -83,16 +111,7 @@ def train(args: argparse.Namespace, layers: int, seed: int, name: str) -> Traini
         log_every_n_steps=10,
     )
     trainer.fit(model, DataLoader(sequences, BATCH), DataLoader(held_out, 64))
-    (phases,) = (one for one in watching if isinstance(one, TrainingPhases))
-    return phases
-
-
-def table(runs: dict[str, TrainingPhases]) -> str:
-    """A line a step, a column a run."""
-    series = {name: dict(zip(*phases.series("val_loss"), strict=True)) for name, phases in runs.items()}
-    steps = sorted({step for losses in series.values() for step in losses})
-    rows = [{"step": step, **{name: losses[step] for name, losses in series.items()}} for step in steps]
-    return Readings(rows).table({name: name for name in series}, digits=2)
+    return heads, phases
 
 
 if __name__ == "__main__":

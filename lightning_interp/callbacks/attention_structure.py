@@ -77,8 +77,8 @@ class AttentionStructure(ValidationAnalysis):
     ``next_token/<site>``                       full     A on the position behind (conditional: of models that see it)
     ``sink_last/<site>``                        full     A on the last real key: [SEP] (conditional: of models that see
                                                          it)
-    ``top8_mass/<site>``                        full     of the 8 largest weights (conditional: of queries that see
-                                                         more keys)
+    ``top8_mass/<site>``                        full     of the 8 largest weights, at every eighth query
+                                                         (conditional: of those that see more keys)
     ``max_logit/<site>``                        full     as above, by site (conditional: where scores are known)
     ``head_redundancy/<site>``                  full     Jensen–Shannon divergence of the heads, nats: 0 where all look
                                                          alike, :math:`\log H` where no two share a key (conditional:
@@ -88,8 +88,8 @@ class AttentionStructure(ValidationAnalysis):
     ``next_token_chance/<site>``                full     conditional, as above; ``sink_last_chance/<site>`` too,
                                                          ``top8_mass_chance/<site>`` too
     ``value_weighted_<measure>/<site>``         full     the same with :math:`A_{ij} \|v_j W_O\|`, renormalised: what is
-                                                         carried (Kobayashi et al. 2020; conditional: where values are
-                                                         known)
+                                                         carried (Kobayashi et al. 2020), at every eighth query
+                                                         (conditional: where values are known)
     ``<measure>/<site>/h<k>``                   full     of one head
     ``next_token/<site>/h<k>``                  full     conditional, as above; ``sink_last/<site>/h<k>`` too,
                                                          ``top8_mass/<site>/h<k>`` too, ``max_logit/<site>/h<k>`` too,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from lightning_interp.functional._numerics import as_float, full_precision, plogp, wide_dtype
+from lightning_interp.functional._numerics import as_float, full_precision, wide_dtype
 
 __all__ = [
     "MEASURES",
+    "AttentionRows",
     "attention_sums",
     "carried_norms",
     "head_redundancy",
@@ -58,7 +61,8 @@ def attention_sums(
     - ``sink_last``: the weight on the last real key, of queries before it that see it, as in an encoder.
     - ``previous_token``, ``next_token``, ``self``: :math:`A_{i,i-1}`, :math:`A_{i,i+1}`, :math:`A_{ii}`. They and the
       distance say something only where queries and keys are positions of one sequence.
-    - ``top8_mass``: the sum of the 8 largest weights.
+    - ``top8_mass``: the sum of the 8 largest weights, at every eighth query of a text, since it costs as much as all
+      the rest: that which stands 7, 15, 23 … behind the first real key.
 
     A row counts where its query is real and sees at least two keys; for the weight on a certain key, where that key is
     visible too; for ``top8_mass``, where more than 8 keys are. A row without any weight on visible keys has no
@@ -89,35 +93,105 @@ def attention_sums(
         (1.0, 0.5, 1.0)
 
     """
-    seen = _seen(weights, visible, queries)
-    if first.shape != weights.shape[:1]:
-        raise ValueError(f"`first` must be (B,) = ({weights.shape[0]},), got shape {tuple(first.shape)}.")
-    if last is not None and last.shape != first.shape:
-        raise ValueError(f"`last` must be (B,) = ({weights.shape[0]},), got shape {tuple(last.shape)}.")
-    rows, counted = _distributions(weights, seen)
-    number = seen.sum(-1, dtype=rows.dtype)
-    counted = counted & (number >= _FEWEST)
-    place = torch.arange(weights.shape[2], device=weights.device) + offset
-    gap = (place[:, None] - torch.arange(weights.shape[3], device=weights.device)).abs()
+    return AttentionRows.of(weights, visible, queries, offset).sums(first, last)
 
-    entropy = -plogp(rows).sum(-1)
-    of_rows = {
-        "attention_entropy": (entropy / number.clamp_min(_FEWEST).log(), counted),
-        "effective_keys": (entropy.exp(), counted),
-        "attention_distance": ((rows * gap).sum(-1), counted),
-        "top8_mass": (rows.topk(min(_TOP, rows.shape[-1])).values.sum(-1), counted & (number > _TOP)),
-    }
-    keys = {"sink": first.long()[:, None], "previous_token": place - 1, "next_token": place + 1, "self": place}
-    for name, key in keys.items():
-        weight, there = _on_key(rows, seen, key)
-        of_rows[name] = weight, counted & there
-    if last is None:
-        weight, there = of_rows["sink"][0], torch.zeros_like(counted)
-    else:
-        weight, there = _on_key(rows, seen, last.long()[:, None])
-        there = there & (place < last[:, None])[:, None]
-    of_rows["sink_last"] = weight, counted & there
-    return torch.stack([_sum_and_number(*of_rows[name]) for name in MEASURES], dim=1)
+
+@dataclass(frozen=True)
+class AttentionRows:
+    """Rows of attention weights as distributions, for what several functions here make of the same ones."""
+
+    rows: Tensor
+    """Over the keys that are seen, in float32 or wider, each divided by its sum, (B, H, T, S)."""
+    has: Tensor
+    """Which rows have any weight, bool (B, H, T)."""
+    seen: Tensor
+    """Which keys the real queries see, bool (B, H or 1, T, S)."""
+    place: Tensor
+    """Position of each query, int64 (B or 1, T)."""
+    few: bool = False
+    """Whether these are every eighth query already."""
+
+    @classmethod
+    def of(cls, weights: Tensor, visible: Tensor, queries: Tensor, offset: int = 0) -> AttentionRows:
+        """Those of weights; arguments as for :func:`attention_sums`."""
+        seen = _seen(weights, visible, queries)
+        place = torch.arange(weights.shape[2], device=weights.device)[None] + offset
+        return cls(*_distributions(weights, seen), seen, place)
+
+    @cached_property
+    def number(self) -> Tensor:
+        """How many keys each query sees, (B, H or 1, T)."""
+        number: Tensor = self.seen.sum(-1, dtype=self.rows.dtype)
+        return number
+
+    @cached_property
+    def counted(self) -> Tensor:
+        """Which rows count, bool (B, H, T)."""
+        return self.has & (self.number >= _FEWEST)
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        """Of each row, in nats, (B, H, T)."""
+        entropy: Tensor = torch.special.entr(self.rows).sum(-1)
+        return entropy
+
+    def every_eighth(self, first: Tensor) -> AttentionRows:
+        """The queries 7, 15, 23 … behind the first real key of each sample, int64 (B,)."""
+        if self.few:
+            return self
+        batch, heads, length, keys = self.rows.shape
+        chosen = _every_eighth(first.long() - self.place[:, 0], length)
+        inside = (chosen >= 0) & (chosen < length)
+        at = chosen.clamp(0, length - 1)[:, None, :, None]
+
+        def gathered(tensor: Tensor) -> Tensor:
+            return tensor.gather(2, at.expand(-1, tensor.shape[1], -1, keys))
+
+        has = self.has.gather(2, at[..., 0].expand(-1, heads, -1)) & inside[:, None]
+        place = self.place.expand(batch, -1).gather(1, at[:, 0, :, 0])
+        return AttentionRows(gathered(self.rows), has, gathered(self.seen), place, few=True)
+
+    def weighted(self, norms: Tensor) -> AttentionRows:
+        """The same by the size of what is carried; see :func:`value_weighted`."""
+        rows = value_weighted(self.rows, norms)
+        return replace(self, rows=rows, has=self.has & (rows.sum(-1) > 0))
+
+    def sums(self, first: Tensor, last: Tensor | None = None) -> Tensor:
+        """See :func:`attention_sums`."""
+        rows, seen, number, counted, entropy = self.rows, self.seen, self.number, self.counted, self.entropy
+        batch, keys = rows.shape[0], rows.shape[3]
+        if first.shape != (batch,):
+            raise ValueError(f"`first` must be (B,) = ({batch},), got shape {tuple(first.shape)}.")
+        if last is not None and last.shape != first.shape:
+            raise ValueError(f"`last` must be (B,) = ({batch},), got shape {tuple(last.shape)}.")
+        place = self.place
+        gap = (place[:, None, :, None] - torch.arange(keys, device=rows.device)).abs()
+        of_rows = {
+            "attention_entropy": (entropy / number.clamp_min(_FEWEST).log(), counted),
+            "effective_keys": (entropy.exp(), counted),
+            "attention_distance": (torch.linalg.vecdot(rows, gap.to(rows.dtype)), counted),
+        }
+        ends = {"sink": first.long()[:, None], "previous_token": place - 1, "next_token": place + 1, "self": place}
+        for name, key in ends.items():
+            weight, there = _on_key(rows, seen, key)
+            of_rows[name] = weight, counted & there
+        if last is None:
+            weight, there = of_rows["sink"][0], torch.zeros_like(counted)
+        else:
+            weight, there = _on_key(rows, seen, last.long()[:, None])
+            there = there & (place < last[:, None])[:, None]
+        of_rows["sink_last"] = weight, counted & there
+        few = self.every_eighth(first)
+        largest = few.rows.topk(min(_TOP, keys)).values.sum(-1)
+        of_rows["top8_mass"] = largest, few.counted & (few.number > _TOP)
+        return torch.stack([_sum_and_number(*of_rows[name]) for name in MEASURES], dim=1)
+
+    def redundancy(self, counted: Tensor | None = None) -> Tensor:
+        """See :func:`head_redundancy`."""
+        counted = self.counted if counted is None else counted
+        all_count = counted.all(1, keepdim=True) & (self.rows.shape[1] > 1)
+        of_mean = torch.special.entr(self.rows.mean(1, keepdim=True)).sum(-1)
+        return _sum_and_number(of_mean - self.entropy.mean(1, keepdim=True), all_count)[0]
 
 
 def uniform_sums(
@@ -155,9 +229,29 @@ def uniform_sums(
             f"{tuple(queries.shape)}."
         )
     heads = visible.shape[-3] if visible.ndim > 2 else 1
-    equal = torch.ones((), dtype=wide_dtype(visible.device), device=visible.device)
-    weights = equal.expand(queries.shape[0], heads, queries.shape[1], visible.shape[-1])
-    return attention_sums(weights, visible, queries, first, offset, last)
+    batch, length = queries.shape
+    shape = torch.empty(batch, heads, length, visible.shape[-1], device="meta")
+    seen = _seen(shape, visible, queries)
+    number = seen.sum(-1, dtype=torch.float32)
+    counted = number >= _FEWEST
+    place = torch.arange(length, device=seen.device) + offset
+    gap = (place[:, None] - torch.arange(visible.shape[-1], device=seen.device)).abs().float()
+    share = 1 / number.to(wide_dtype(seen.device)).clamp_min(1)
+    far = torch.linalg.vecdot(seen.float(), gap) * share
+    ends = {"sink": first.long()[:, None], "previous_token": place - 1, "next_token": place + 1, "self": place}
+    of_rows = {
+        "attention_entropy": (torch.ones_like(share), counted),
+        "effective_keys": (number, counted),
+        "attention_distance": (far, counted),
+        **{name: (share, counted & _sees(seen, key)) for name, key in ends.items()},
+    }
+    there = torch.zeros_like(counted)
+    if last is not None:
+        there = _sees(seen, last.long()[:, None]) & (place < last[:, None])[:, None]
+    of_rows["sink_last"] = share, counted & there
+    few = (place - first[:, None]) % _TOP == _TOP - 1
+    of_rows["top8_mass"] = _TOP * share, counted & (number > _TOP) & (few & (place >= first[:, None]))[:, None]
+    return torch.stack([_sum_and_number(*of_rows[name]) for name in MEASURES], dim=1)
 
 
 def value_weighted(weights: Tensor, norms: Tensor) -> Tensor:
@@ -260,13 +354,8 @@ def head_redundancy(weights: Tensor, queries: Tensor, visible: Tensor | None = N
 
     """
     everything = torch.ones(1, dtype=torch.bool, device=weights.device)
-    seen = _seen(weights, everything if visible is None else visible, queries)
-    rows, counted = _distributions(weights, seen)
-    if visible is not None:
-        counted = counted & (seen.sum(-1, dtype=rows.dtype) >= _FEWEST)
-    all_count = counted.all(1, keepdim=True) & (weights.shape[1] > 1)
-    apart = -plogp(rows.mean(1, keepdim=True)).sum(-1) + plogp(rows).sum(-1).mean(1, keepdim=True)
-    return _sum_and_number(apart, all_count)[0]
+    rows = AttentionRows.of(weights, everything if visible is None else visible, queries)
+    return rows.redundancy(rows.has if visible is None else None)
 
 
 def rollout(weights: Sequence[Tensor], queries: Tensor | None = None) -> Tensor:
@@ -346,13 +435,26 @@ def _distributions(weights: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     return rows / torch.where(total == 0, 1.0, total), total.squeeze(-1) != 0
 
 
+def _every_eighth(first: Tensor, length: int) -> Tensor:
+    """Of each sample the queries 7, 15, 23 … behind a position, as places among so many; some lie beyond them."""
+    begin = (first + _TOP - 1) % _TOP
+    # A text that begins behind the first of these queries has its seventh one later.
+    begin = begin + _TOP * ((first + _TOP - 1 - begin).clamp_min(0) // _TOP)
+    return begin[:, None] + _TOP * torch.arange(-(-length // _TOP), device=first.device)
+
+
 def _on_key(rows: Tensor, seen: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """Weight of each row (B, H, T, S) on its key, (B, H, T), and whether it sees that key; keys (B, T) or the like."""
-    last = rows.shape[-1] - 1
-    index = key.clamp(0, last).expand(rows.shape[0], rows.shape[2])[:, None, :, None]
+    index = key.clamp(0, rows.shape[-1] - 1).expand(rows.shape[0], rows.shape[2])[:, None, :, None]
+    return rows.gather(-1, index.expand(-1, rows.shape[1], -1, -1)).squeeze(-1), _sees(seen, key)
+
+
+def _sees(seen: Tensor, key: Tensor) -> Tensor:
+    """Whether each query sees its key, (B, H or 1, T)."""
+    last = seen.shape[-1] - 1
+    index = key.clamp(0, last).expand(seen.shape[0], seen.shape[2])[:, None, :, None]
     there = seen.gather(-1, index.expand(-1, seen.shape[1], -1, -1)).squeeze(-1)
-    weight = rows.gather(-1, index.expand(-1, rows.shape[1], -1, -1)).squeeze(-1)
-    return weight, there & ((key >= 0) & (key <= last)).expand(index.shape[0], index.shape[2])[:, None]
+    return there & ((key >= 0) & (key <= last)).expand(seen.shape[0], seen.shape[2])[:, None]
 
 
 def _sum_and_number(value: Tensor, counted: Tensor) -> Tensor:

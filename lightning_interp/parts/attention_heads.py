@@ -15,11 +15,9 @@ from lightning_interp.distributed import Collective, Maximum, Sums
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.attention import (
     MEASURES,
-    attention_sums,
+    AttentionRows,
     carried_norms,
-    head_redundancy,
     uniform_sums,
-    value_weighted,
 )
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.parts.head_sites import HeadSites, Sites
@@ -40,7 +38,8 @@ class HeadMeans:
     uniform: Tensor
     """The same for uniform attention, (number of measures,)."""
     weighted: Tensor
-    """The same with weights by the size of what they carry, (H, number of measures); NaN where it is not known."""
+    """The same with weights by the size of what they carry, at every eighth query, (H, number of measures); NaN where
+    it is not known."""
     redundancy: float
     """Mean Jensen–Shannon divergence of the heads, nats."""
     largest: Tensor
@@ -57,23 +56,35 @@ class _Sums:
         self.redundancy = torch.zeros_like(self.heads[0, 0])
         self.largest = torch.full_like(self.heads[:, 0, 0], -math.inf)
 
-    def add(self, call: AttentionCall, queries: Tensor, first: Tensor, last: Tensor, offset: int) -> None:
-        """Take in some queries of a call."""
-        weights, visible = call.weights, call.visible
-        self.heads += attention_sums(weights, visible, queries, first, offset, last)
+    def add(
+        self,
+        call: AttentionCall,
+        queries: Tensor,
+        ends: tuple[Tensor, Tensor],
+        offset: int,
+        norms: Tensor | None = None,
+    ) -> None:
+        """Take in some queries of a call.
+
+        Args:
+            call: Those queries of it.
+            queries: Which of them are real.
+            ends: First and last real key of each sample.
+            offset: Position of the first query.
+            norms: Size of what each key carries.
+
+        """
+        first, last = ends
+        rows = AttentionRows.of(call.weights, call.visible, queries, offset)
+        self.heads += rows.sums(first, last)
         # Of heads that see different keys it is the mean.
-        self.uniform += uniform_sums(visible, queries, first, offset, last).mean(0)
-        self.redundancy += head_redundancy(weights, queries, visible)
+        self.uniform += uniform_sums(call.visible, queries, first, offset, last).mean(0)
+        self.redundancy += rows.redundancy()
         largest = call.largest_score(queries)
         unknown = torch.full_like(self.largest, math.nan)
         self.largest = torch.maximum(self.largest, unknown if largest is None else largest.to(unknown))
-
-    def add_weighted(
-        self, call: AttentionCall, norms: Tensor, queries: Tensor, first: Tensor, last: Tensor, offset: int
-    ) -> None:
-        """The same of weights by the size of what they carry."""
-        weighted = value_weighted(call.weights, norms)
-        self.weighted += attention_sums(weighted, call.visible, queries, first, offset, last)
+        if norms is not None:
+            self.weighted += rows.every_eighth(first).weighted(norms).sums(first, last)
 
     def summed(self) -> list[Tensor]:
         """What ranks add up."""
@@ -149,12 +160,12 @@ class AttentionHeads(HeadSites):
         for samples, some in _parts(batch, length, self.max_tokens):
             part, real = call.part(samples, some), queries[samples, some]
             whole = call.visible if call.visible.shape[0] == 1 else call.visible[samples]
-            first, last = _ends(whole, queries[samples], (real.shape[0], keys))
-            sums.add(part, real, first, last, some.start)
+            ends = _ends(whole, queries[samples], (real.shape[0], keys))
+            norms = None
             if projection is not None:
                 assert part.value is not None
                 norms = carried_norms(part.value, projection)
-                sums.add_weighted(part, norms, real, first, last, some.start)
+            sums.add(part, real, ends, some.start, norms)
 
     def _projection(self, site: str, call: AttentionCall) -> Tensor | None:
         """What joins the heads, where it is asked for and known."""

@@ -32,6 +32,8 @@ class AttentionCall:
     """(B, H, S, d), likewise."""
     bias: Tensor | None = None
     """What is added to scaled scores, -inf where a query does not see a key, broadcastable to (B, H, T, S)."""
+    only_hides: bool = False
+    """Whether that is 0 wherever a key is seen."""
     scale: float = 1.0
     """Of the scores."""
     own_weights: Tensor | None = None
@@ -83,11 +85,18 @@ class AttentionCall:
         with torch.no_grad():
             if self.own_weights is not None:
                 return self.own_weights.detach().float().nan_to_num(0.0)
-            scores = self.scores
+            scores = self._seen_scores
             assert scores is not None
-            if self.bias is not None:
-                scores = (scores + self.bias.detach().float()).masked_fill(~self.visible, -math.inf)
+            if self.bias is not None and not self.only_hides:
+                scores = scores + self.bias.detach().float()
             return scores.softmax(-1).nan_to_num(0.0)
+
+    @cached_property
+    def _seen_scores(self) -> Tensor | None:
+        """Scores, -inf where a query does not see a key."""
+        if self.scores is None or (self.bias is None and self.own_scores is None):
+            return self.scores
+        return self.scores.masked_fill(~self.visible, -math.inf)
 
     def largest_score(self, queries: Tensor) -> Tensor | None:
         """The largest score of a key that its query sees, float32 (H,); ``None`` where scores are not known.
@@ -96,9 +105,9 @@ class AttentionCall:
             queries: Which queries are real, bool (B, T).
 
         """
-        if self.scores is None:
+        if self._seen_scores is None:
             return None
-        return self.scores.masked_fill(~(self.visible & queries[:, None, :, None]), -math.inf).amax((0, 2, 3))
+        return self._seen_scores.amax(-1).masked_fill(~queries[:, None], -math.inf).amax((0, 2))
 
     def live_weights(self) -> Tensor:
         """The weights with their graph, in the dtype of the model."""
@@ -126,6 +135,7 @@ class AttentionCall:
             cut(self.key),
             cut(self.value),
             cut(self.bias, queries),
+            self.only_hides,
             self.scale,
             cut(self.own_weights, queries),
             cut(self.own_scores, queries),
@@ -137,7 +147,7 @@ class AttentionCall:
         query, key, value, bias, weights, scores = (
             one if one is None or one.shape[0] == 1 else one[rows.to(one.device)] for one in tensors
         )
-        return AttentionCall(query, key, value, bias, self.scale, weights, scores)
+        return AttentionCall(query, key, value, bias, self.only_hides, self.scale, weights, scores)
 
     @property
     def device(self) -> torch.device:
@@ -184,6 +194,7 @@ def of_scaled_dot_product(
         _repeated(key, heads),
         _repeated(value, heads),
         None if bias is None else bias[(None,) * (4 - bias.dim())],
+        attn_mask is None or attn_mask.dtype == torch.bool,
         1 / math.sqrt(query.shape[-1]) if scale is None else float(scale),
     )
 
@@ -268,7 +279,7 @@ def of_multi_head(
     if is_causal and attn_mask is None:
         bias = bias + torch.full((q.shape[2], k.shape[2]), -math.inf, device=query.device).triu(1)
     nothing = attn_mask is None and key_padding_mask is None and not is_causal
-    return AttentionCall(q, k, v, None if nothing else bias, 1 / math.sqrt(q.shape[-1]))
+    return AttentionCall(q, k, v, None if nothing else bias, scale=1 / math.sqrt(q.shape[-1]))
 
 
 def _bias(mask: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ LAYERS = {f"layer_{layer}": f"lm.transformer.h.{layer}.attn" for layer in range(
 def texts(number: int = 11, seed: int = 0) -> list[list[int]]:
     """Ids of unequal length."""
     generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(2, 14, (number,), generator=generator).tolist()
+    lengths = torch.randint(2, 30, (number,), generator=generator).tolist()
     return [torch.randint(1, 27, (length,), generator=generator).tolist() for length in lengths]
 
 

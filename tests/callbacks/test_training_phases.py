@@ -371,7 +371,7 @@ def test_a_logger_that_fails_is_told_once_and_ends_nothing(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("kwargs", "text"),
     [
-        ({"template": "four"}, "`template` must be one of .'two_phase', 'three_phase', 'none'., got 'four'"),
+        ({"template": "four"}, "`template` must be one of .'two_phase', 'three_phase', 'change', 'none'., got 'four'"),
         ({"mode": "up"}, "`mode` must be 'min' or 'max', got 'up'"),
         ({"scale": "square"}, "`scale` must be 'linear' or 'log', got 'square'"),
         ({"log": "all"}, "`log` must be 'summary' or 'full', got 'all'"),

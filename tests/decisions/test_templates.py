@@ -77,6 +77,33 @@ def test_three_phases_are_a_fall_a_rise_and_a_fall(knees: tuple, slopes: tuple, 
     assert ("expected: falls, rises, falls" in found.reason) is not fits
 
 
+@pytest.mark.parametrize(
+    ("knees", "slopes", "starts", "fits", "said"),
+    [
+        ((1.5, 2.0), (0.0, 2.0, 0.0), [1.5, 2.0], True, "rises by 1 from step 32"),
+        ((1.5, 2.0), (0.05, 2.0, 0.1), [1.5, 2.0], True, "rises by 1 from"),
+        ((2.0,), (0.0, 1.0), [2.0], True, "on"),
+        ((), (0.0,), [], True, "has not changed yet"),
+        ((), (1.0,), [], False, "from the first reading on"),
+        ((2.0,), (1.0, 0.0), [], False, "from the first reading on"),
+        ((1.5, 2.0), (0.0, -2.0, 0.0), [], True, "has not changed yet"),
+        ((1.5, 2.0), (0.0, 0.4, 0.0), [], True, "at its steepest it rises by 0.2"),
+        ((1.0, 2.0), (0.9, 1.0, 0.9), [], True, "and by as much elsewhere"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_a_change_is_one_steep_piece(
+    knees: tuple, slopes: tuple, starts: list, fits: bool, said: str, mode: str
+) -> None:
+    sign = 1 if mode == "max" else -1
+    curve = track(Fit(knees, tuple(sign * slope for slope in slopes)), mode)
+    found = judge("change", ("val_loss", track(LOSS)), follow=("heads", curve), least=0.3)
+    assert [math.log10(at.step) for at in found.boundaries] == pytest.approx(starts)
+    assert found.fits is fits
+    assert said.replace("rises", "rises" if mode == "max" else "falls") in found.reason
+    assert judge("change", ("val_loss", track(LOSS)), follow=("heads", Curve([1], [0.0], mode, None))).fits
+
+
 def test_without_a_template_every_knee_counts() -> None:
     found = judge("none", ("val_loss", track(Fit((1.5, 2.5), (-1.0, -2.0, 0.0)))))
     assert [math.log10(at.step) for at in found.boundaries] == pytest.approx([1.5, 2.5])

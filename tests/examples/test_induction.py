@@ -1,4 +1,4 @@
-"""One layer beside two, a few steps long."""
+"""One layer beside two: a few steps of both, and, slower, what the example says."""
 
 from __future__ import annotations
 
@@ -6,28 +6,43 @@ from pathlib import Path
 
 import pytest
 from example_files import load
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
-def test_one_column_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    example = load("induction")
-    runs = example.main(["--steps", "12", "--seed", "3", "--seeds", "2", "--logdir", str(tmp_path)])
-    assert list(runs) == [f"layers_{layers}_seed_{seed}" for seed in (3, 4) for layers in (1, 2)]
+def test_what_it_prints_and_leaves(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    runs = load("induction").main(["--steps", "12", "--seed", "3", "--logdir", str(tmp_path)])
+    assert list(runs) == ["1 layer, seed 3", "2 layers, seed 3"]
     printed = capsys.readouterr().out
-    for name, phases in runs.items():
-        steps, losses = phases.series("val_loss")
+    for name, (heads, phases) in runs.items():
+        steps, best = heads.history.series("prefix_matching/max")
         assert steps == [1, 2, 3, 5, 7, 10, 12]
-        assert 4 < losses[-1] < losses[0] < 4.6
-        assert (tmp_path / name / "version_0" / "readings.csv").is_file()
-    header, *lines = example.table(runs).splitlines()
-    assert header.split() == ["step", *runs]
-    assert lines[-1].split() == ["12", *(f"{phases.series('val_loss')[1][-1]:.2f}" for phases in runs.values())]
-    assert "\n".join([header, *lines]) in printed
+        assert max(best) < 0.1
+        assert phases.current == 1
+        assert f"{best[-1]:.2f}" in printed.split(f"\n{name}\n")[1]
+        assert printed.count("no induction head;") == 2
+    folder = tmp_path / "layers_2_seed_3" / "version_0"
+    assert (folder / "readings.csv").is_file()
+    events = EventAccumulator(str(folder), {"tensors": 0}).Reload().Tags()["scalars"]
+    assert {"prefix_matching/max", "icl_score", "attention_entropy/0", "phase/current"} <= set(events)
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        *("induction_heads.png", "induction_loss_by_position.png"),
+        *("heads_prefix_matching.png", "heads_repeated_previous_token.png"),
+    }
 
 
 @pytest.mark.slow
-def test_two_layers_bend_where_one_goes_on(tmp_path: Path) -> None:
-    runs = load("induction").main(["--logdir", str(tmp_path)])
-    losses = {layers: dict(zip(*runs[f"layers_{layers}_seed_0"].series("val_loss"), strict=True)) for layers in (1, 2)}
-    assert losses[2][100] > 3.7
-    assert losses[2][260] < 2.2
-    assert losses[1][260] > 3.7
+@pytest.mark.parametrize("seed", range(5))
+def test_two_layers_change_where_one_does_not(tmp_path: Path, seed: int) -> None:
+    runs = load("induction").main(["--logdir", str(tmp_path), "--seed", str(seed)])
+    heads, phases = runs[f"2 layers, seed {seed}"]
+    begins, ends = phases.standing.boundaries
+    formed = heads.reading["formed_step/prefix_matching"]
+    assert begins.low < formed < ends.high
+    assert begins.step < formed < ends.step
+    _, score = heads.history.series("icl_score")
+    _, best = heads.history.series("prefix_matching/max")
+    first = next(at for at, value in enumerate(score) if value < -0.3)
+    assert best[first] < 0.15, "the text moves before any head forms"
+    heads, phases = runs[f"1 layer, seed {seed}"]
+    assert heads.reading["prefix_matching/max"] < 0.15
+    assert phases.current == 1

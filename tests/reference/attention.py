@@ -29,7 +29,7 @@ def row_measures(row: Row, keys: Sequence[int], place: int, first: int, last: in
     found |= {name: share[key] for name, key in wanted.items() if key in share}
     if last is not None and place < last and last in share:
         found["sink_last"] = share[last]
-    if len(keys) > 8:
+    if len(keys) > 8 and place >= first and (place - first) % 8 == 7:
         found["top8_mass"] = math.fsum(sorted(share.values())[-8:])
     return found
 

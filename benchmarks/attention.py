@@ -1,0 +1,133 @@
+"""What reading attention costs, beside the forward passes that are read.
+
+    python benchmarks/attention.py
+    python benchmarks/attention.py --runs 9 --samples 16
+
+A GPT-2 of six layers × 256 with four heads, texts of 256 tokens; each row is a ratio to the plain forward passes, timed
+in turn with them in one process: medians of ``--runs``, with the smallest and the largest. Then the memory beyond the
+model and its plain forward pass, by ``max_tokens``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interp import AttentionStructure, analyze
+from lightning_interp.models import small_gpt2
+from lightning_interp.sites import resolve_sites
+from lightning_interp.sites.attention_tap import AttentionTap
+
+VOCABULARY = 1000
+
+
+def model(layers: int, width: int, length: int) -> nn.Module:
+    """The model."""
+    torch.manual_seed(0)
+    return small_gpt2(range(VOCABULARY), width, layers=layers, heads=4, length=length).eval()
+
+
+def batches(samples: int, length: int) -> list[dict[str, Tensor]]:
+    """Texts, four a batch."""
+    ids = torch.randint(1, VOCABULARY, (samples, length), generator=torch.Generator().manual_seed(0))
+    return [{"input_ids": some, "attention_mask": torch.ones_like(some)} for some in ids.split(4)]  # type: ignore[no-untyped-call]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Time, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--peak", type=int, default=None, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    lm, texts = model(args.layers, args.width, args.length), batches(args.samples, args.length)
+    if args.peak is not None:
+        if args.peak:
+            reading(lm, texts, max_tokens=args.peak)()
+        else:
+            plain(lm, texts)()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        return
+    rows: dict[str, Callable[[], None]] = {
+        "an idle tap on every module": lambda: plain(lm, texts)(),
+        "the tap, nothing computed": tapped(lm, texts, lambda site, call: None),
+        "the tap, weights computed": tapped(lm, texts, lambda site, call: call.weights),
+        "AttentionStructure": reading(lm, texts, value_weighted=False),
+        "AttentionStructure, value-weighted too": reading(lm, texts),
+    }
+    idle = AttentionTap(lm, resolve_sites(lm, "transformer.h.*.attn"))
+    print("| | ratio to the forward passes | smallest to largest |\n|---|---|---|")
+    for name, work in rows.items():
+        ratios = []
+        for run in range(args.runs + 1):
+            without, with_ = timed(plain(lm, texts)), timed(work)
+            if run:  # the first one warms up
+                ratios.append(with_ / without)
+        print(f"| {name} | {median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |")
+    del idle
+    base = peak(args, 0)
+    print("\n| `max_tokens` | memory beyond a plain forward pass, MB |\n|---|---|")
+    for most in (256, 1024, 4096):
+        print(f"| {most} | {(peak(args, most) - base) / 1024:.0f} |")
+
+
+def plain(lm: nn.Module, texts: list[dict[str, Tensor]]) -> Callable[[], None]:
+    """The forward passes alone."""
+
+    def work() -> None:
+        with torch.no_grad():
+            for batch in texts:
+                lm(**batch)
+
+    return work
+
+
+def tapped(lm: nn.Module, texts: list[dict[str, Tensor]], handler: Callable[..., object]) -> Callable[[], None]:
+    """The forward passes with a tap that tells a handler."""
+    tap = AttentionTap(lm, resolve_sites(lm, "transformer.h.*.attn"))
+
+    def work() -> None:
+        with tap.reading(handler):  # type: ignore[arg-type]
+            plain(lm, texts)()
+
+    return work
+
+
+def reading(lm: nn.Module, texts: list[dict[str, Tensor]], **kwargs: object) -> Callable[[], None]:
+    """A reading of the finished model, forward passes included."""
+    return lambda: void(analyze(lm, texts, AttentionStructure(max_examples=None, **kwargs), progress=False))  # type: ignore[arg-type]
+
+
+def void(value: object) -> None:
+    """Drop a value."""
+
+
+def timed(work: Callable[[], None]) -> float:
+    """Seconds."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def peak(args: argparse.Namespace, most: int) -> int:
+    """Peak memory of a process that reads once, in KB."""
+    sizes = [f"--{name}={getattr(args, name)}" for name in ("samples", "length", "layers", "width")]
+    done = subprocess.run(
+        [sys.executable, __file__, "--peak", str(most), *sizes], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout.split()[-1])
+
+
+if __name__ == "__main__":
+    main()
