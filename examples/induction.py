@@ -9,6 +9,7 @@ too: it is no evidence of induction heads.
 
     python examples/induction.py
     python examples/induction.py --seeds 5 --layers 2
+    python examples/induction.py --model gpt2   # the heads of a finished model, by name or folder; needs transformers
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
-from lightning_interp import AttentionStructure, InductionHeads, Readings, TrainingPhases, ValidationSchedule
+from lightning_interp import AttentionStructure, InductionHeads, Readings, TrainingPhases, ValidationSchedule, analyze
 from lightning_interp.datasets import RepeatedSegments
 from lightning_interp.decisions import log_spaced_steps
 from lightning_interp.functional import reached
 from lightning_interp.models import AttentionOnly, CausalLM
+from lightning_interp.tasks import load_causal_lm
 
 IDS, BATCH = 64, 32
 
@@ -44,7 +46,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Run]:
     parser.add_argument("--steps", type=int, default=260, help="optimizer steps; default: %(default)s")
     parser.add_argument("--layers", type=int, nargs="+", default=[1, 2], help="of each model; default: 1 and 2")
     parser.add_argument("--logdir", type=Path, default=Path("logs/induction"), help="default: %(default)s")
+    parser.add_argument("--model", help="read a finished causal model of transformers instead, by name or folder")
     args = parser.parse_args(argv)
+    if args.model is not None:
+        print(finished(args.model, args.seed))
+        return {}
     for name in (".*does not have many workers.*", ".*smaller than the logging interval.*"):
         warnings.filterwarnings("ignore", name)
     torch.set_num_threads(1)  # a model this small gains nothing from a second thread
@@ -62,6 +68,27 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Run]:
         draw().savefig(args.logdir / f"{title.replace('/', '_')}.png")
     print(f"\npictures of {name}: {args.logdir}; curves: tensorboard --logdir {args.logdir}")
     return runs
+
+
+def finished(name: str, seed: int = 0, best: int = 8) -> str:
+    """The best induction heads of a finished model by layer and head, beside random weights."""
+    model, _ = load_causal_lm(name)
+    callback = InductionHeads(positions=None, sequences=4, seed=seed)
+    found = analyze(model, [{"input_ids": torch.ones(1, 2, dtype=torch.long)}], callback, progress=False)
+    heads = {key.split("/", 1)[1]: value for key, value in found.items() if key.startswith("prefix_matching/")}
+    del heads["max"]
+    first = sorted(heads, key=heads.__getitem__, reverse=True)[:best]
+    told = {
+        f"prefix matching, the best of {len(heads)} heads": ", ".join(f"{head} {heads[head]:.2f}" for head in first),
+        "best head of random weights": found["prefix_matching_baseline/max"],
+        "uniform attention": found["prefix_matching_chance/max"],
+        "heads above .3": found["induction_heads"],
+        "loss of tokens that come for the first time": found["repeat_loss/first"],
+        "loss of the same again": found["repeat_loss/later"],
+        "its rise without the four best heads": found["head_effect/best"],
+        "without four random ones of their layers": found.get("head_effect_random/best"),
+    }
+    return "\n".join(f"{key}: {f'{one:.3f}' if isinstance(one, float) else one}" for key, one in told.items())
 
 
 def callbacks(args: argparse.Namespace, layers: int) -> tuple[ValidationSchedule, InductionHeads, TrainingPhases]:

@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from example_files import load
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from lightning_interp.models import small_gpt2
 
 
 def test_what_it_prints_and_leaves(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -28,6 +32,19 @@ def test_what_it_prints_and_leaves(tmp_path: Path, capsys: pytest.CaptureFixture
         *("induction_heads.png", "induction_loss_by_position.png"),
         *("heads_prefix_matching.png", "heads_repeated_previous_token.png"),
     }
+
+
+def test_a_finished_model(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    model = small_gpt2(range(300), 12, heads=3, length=128)
+    model.save_pretrained(tmp_path)
+    vocabulary = {f"<{place}>": place for place in range(300)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<0>"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<0>").save_pretrained(tmp_path)
+    assert load("induction").main(["--model", str(tmp_path)]) == {}
+    printed = capsys.readouterr().out
+    assert "prefix matching, the best of 6 heads: " in printed
+    assert "heads above .3: 0.000\n" in printed
+    assert "uniform attention: 0.031\n" in printed
 
 
 @pytest.mark.slow
