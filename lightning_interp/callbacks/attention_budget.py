@@ -52,16 +52,15 @@ class AttentionBudget(ValidationAnalysis):
     key                                           level    what it is
     ============================================  =======  =============================================================
     ``budget_loss/<policy>/<k>``                  summary  rise of the loss, nats a token; 0 where what is left out is
-                                                           not needed (conditional: texts may be too short)
+                                                           not needed
     ``budget_loss_baseline/<policy>/<k>``         full     with random weights, which read nothing: about 0
-                                                           (conditional)
-    ``budget_loss_above_baseline/<policy>/<k>``   summary  what training adds (conditional)
-    ``budget_loss_full``                          full     the loss with all keys, nats a token (conditional)
+    ``budget_loss_above_baseline/<policy>/<k>``   summary  what training adds
+    ``budget_loss_full``                          full     the loss with all keys, nats a token
     ``kept_mass/<policy>/<k>``                    full     share of attention on the keys of the policy, mean over
                                                            queries late in a text, heads and sites of the model as it is
-                                                           (conditional)
-    ``kept_mass_chance/<policy>/<k>``             full     of as many keys whatever their weights (conditional)
-    ``budget_texts``                              full     how many texts were read
+    ``kept_mass_chance/<policy>/<k>``             full     of as many keys whatever their weights
+    ``budget_texts``                              full     how many texts were long enough; without any all else is
+                                                           undefined
     ============================================  =======  =============================================================
 
     The mass that is kept does not tell the loss: a sink has much of it and adds little, and little of it may be what a

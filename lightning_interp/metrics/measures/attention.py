@@ -273,7 +273,6 @@ BUDGET_LOSS = Measure(
     (BUDGET,),
     unit="nats",
     none="0 where what is left out is not needed; the same number of random keys is a policy too.",
-    instead="",
     beside_random=True,
     form="rise in loss with the keys of {all}",
 )
@@ -286,7 +285,6 @@ BUDGET_LOSS_FULL = Measure(
     unit="nats",
     better="lower",
     none="The logarithm of the number of tokens where nothing is learned.",
-    instead="",
 )
 KEPT_MASS = Measure(
     "kept_mass",
@@ -297,7 +295,6 @@ KEPT_MASS = Measure(
     unit="share",
     none="1 where all is kept. Much may be kept and the loss rise all the same.",
     chance="as many keys whatever their weights",
-    instead="",
     detail_of="budget_loss",
     form="attention kept by the keys of {all}",
 )
