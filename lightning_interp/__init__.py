@@ -5,6 +5,7 @@ import sys
 
 from lightning_interp.callbacks import (
     AcquisitionByClass,
+    AttentionBudget,
     AttentionStructure,
     ClozeFacts,
     ConfidenceCalibration,
@@ -51,6 +52,7 @@ __all__ = [
     "RepresentationDrift",
     "AttentionStructure",
     "InductionHeads",
+    "AttentionBudget",
     "ConfidenceCalibration",
     "TrainingPhases",
     "PhaseEarlyStopping",

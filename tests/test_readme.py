@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import lightning_interp
 from lightning_interp import (
     AcquisitionByClass,
+    AttentionBudget,
     AttentionStructure,
     ClozeFacts,
     ConfidenceCalibration,
@@ -51,6 +52,7 @@ CALLBACKS: dict[str, Any] = {
     "TruthProbe": lambda: TruthProbe(fact_statements(planted_facts()), {"encoder": "encoder"}),
     "AttentionStructure": lambda: AttentionStructure({"encoder": "encoder"}),
     "InductionHeads": lambda: InductionHeads(sites={"encoder": "encoder"}),
+    "AttentionBudget": lambda: AttentionBudget(sites={"encoder": "encoder"}),
     "MinimalPairs": lambda: MinimalPairs("grammar", tokenizer="grammar", max_pairs=4),
     "ClozeFacts": lambda: ClozeFacts([Fact("capital", "the capital is ___ .", a, ("x", "y")) for a in ("x", "y")]),
     "AcquisitionByClass": lambda: AcquisitionByClass("head", "tags", labels="tags", names=3),

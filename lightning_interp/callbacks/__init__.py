@@ -1,6 +1,7 @@
 """What a user adds to the Trainer."""
 
 from lightning_interp.callbacks.acquisition_by_class import AcquisitionByClass
+from lightning_interp.callbacks.attention_budget import AttentionBudget
 from lightning_interp.callbacks.attention_structure import AttentionStructure
 from lightning_interp.callbacks.cloze_facts import ClozeFacts
 from lightning_interp.callbacks.confidence_calibration import ConfidenceCalibration
@@ -39,6 +40,7 @@ __all__ = [
     "RepresentationDrift",
     "AttentionStructure",
     "InductionHeads",
+    "AttentionBudget",
     "ConfidenceCalibration",
     "TrainingPhases",
     "PhaseEarlyStopping",

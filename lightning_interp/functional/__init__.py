@@ -17,6 +17,7 @@ from lightning_interp.functional.alignment import (
     within_between,
 )
 from lightning_interp.functional.attention import attention_sums, head_redundancy, rollout, uniform_sums, value_weighted
+from lightning_interp.functional.attention_budget import kept_keys, renormalised
 from lightning_interp.functional.auroc import auroc, best_threshold
 from lightning_interp.functional.binned import bin_indices, binned_entropy
 from lightning_interp.functional.binomial import binomial_se
@@ -227,6 +228,8 @@ __all__ = [
     "value_weighted",
     "head_redundancy",
     "rollout",
+    "kept_keys",
+    "renormalised",
     "repeated_sequences",
     "pattern_sums",
     "pattern_chance",

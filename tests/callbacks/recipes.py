@@ -12,6 +12,7 @@ from torch import nn
 import lightning_interp
 from lightning_interp import (
     AcquisitionByClass,
+    AttentionBudget,
     AttentionStructure,
     ClozeFacts,
     ConfidenceCalibration,
@@ -175,6 +176,15 @@ MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
             draw_figures=draw,
         )
     ],
+    "AttentionBudget": lambda draw: [
+        AttentionBudget(
+            sites={"att": "embedding.attention"},
+            policies={"top": [1], "recent_first": [1], "random": [1]},
+            min_length=3,
+            forward=as_language_model,
+            draw_figures=draw,
+        )
+    ],
     "TrainingPhases": lambda draw: [phases(draw)],
     "PhaseEarlyStopping": lambda draw: [
         phases(draw),
@@ -224,6 +234,7 @@ PARTICULAR: dict[str, Particular] = {
     "TruthProbe": Particular(counts_omitted="nonfinite/enc/statements"),
     "AttentionStructure": Particular(counts_omitted=None),
     "InductionHeads": Particular(counts_omitted=None),
+    "AttentionBudget": Particular(counts_omitted=None),
     "ValidationSchedule": Particular(every_step=lambda: ValidationSchedule(steps=None, every=1)),
 }
 

@@ -6,6 +6,10 @@ __all__ = [
     "ATTENTION",
     "ATTENTION_DISTANCE",
     "ATTENTION_ENTROPY",
+    "BUDGET",
+    "BUDGET_LOSS",
+    "BUDGET_LOSS_FULL",
+    "BUDGET_TEXTS",
     "DUPLICATE_TOKEN",
     "EFFECTIVE_KEYS",
     "FORMED_STEP",
@@ -15,6 +19,7 @@ __all__ = [
     "HEAD_REDUNDANCY",
     "ICL_SCORE",
     "INDUCTION_HEADS",
+    "KEPT_MASS",
     "MAX_LOGIT",
     "NEXT_TOKEN",
     "PREFIX_MATCHING",
@@ -258,9 +263,56 @@ FORMED_STEP = Measure(
     instead="",
 )
 
+BUDGET = "policy and number of keys"
+"""The axis of measures of attention on a budget; its values have a slash between the two."""
+
+BUDGET_LOSS = Measure(
+    "budget_loss",
+    "rise in loss on a budget of keys",
+    "Rise of the next-token loss late in a text where each query keeps only some keys, over the loss with all of them.",
+    (BUDGET,),
+    unit="nats",
+    none="0 where what is left out is not needed; the same number of random keys is a policy too.",
+    beside_random=True,
+    form="rise in loss with the keys of {all}",
+)
+BUDGET_LOSS_FULL = Measure(
+    "budget_loss_full",
+    "loss with all keys",
+    "Next-token loss late in a text with all keys, which budgets are compared with.",
+    (),
+    level=FULL,
+    unit="nats",
+    better="lower",
+    none="The logarithm of the number of tokens where nothing is learned.",
+)
+KEPT_MASS = Measure(
+    "kept_mass",
+    "attention kept on a budget of keys",
+    "Share of the model's own attention that goes to the keys of a budget, of queries late in a text.",
+    (BUDGET,),
+    level=FULL,
+    unit="share",
+    none="1 where all is kept. Much may be kept and the loss rise all the same.",
+    chance="as many keys whatever their weights",
+    detail_of="budget_loss",
+    form="attention kept by the keys of {all}",
+)
+BUDGET_TEXTS = Measure(
+    "budget_texts",
+    "texts read on a budget",
+    "How many texts were long enough to be read on a budget of keys.",
+    (),
+    level=FULL,
+    unit="texts",
+    none="0 for none.",
+    bookkeeping=True,
+)
+
 ATTENTION = (
     *(ATTENTION_ENTROPY, EFFECTIVE_KEYS, ATTENTION_DISTANCE, SINK, SINK_LAST, PREVIOUS_TOKEN, NEXT_TOKEN),
     *(SELF_ATTENTION, TOP8_MASS, HEAD_REDUNDANCY, MAX_LOGIT, HEADS_COLLAPSED),
     *(PREFIX_MATCHING, DUPLICATE_TOKEN, REPEATED_PREVIOUS_TOKEN, INDUCTION_HEADS, REPEAT_GAIN, REPEAT_LOSS),
     *(ICL_SCORE, HEAD_EFFECT, HEAD_EFFECT_RANDOM, FORMED_STEP),
+    *(BUDGET_LOSS, BUDGET_LOSS_FULL, KEPT_MASS, BUDGET_TEXTS),
 )
