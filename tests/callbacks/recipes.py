@@ -167,7 +167,8 @@ MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
         InductionHeads(
             sites={"att": "embedding.attention"},
             ids=range(1, VOCABULARY),
-            length=3,
+            length=2,
+            repeats=3,
             sequences=4,
             positions=None,
             ablate=0,
