@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from lightning_interp.batches.contents import Key
 from lightning_interp.distributed import Collective
-from lightning_interp.figures import measure_curves, site_heatmap
-from lightning_interp.figures.head_map import head_map
+from lightning_interp.figures import attention_grid, head_map, measure_curves, site_heatmap
 from lightning_interp.functional.attention import MEASURES as NAMES
+from lightning_interp.functional.evenly_spread import evenly_spread
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.metrics.derived import CHANCE, WEIGHTED
 from lightning_interp.metrics.measure import FULL, SUMMARY, Measure
@@ -34,6 +34,7 @@ from lightning_interp.metrics.measures.attention import (
 )
 from lightning_interp.parts.attention_heads import AttentionHeads, HeadMeans
 from lightning_interp.parts.head_axes import checked_heads, head_axes, of_heads
+from lightning_interp.parts.kept import Kept
 from lightning_interp.parts.words import Words
 from lightning_interp.reading.analysis import Draw, ValidationAnalysis
 from lightning_interp.reading.arguments import LoaderArgs
@@ -50,6 +51,7 @@ _BY_NAME = {one.name: one for one in _OF_ROWS}
 _ORDERED = [_BY_NAME[name] for name in NAMES]
 _WITH_LEVEL = (EFFECTIVE_KEYS, *_SHARES)
 _COLLAPSED = 0.05
+_MOST_READINGS, _COLUMNS, _ROWS = 16, 5, 6
 _DRAWN = (ATTENTION_ENTROPY, SINK, PREVIOUS_TOKEN)
 
 
@@ -101,7 +103,8 @@ class AttentionStructure(ValidationAnalysis):
 
     Args:
         sites: Modules that call attention once in a forward pass; by default all whose class is named after attention.
-        track: Heads to watch, ``{"layers.17": [4]}``: their values stand in the summary.
+        track: Heads to watch, ``{"layers.17": [4]}``: their values stand in the summary, and a picture shows what they
+            look at in the first text that is read, over time.
         value_weighted: Whether the value-weighted forms are read.
         tokens, mask, padding_idx, ignore_tokens, skip_positions: Which queries are real; see
             :class:`~lightning_interp.callbacks.RepresentationMetrics`.
@@ -143,7 +146,9 @@ class AttentionStructure(ValidationAnalysis):
         self.sites = sites
         self.track = checked_heads(track)
         self.value_weighted = value_weighted
-        self.heads = AttentionHeads(sites, value_weighted, max_tokens)
+        self.heads = AttentionHeads(sites, value_weighted, max_tokens, self.track)
+        self.text = Kept(_MOST_READINGS)
+        """Weights of heads to watch on the first text, of evenly spread readings."""
         self.words = Words(tokens, mask, padding_idx, ignore_tokens, skip_positions, self.batch_size, asked=True)
 
     # ------------------------------------------------- keys
@@ -192,6 +197,7 @@ class AttentionStructure(ValidationAnalysis):
             best = [float(means.heads[:, NAMES.index(one.name)].max()) for means in found.values()]
             values[one.at(end="max").key()] = max(best)
         values[MAX_LOGIT.at(end="max").key()] = max(float(means.largest.max()) for means in found.values())
+        self.text.now = dict(self.heads.text) or None
         return values
 
     def _of_site(self, site: str, means: HeadMeans) -> dict[str, float]:
@@ -230,6 +236,8 @@ class AttentionStructure(ValidationAnalysis):
                 pictures[f"sites/{one.name}"] = partial(self._map_of_sites, one)
         if any(self.track.values()):
             pictures["heads/tracked"] = self._tracked
+        if len(self.text):
+            pictures["heads/text"] = self._text
         return pictures
 
     def _map_of_heads(self, measure: Measure) -> Figure:
@@ -243,6 +251,12 @@ class AttentionStructure(ValidationAnalysis):
     def _map_of_sites(self, measure: Measure) -> Figure:
         keys = {site: self.full_key(measure.key(site)) for site in self.heads.names}
         return site_heatmap(*site_grid(self.history, keys), measure_title(measure.name), measure.unit)
+
+    def _text(self) -> Figure:
+        places = evenly_spread(len(self.text), _COLUMNS)
+        names = list(self.text.values[-1])[:_ROWS]
+        maps = {name: [self.text.values[place][name].float().numpy() for place in places] for name in names}
+        return attention_grid([self.text.steps[place] for place in places], maps, "attention in the first text")
 
     def _tracked(self) -> Figure:
         heads = [f"{site}/h{head}" for site, some in self.track.items() for head in some]

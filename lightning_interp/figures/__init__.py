@@ -1,6 +1,7 @@
 """Functions that return a ``matplotlib.figure.Figure`` and keep nothing: readings in, picture out."""
 
 from lightning_interp.figures.acquisition_chart import acquisition_chart
+from lightning_interp.figures.attention_grid import attention_grid
 from lightning_interp.figures.coordinate_map import coordinate_map
 from lightning_interp.figures.dependency_tree import dependency_tree
 from lightning_interp.figures.head_map import head_map
@@ -18,6 +19,7 @@ from lightning_interp.figures.training_phases import training_phases
 
 __all__ = [
     "acquisition_chart",
+    "attention_grid",
     "head_map",
     "information_plane",
     "measure_curves",

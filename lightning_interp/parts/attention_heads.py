@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,9 @@ from lightning_interp.sites.attention_modules import head_projection
 from lightning_interp.sites.recorder import CaptureError
 
 __all__ = ["AttentionHeads", "HeadMeans"]
+
+_SHOWN = 32
+"""Tokens of a text whose weights are kept for pictures."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class AttentionHeads(HeadSites):
         sites: See :class:`~lightning_interp.parts.head_sites.HeadSites`.
         weighted: Whether weights are also read by the size of what they carry.
         max_tokens: Queries whose weights are held at a time: H·max_tokens·S·4 bytes.
+        shown: Heads of which the weights of one text are kept for pictures, by site.
 
     Raises:
         ValueError: If an argument is out of range; when attached, if a name matches no module.
@@ -106,11 +110,17 @@ class AttentionHeads(HeadSites):
 
     reads_batches = True
 
-    def __init__(self, sites: Sites | None = None, weighted: bool = True, max_tokens: int = 2048) -> None:
+    def __init__(
+        self,
+        sites: Sites | None = None,
+        weighted: bool = True,
+        max_tokens: int = 2048,
+        shown: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         if max_tokens < 1:
             raise ValueError(f"`max_tokens` must be at least 1, got {max_tokens}.")
         super().__init__(sites)
-        self.weighted, self.max_tokens = weighted, max_tokens
+        self.weighted, self.max_tokens, self.shown = weighted, max_tokens, dict(shown or {})
         self.forget()
 
     def begin(self, reading: Reading) -> None:
@@ -122,6 +132,8 @@ class AttentionHeads(HeadSites):
         super().forget()
         self._sums: dict[str, _Sums] = {}
         self._projections: dict[str, Tensor | None] = {}
+        self.text: dict[str, Tensor] = {}
+        """Head → its weights on the first text that this rank read, (T, T), of heads that are shown."""
 
     # ------------------------------------------------- batches
 
@@ -157,6 +169,11 @@ class AttentionHeads(HeadSites):
         self.saw(site, heads)
         sums = self._sums.setdefault(site, _Sums(heads, call.device))
         projection = self._projection(site, call)
+        for head in self.shown.get(site, ()):
+            if f"{site}/h{head}" not in self.text:
+                weights = call.part(slice(0, 1)).weights[0, head]
+                real = queries[0].nonzero()[:_SHOWN, 0]
+                self.text[f"{site}/h{head}"] = weights[real][:, real].half().cpu()
         for samples, some in _parts(batch, length, self.max_tokens):
             part, real = call.part(samples, some), queries[samples, some]
             whole = call.visible if call.visible.shape[0] == 1 else call.visible[samples]

@@ -15,12 +15,14 @@ from models.circuit import InductionCircuit, repeated_copies
 from pytorch_lightning.callbacks import EarlyStopping
 from reference import attention as plain
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
 
 from lightning_interp import AttentionStructure, analyze
 from lightning_interp.distributed import SamplePositions
 from lightning_interp.functional.attention import MEASURES
 from lightning_interp.models import AttentionOnly
 from lightning_interp.sites import CaptureError
+from lightning_interp.sites.eager_stance import EagerStance
 from tests.callbacks.attending import LAYERS, Letters, Wrapped, loader, padded, texts
 from tests.toy import timeless, trainer
 
@@ -239,9 +241,36 @@ def test_every_head_is_in_the_files_and_pictures_are_drawn(tmp_path: Path) -> No
             for place in ("heads", "sites")
             for name in ("attention_entropy", "sink", "previous_token")
         ),
-        "heads/tracked",
+        *("heads/tracked", "heads/text"),
     }
     assert all(draw().axes for draw in pictures.values())
+
+
+def test_what_a_watched_head_looks_at_in_one_text_is_kept(tmp_path: Path) -> None:
+    callback = structure(track={"layer_1": [2]})
+    model = fit(tmp_path, [callback])
+    eager = Letters(attn_implementation="eager")
+    eager.load_state_dict(model.state_dict())
+    row = texts()[0]
+    with torch.no_grad():
+        expected = eager.eval().lm(torch.tensor([row]), output_attentions=True).attentions[1][0, 2]
+    assert callback.text.steps == [6, 12]
+    torch.testing.assert_close(callback.text.values[-1]["layer_1/h2"].float(), expected, atol=1e-3, rtol=0)
+    assert not torch.equal(callback.text.values[0]["layer_1/h2"], callback.text.values[1]["layer_1/h2"])
+
+
+class Fails(Letters):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        if self.global_step:
+            raise KeyError("the model's own")
+
+
+def test_an_error_of_the_model_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="the model's own"):
+        trainer(tmp_path, [structure(), structure(prefix="other/")]).fit(Fails(), loader(texts(24, 3)), loader())
+    assert not _get_current_function_mode_stack()
+    assert EagerStance.askers == 0
 
 
 def test_a_resumed_run_goes_on(tmp_path: Path) -> None:
