@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Unpack
 
+import torch
 from torch import Tensor, nn
 
 from lightning_interp.distributed import Collective
@@ -47,9 +48,9 @@ _OF_CHANCE = CHANCE.of(ANCHOR_MATCH.at(instead=None))
 class LabelAnchors(ValidationAnalysis):
     r"""Reads how much flows into the label words of few-shot prompts, and from them to where the answer is predicted.
 
-    In a prompt of demonstrations, label words gather what was said before them in shallow layers, and the answer is
-    read from them in deep ones (Wang et al. 2023, arXiv 2305.14160). With L the loss of the right label at the last
-    position q and the labels of the demonstrations at p, the saliency of attention in a layer is
+    Label words gather what stands before them in shallow layers, and the answer is read from them in deep ones (Wang et
+    al. 2023, arXiv 2305.14160). With L the loss of the right label at the last position q and the labels of the
+    demonstrations at p, the saliency of attention in a layer is
 
     .. math:: I = \Big| \sum_h A_h \odot \frac{\partial L}{\partial A_h} \Big|
 
@@ -66,7 +67,7 @@ class LabelAnchors(ValidationAnalysis):
     key                                   level    what it is
     ====================================  =======  ===================================================================
     ``anchor_read/<site>``                summary  the answer is read from labels; conditional: the loss may not hang
-                                                   on it
+                                                   on it, or be 0
     ``anchor_write/<site>``               summary  labels gather what is before them; conditional: in the last layer
                                                    nothing does
     ``anchor_match/<site>``               summary  share of q's attention to labels that goes to those of the right
@@ -90,8 +91,9 @@ class LabelAnchors(ValidationAnalysis):
     High ratios do not mean that a model learns from its context: one that answers with any of the labels that it was
     shown has them as well. That takes ``anchor_match`` above its chance and a ``few_shot_gain`` above 0.
 
-    Means over prompts are taken before ratios. Of the accuracies, labels of the same logit count as a random one of
-    them would.
+    Means over prompts are taken before ratios. Few labels are few tokens: small models with random weights have ratios
+    of .85 to 1.15 with 8 labels and of .5 to 1.5 with 2, whatever the number of prompts. Of the accuracies, labels of
+    one logit count as a random one would.
 
     Args:
         examples: Pairs of a text and its label, from which demonstrations are drawn; or a function that returns them,
@@ -119,8 +121,9 @@ class LabelAnchors(ValidationAnalysis):
         each site at once.
 
     Example:
+        >>> from lightning_interp.tasks import WordTokenizer
         >>> texts = [("a fine film", "good"), ("a dull film", "bad")]
-        >>> lm = LanguageModel(lambda text: [ord(letter) for letter in text], model="lm")
+        >>> lm = LanguageModel(WordTokenizer(["a", "fine", "dull", "film", "label:", "good", "bad"]), model="lm")
         >>> callback = LabelAnchors(texts, texts, lm=lm, sites={"0": "lm.transformer.h.0.attn"})
         >>> [key for key in callback.logged_keys() if "baseline" not in key]
         ['anchor_read/0', 'anchor_write/0', 'anchor_match/0', 'few_shot_gain']
@@ -154,7 +157,6 @@ class LabelAnchors(ValidationAnalysis):
         self.template, self.shots, self.seed = template, shots, seed
         self.blocking, self.blocked_layers = blocking, blocked_layers
         self.prompts = FewShotPrompts(examples, queries, template, shots, lm, seed)
-        """The prompts, and what flows in them."""
         self.heads = HeadSites(sites, within=lm.model)
         self.baseline = Baseline(baseline, seed, of=lm.model)
 
@@ -175,8 +177,6 @@ class LabelAnchors(ValidationAnalysis):
         """The sites, and the heads of each."""
         return {"site": self.heads.short_names(model), **head_axes(self.heads.heads_of(model), {})}
 
-    # ------------------------------------------------- reading
-
     def resolve(self, model: nn.Module) -> None:
         """See that there are layers enough."""
         super().resolve(model)
@@ -184,18 +184,18 @@ class LabelAnchors(ValidationAnalysis):
         if self.blocking and self.blocked_layers > len(sites):
             raise ValueError(f"`blocked_layers` is {self.blocked_layers}, and there are {len(sites)} sites: {sites}.")
 
+    # ------------------------------------------------- reading
+
     def merge(self, reading: Reading) -> Collective[Mapping[str, Tensor | float]]:
         """Run the prompts, with random weights too where that is due, and with attention blocked."""
-        run = partial(self.prompts.flows, self.heads, reading.group)
+        sites, run = list(self.heads.names), partial(self.prompts.flows, self.heads, reading.group)
         yield from self.baseline.read(self.prompts.model, type(self).__name__, run, self._ratios)
         found = yield from self.prompts.merged(run(), self.heads)
         values = self._of(found)
         _, few, zero = found.right.tolist()
         values |= {FEW_SHOT_ACCURACY.key(): few, ZERO_SHOT_ACCURACY.key(): zero, FEW_SHOT_GAIN.key(): few - zero}
-        values |= {_OF_CHANCE.key(): 1 / len(self.prompts.words)}
-        values |= self.baseline.beside(values, beside_random(_RATIOS, {"site": list(self.heads.names)}))
+        values |= self.baseline.beside(values, beside_random(_RATIOS, {"site": sites}))
         if self.blocking:
-            sites = list(self.heads.names)
             ends = {"first": sites[: self.blocked_layers], "last": sites[-self.blocked_layers :]}
             loyal = yield from self.prompts.loyalties(self.heads, ends, reading.group)
             for end, (own, other) in loyal.items():
@@ -208,10 +208,10 @@ class LabelAnchors(ValidationAnalysis):
         return {key: values[key] for site in self.heads.names for key in (one.key(site) for one in _RATIOS)}
 
     def _of(self, found: Flows) -> dict[str, float]:
-        """What each site has."""
-        values: dict[str, float] = {}
+        """What each site has, and chance."""
+        values = {_OF_CHANCE.key(): 1 / len(self.prompts.words)}
         for site in self.heads.names:
-            flow = found.of(site)
+            flow, of_head = found.of(site), enumerate(found.importance[site].tolist())
             values |= {
                 ANCHOR_READ.key(site): _ratio(flow.pq, flow.read_rest),
                 ANCHOR_WRITE.key(site): _ratio(flow.write, flow.write_rest),
@@ -220,10 +220,10 @@ class LabelAnchors(ValidationAnalysis):
                 SALIENCY_PQ.key(site): float(flow.pq),
                 SALIENCY_WW.key(site): float(flow.ww),
             }
-            of_head = enumerate(found.importance[site].tolist())
             values |= {HEAD_IMPORTANCE.key(f"{site}/h{head}"): value for head, value in of_head}
         return values
 
 
 def _ratio(value: Tensor, rest: Tensor) -> float:
-    return float(value / rest) if rest else math.nan
+    # What is below that is what rounding left.
+    return float(value / rest) if rest > torch.finfo(torch.float32).tiny else math.nan

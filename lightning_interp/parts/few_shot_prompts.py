@@ -140,9 +140,10 @@ class FewShotPrompts(Part):
         if self.lm.starts_with_bos() is not False:
             own = getattr(tokenizer, "bos_token_id", None)
             start = own if self.lm.bos_token_id is None else self.lm.bos_token_id
-        self.prompts, self._tokens = encode_few_shot(
-            tokenizer, self._demonstrations, self._queries, self.template, self.words, start
-        )
+        with torch.inference_mode(False):  # else they could be no part of a graph
+            self.prompts, self._tokens = encode_few_shot(
+                tokenizer, self._demonstrations, self._queries, self.template, self.words, start
+            )
         check_ids(lm, [self._tokens, *(one.ids for one in self.prompts)])
         self._model = lm
 
@@ -279,8 +280,8 @@ class FewShotPrompts(Part):
 
 def _right(logits: Tensor, answer: int) -> float:
     """Whether the answer has the largest logit; of several that have it a random one is taken."""
-    top = logits == logits.max()
-    return float(top[answer] / top.sum())
+    top = (logits == logits.max()).tolist()
+    return top[answer] / sum(top) if any(top) else math.nan
 
 
 def _blocked(positions: Tensor, sites: Collection[str]) -> Replace:
