@@ -42,7 +42,7 @@ __all__ = ["LabelAnchors"]
 
 _BLOCKED = 5
 _RATIOS = [ANCHOR_READ, ANCHOR_WRITE]
-_OF_CHANCE = CHANCE.of(ANCHOR_MATCH.at(instead=None))
+_OF_CHANCE = CHANCE.of(ANCHOR_MATCH.at("site", instead=None))
 
 
 class LabelAnchors(ValidationAnalysis):
@@ -73,7 +73,7 @@ class LabelAnchors(ValidationAnalysis):
     ``anchor_match/<site>``               summary  share of q's attention to labels that goes to those of the right
                                                    answer; conditional: they may get none
     ``few_shot_gain``                     summary  accuracy with demonstrations less that without, among the labels
-    ``anchor_match_chance``               full     one over the number of labels
+    ``anchor_match_chance/<site>``        full     one over the number of labels
     ``<measure>_baseline/<site>``         full     both ratios with random weights; conditional
     ``<measure>_above_baseline/<site>``   summary  what training adds; conditional
     ``few_shot_accuracy``                 full     with demonstrations; ``zero_shot_accuracy`` too
@@ -167,9 +167,8 @@ class LabelAnchors(ValidationAnalysis):
         ratios = with_random(_RATIOS) if self.baseline.wanted else _RATIOS
         loyalty = [one.at(end=end) for one in (LOYALTY, LOYALTY_RANDOM) for end in ("first", "last")]
         return [
-            *(*ratios, ANCHOR_MATCH, SALIENCY_WP, SALIENCY_PQ, SALIENCY_WW),
-            *(FEW_SHOT_GAIN, FEW_SHOT_ACCURACY, ZERO_SHOT_ACCURACY, _OF_CHANCE),
-            *of_heads([HEAD_IMPORTANCE]),
+            *(*ratios, ANCHOR_MATCH, _OF_CHANCE, SALIENCY_WP, SALIENCY_PQ, SALIENCY_WW),
+            *(FEW_SHOT_GAIN, FEW_SHOT_ACCURACY, ZERO_SHOT_ACCURACY, *of_heads([HEAD_IMPORTANCE])),
             *(loyalty if self.blocking else ()),
         ]
 
@@ -208,14 +207,15 @@ class LabelAnchors(ValidationAnalysis):
         return {key: values[key] for site in self.heads.names for key in (one.key(site) for one in _RATIOS)}
 
     def _of(self, found: Flows) -> dict[str, float]:
-        """What each site has, and chance."""
-        values = {_OF_CHANCE.key(): 1 / len(self.prompts.words)}
+        """What each site has."""
+        values: dict[str, float] = {}
         for site in self.heads.names:
             flow, of_head = found.of(site), enumerate(found.importance[site].tolist())
             values |= {
                 ANCHOR_READ.key(site): _ratio(flow.pq, flow.read_rest),
                 ANCHOR_WRITE.key(site): _ratio(flow.write, flow.write_rest),
                 ANCHOR_MATCH.key(site): found.match(site),
+                _OF_CHANCE.key(site): 1 / len(self.prompts.words),
                 SALIENCY_WP.key(site): float(flow.wp),
                 SALIENCY_PQ.key(site): float(flow.pq),
                 SALIENCY_WW.key(site): float(flow.ww),

@@ -101,7 +101,7 @@ def test_saliency_is_that_of_gradients_retained_on_eager_attention() -> None:
     assert found["few_shot_accuracy"] == expected["few"]
     assert found["zero_shot_accuracy"] == expected["zero"]
     assert found["few_shot_gain"] == expected["few"] - expected["zero"]
-    assert found["anchor_match_chance"] == 0.5
+    assert found["anchor_match_chance/layer_0"] == 0.5
     # Of the last layer only the last row feeds the loss.
     assert found["saliency_wp/layer_1"] == 0
     assert "anchor_write/layer_1" not in found
@@ -158,7 +158,7 @@ def circuit(examples: list[tuple[str, str]], sharpness: float = 50.0, **kwargs: 
 def test_a_circuit_that_was_set_by_hand_reads_the_right_label() -> None:
     found = circuit(KNOWN)
     assert found["anchor_match/second"] == pytest.approx(1, abs=1e-4)
-    assert found["anchor_match_chance"] == pytest.approx(1 / 12)
+    assert found["anchor_match_chance/second"] == pytest.approx(1 / 12)
     assert found["few_shot_accuracy"] == 1
     # Without demonstrations all labels have the same logit.
     assert found["zero_shot_accuracy"] == pytest.approx(1 / 12)
