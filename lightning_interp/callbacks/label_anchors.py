@@ -114,7 +114,7 @@ class LabelAnchors(ValidationAnalysis):
 
     Raises:
         ValueError: If an argument is out of range, a name matches nothing, a label is several tokens or the same as
-            another, there are fewer sites than ``blocked_layers``, or parameters are sharded over ranks.
+            another, a prompt is too long, ``blocked_layers`` are more than sites, or parameters are sharded over ranks.
 
     Cost: a forward and a backward pass over each prompt and a forward pass over its query alone, at the first reading
         with random weights too; five more forward passes with ``blocking``. In memory some four times H·T² numbers for

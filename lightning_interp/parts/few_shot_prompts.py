@@ -23,6 +23,7 @@ from lightning_interp.functional.label_anchors import (
     label_match,
 )
 from lightning_interp.language.batching import dealt
+from lightning_interp.language.context_length import context_length
 from lightning_interp.language.few_shot import (
     FewShotPrompt,
     Labelled,
@@ -87,7 +88,8 @@ class FewShotPrompts(Part):
 
     Raises:
         ValueError: If an argument is out of range; when attached, if a name matches nothing, labels cannot be found in
-            the tokens (:func:`~lightning_interp.language.few_shot.encode_few_shot`), or parameters are sharded.
+            the tokens (:func:`~lightning_interp.language.few_shot.encode_few_shot`), a prompt is longer than the
+            model's context, or parameters are sharded.
 
     Example:
         >>> letters = lambda text: [ord(letter) - 96 for letter in text]
@@ -145,6 +147,11 @@ class FewShotPrompts(Part):
                 tokenizer, self._demonstrations, self._queries, self.template, self.words, start
             )
         check_ids(lm, [self._tokens, *(one.ids for one in self.prompts)])
+        most, longest = max(len(one.ids) for one in self.prompts), context_length(lm)
+        if longest is not None and most > longest:
+            raise ValueError(
+                f"`shots` is {self.shots}, and a prompt has {most} tokens: the model's context is {longest}."
+            )
         self._model = lm
 
     def detach(self) -> None:

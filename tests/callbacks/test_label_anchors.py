@@ -1,4 +1,4 @@
-"""Label words as anchors: eager gradients, random weights, a circuit set by hand, blocking, ranks, nothing touched."""
+"""Label words as anchors: eager gradients, random weights, a circuit, one that is learned, blocking, ranks."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from models.circuit import InductionCircuit
 from reference import label_anchors as plain
 from torch import nn
+from torch.utils.data import DataLoader
 
-from lightning_interp import LabelAnchors, LanguageModel, analyze
-from lightning_interp.models import AttentionOnly, small_gpt2
+from lightning_interp import LabelAnchors, LanguageModel, ValidationSchedule, analyze
+from lightning_interp.datasets import RepeatedSegments
+from lightning_interp.models import AttentionOnly, CausalLM, small_gpt2
 from tests.callbacks.attending import LAYERS, Letters, Wrapped, loader, texts
 from tests.toy import timeless, trainer
 
@@ -191,6 +194,47 @@ def test_a_loss_of_0_leaves_no_ratio() -> None:
     assert [key for key in found if key.startswith(("anchor_read/", "anchor_write/"))] == []
 
 
+# ------------------------------------------------- a model that learns
+
+
+def learned(folder: object, layers: int) -> LabelAnchors:
+    pl.seed_everything(0, verbose=False)
+    model = CausalLM(AttentionOnly(64, layers=layers), lr=3e-3)
+    known = [(str(word), str(word + 30)) for word in range(3, 11)]
+    given = {"examples": known, "queries": known, "template": "{text} {label} ", "blocked_layers": 1}
+    callback = anchors(lm=LanguageModel(numbers, model="lm"), blocking=True, **given)
+    run = trainer(folder, [ValidationSchedule(steps=[1, 100, 240]), callback], max_steps=240, max_epochs=-1)
+    data = [RepeatedSegments(32 * 240, ids=64, seed=0), RepeatedSegments(128, ids=64, seed=1)]
+    run.fit(model, DataLoader(data[0], 32), DataLoader(data[1], 64))
+    return callback
+
+
+def test_induction_reads_the_right_label(tmp_path: Path) -> None:
+    callback = learned(tmp_path, 2)
+    _, match = callback.history.series("anchor_match/1")
+    assert match[0] == pytest.approx(1 / 8, abs=0.02)
+    assert match[1] < 0.4
+    assert match[2] > 0.9
+    found = callback.reading
+    assert found["few_shot_accuracy"] == 1
+    assert found["anchor_read/1"] > 10
+    assert found["anchor_read_above_baseline/1"] > 10
+    assert found["anchor_write/0"] > 2
+    assert found["loyalty/first"] < 0.3
+    assert found["loyalty/last"] == 1
+    pictures = callback.figures()
+    assert {"anchor_read", "anchor_write", "anchor_match"} <= {name.partition("/")[0] for name in pictures}
+    assert all(draw().axes for draw in pictures.values())
+
+
+def test_labels_are_read_where_nothing_is_learned_from_them(tmp_path: Path) -> None:
+    found = learned(tmp_path, 1).reading
+    site = next(key for key in found if key.startswith("anchor_read/")).partition("/")[2]
+    assert found[f"anchor_read/{site}"] > 1.3
+    assert found[f"anchor_match/{site}"] == pytest.approx(1 / 8, abs=0.06)
+    assert abs(found["few_shot_gain"]) < 0.3
+
+
 # ------------------------------------------------- blocking
 
 
@@ -360,6 +404,8 @@ def test_what_a_model_does_not_have_is_told() -> None:
     model = wide(Letters())
     with pytest.raises(ValueError, match=r"`blocked_layers` is 5, and there are 2 sites: \['layer_0', 'layer_1'\]"):
         analyze(model, BATCH, anchors(sites=LAYERS, blocking=True))
+    with pytest.raises(ValueError, match="`shots` is 6, and a prompt has 103 tokens: the model's context is 64"):
+        analyze(model, BATCH, anchors(shots=6))
     with pytest.raises(ValueError, match="the tokenizer gives ids up to 99"):
         analyze(model, BATCH, anchors(queries=[("99", "3")]))
     with pytest.raises(ValueError, match="the label '3 3' is 2 tokens"):
