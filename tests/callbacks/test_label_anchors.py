@@ -223,7 +223,7 @@ def test_induction_reads_the_right_label(tmp_path: Path) -> None:
     assert found["loyalty/first"] < 0.3
     assert found["loyalty/last"] == 1
     pictures = callback.figures()
-    assert {"anchor_read", "anchor_write", "anchor_match"} <= {name.partition("/")[0] for name in pictures}
+    assert {"anchor_read", "anchor_match"} <= {name.partition("/")[0] for name in pictures}
     assert all(draw().axes for draw in pictures.values())
 
 
