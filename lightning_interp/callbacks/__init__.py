@@ -7,6 +7,7 @@ from lightning_interp.callbacks.cloze_facts import ClozeFacts
 from lightning_interp.callbacks.confidence_calibration import ConfidenceCalibration
 from lightning_interp.callbacks.coordinate_probe import CoordinateProbe
 from lightning_interp.callbacks.induction_heads import InductionHeads
+from lightning_interp.callbacks.label_anchors import LabelAnchors
 from lightning_interp.callbacks.layer_probe import LayerProbe
 from lightning_interp.callbacks.minimal_pairs import MinimalPairs
 from lightning_interp.callbacks.noise_robustness import NoiseRobustness
@@ -41,6 +42,7 @@ __all__ = [
     "AttentionStructure",
     "InductionHeads",
     "AttentionBudget",
+    "LabelAnchors",
     "ConfidenceCalibration",
     "TrainingPhases",
     "PhaseEarlyStopping",

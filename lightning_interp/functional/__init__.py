@@ -50,6 +50,13 @@ from lightning_interp.functional.induction import (
 )
 from lightning_interp.functional.jackknife import jackknife_se
 from lightning_interp.functional.knees import KneeFit, fit_knees
+from lightning_interp.functional.label_anchors import (
+    LabelFlow,
+    attention_saliency,
+    head_importance,
+    label_flow,
+    label_match,
+)
 from lightning_interp.functional.layers import best_layer, centre_of_gravity
 from lightning_interp.functional.linear_probe import LinearMap, ProbeMoments, held_out_probes
 from lightning_interp.functional.linear_rule import LinearRule
@@ -234,6 +241,11 @@ __all__ = [
     "pattern_sums",
     "pattern_chance",
     "loss_by_position",
+    "LabelFlow",
+    "attention_saliency",
+    "head_importance",
+    "label_flow",
+    "label_match",
     "icl_score",
     "repeat_gain",
 ]

@@ -107,7 +107,8 @@ class Baseline(Part):
             return
         found, failure = None, None
         try:
-            with self.installed(model, name):
+            # Weights that are drawn in inference mode could be no part of a graph.
+            with torch.inference_mode(False), torch.no_grad(), self.installed(model, name):
                 found = work()
         except Exception as error:
             if self.asked is not None:

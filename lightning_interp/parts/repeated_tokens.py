@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_interp.distributed import Collective, Maximum, Sums
 from lightning_interp.functional.induction import loss_by_position, pattern_chance, pattern_sums, repeated_sequences
+from lightning_interp.language.context_length import context_length
 from lightning_interp.language.likelihood import Forward
 from lightning_interp.parts.head_sites import HeadSites
 from lightning_interp.parts.id_sequences import IdSequences
@@ -88,7 +89,7 @@ class RepeatedTokens(IdSequences):
         pool = _common_ids(self.model, 4 * self.length) if self.ids is None else self.ids
         told = getattr(getattr(self.model, "config", None), "bos_token_id", None)
         start = next(one for one in (self.start_token, told, pool[0]) if one is not None)
-        longest = _context(self.model)
+        longest = context_length(self.model)
         if longest is not None and self.total > longest:
             raise ValueError(
                 f"a sequence of 1 + `length` · `repeats` = {self.total} tokens is longer than the model's context of "
@@ -172,13 +173,3 @@ def _common_ids(model: nn.Module, least: int) -> list[int]:
         raise ValueError(f"{type(model).__name__} does not tell its vocabulary: give `ids`.")
     chosen = range(number // 50, number // 2)
     return list(chosen if len(chosen) >= least else range(number))
-
-
-def _context(model: nn.Module) -> int | None:
-    """The longest sequence that a model says it takes."""
-    for holder in (getattr(model, "config", None), model):
-        for name in ("max_position_embeddings", "n_positions", "max_length"):
-            longest = getattr(holder, name, None)
-            if isinstance(longest, int) and longest > 0:
-                return longest
-    return None

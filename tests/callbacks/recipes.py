@@ -18,6 +18,8 @@ from lightning_interp import (
     ConfidenceCalibration,
     CoordinateProbe,
     InductionHeads,
+    LabelAnchors,
+    LanguageModel,
     LayerProbe,
     MinimalPairs,
     NoiseRobustness,
@@ -186,6 +188,18 @@ MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
             draw_figures=draw,
         )
     ],
+    "LabelAnchors": lambda draw: [
+        LabelAnchors(
+            [(a, "jk"[place % 2]) for place, a in enumerate("abcdef")],
+            [("g", "j"), ("h", "k"), ("a", "j")],
+            template="{text} {label} ",
+            lm=LanguageModel(letter_words, forward=as_language_model),
+            sites={"att": "embedding.attention"},
+            blocking=True,
+            blocked_layers=1,
+            draw_figures=draw,
+        )
+    ],
     "TrainingPhases": lambda draw: [phases(draw)],
     "PhaseEarlyStopping": lambda draw: [
         phases(draw),
@@ -236,6 +250,7 @@ PARTICULAR: dict[str, Particular] = {
     "AttentionStructure": Particular(counts_omitted=None),
     "InductionHeads": Particular(counts_omitted=None),
     "AttentionBudget": Particular(counts_omitted=None),
+    "LabelAnchors": Particular(counts_omitted=None),
     "ValidationSchedule": Particular(every_step=lambda: ValidationSchedule(steps=None, every=1)),
 }
 

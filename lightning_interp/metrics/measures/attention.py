@@ -3,6 +3,9 @@
 from lightning_interp.metrics.measure import FULL, Measure
 
 __all__ = [
+    "ANCHOR_MATCH",
+    "ANCHOR_READ",
+    "ANCHOR_WRITE",
     "ATTENTION",
     "ATTENTION_DISTANCE",
     "ATTENTION_ENTROPY",
@@ -12,14 +15,19 @@ __all__ = [
     "BUDGET_TEXTS",
     "DUPLICATE_TOKEN",
     "EFFECTIVE_KEYS",
+    "FEW_SHOT_ACCURACY",
+    "FEW_SHOT_GAIN",
     "FORMED_STEP",
     "HEADS_COLLAPSED",
     "HEAD_EFFECT",
     "HEAD_EFFECT_RANDOM",
+    "HEAD_IMPORTANCE",
     "HEAD_REDUNDANCY",
     "ICL_SCORE",
     "INDUCTION_HEADS",
     "KEPT_MASS",
+    "LOYALTY",
+    "LOYALTY_RANDOM",
     "MAX_LOGIT",
     "NEXT_TOKEN",
     "PREFIX_MATCHING",
@@ -27,10 +35,14 @@ __all__ = [
     "REPEATED_PREVIOUS_TOKEN",
     "REPEAT_GAIN",
     "REPEAT_LOSS",
+    "SALIENCY_PQ",
+    "SALIENCY_WP",
+    "SALIENCY_WW",
     "SELF_ATTENTION",
     "SINK",
     "SINK_LAST",
     "TOP8_MASS",
+    "ZERO_SHOT_ACCURACY",
 ]
 
 _UNIFORM = "What uniform attention has stands beside it."
@@ -308,6 +320,123 @@ BUDGET_TEXTS = Measure(
     none="0 for none.",
     bookkeeping=True,
 )
+_NO_PROOF = "About 1 without an effect; high ones do not mean that examples are used."
+
+ANCHOR_READ = Measure(
+    "anchor_read",
+    "reading from label words",
+    "Saliency of the attention of the last position to label words, over that to other words.",
+    unit="ratio",
+    none=_NO_PROOF,
+    instead="",
+    beside_random=True,
+)
+ANCHOR_WRITE = Measure(
+    "anchor_write",
+    "gathering in label words",
+    "Saliency of the attention of label words to what is before them, over that of the words just before.",
+    unit="ratio",
+    none=_NO_PROOF,
+    instead="",
+    beside_random=True,
+)
+ANCHOR_MATCH = Measure(
+    "anchor_match",
+    "reading from the right label words",
+    "Share of the last position's attention to label words that goes to those of the right answer.",
+    unit="share",
+    better="higher",
+    none="One over the number of labels.",
+    chance="a label at random",
+    instead="",
+)
+FEW_SHOT_GAIN = Measure(
+    "few_shot_gain",
+    "gain from demonstrations",
+    "Accuracy among the label words with demonstrations, less that without.",
+    (),
+    unit="share",
+    better="higher",
+    none="0 where demonstrations do not help.",
+)
+FEW_SHOT_ACCURACY = Measure(
+    "few_shot_accuracy",
+    "accuracy with demonstrations",
+    "Share of queries whose label is the most probable of the label words, behind demonstrations.",
+    (),
+    level=FULL,
+    unit="share",
+    better="higher",
+    none="One over the number of labels, or that of the commonest.",
+    detail_of="few_shot_gain",
+)
+ZERO_SHOT_ACCURACY = Measure(
+    "zero_shot_accuracy",
+    "accuracy without demonstrations",
+    "Share of queries whose label is the most probable of the label words, without demonstrations.",
+    (),
+    level=FULL,
+    unit="share",
+    better="higher",
+    none="One over the number of labels, or that of the commonest.",
+    detail_of="few_shot_gain",
+)
+_LAST_LAYER = "In the last layer only the last position has any."
+
+SALIENCY_WP = Measure(
+    "saliency_wp",
+    "saliency from words to labels",
+    "Mean saliency of the attention of label words to what is before them (S_wp).",
+    level=FULL,
+    none=_LAST_LAYER,
+    detail_of="anchor_write",
+)
+SALIENCY_PQ = Measure(
+    "saliency_pq",
+    "saliency from labels to the last position",
+    "Mean saliency of the attention of the last position to label words (S_pq).",
+    level=FULL,
+    none="That of its attention to other words.",
+    detail_of="anchor_read",
+)
+SALIENCY_WW = Measure(
+    "saliency_ww",
+    "saliency of the rest",
+    "Mean saliency of all other attention (S_ww).",
+    level=FULL,
+    none=_LAST_LAYER,
+    detail_of="anchor_read",
+)
+HEAD_IMPORTANCE = Measure(
+    "head_importance",
+    "importance of a head",
+    "By how much the loss of few-shot prompts would change with the head, to first order.",
+    level=FULL,
+    unit="nats",
+    none="0 where the loss does not hang on it.",
+    detail_of="anchor_read",
+)
+LOYALTY = Measure(
+    "loyalty",
+    "loyalty without gathering in labels",
+    "Share of prompts with the same answer where label words see nothing before them, in some layers.",
+    (),
+    level=FULL,
+    unit="share",
+    none="1 where nothing hangs on it; that of random positions stands beside it.",
+    detail_of="anchor_write",
+)
+LOYALTY_RANDOM = Measure(
+    "loyalty_random",
+    "loyalty without gathering at random positions",
+    "The same of as many random positions that are no labels.",
+    (),
+    level=FULL,
+    unit="share",
+    none="What label words are compared with.",
+    instead="",
+    bookkeeping=True,
+)
 
 ATTENTION = (
     *(ATTENTION_ENTROPY, EFFECTIVE_KEYS, ATTENTION_DISTANCE, SINK, SINK_LAST, PREVIOUS_TOKEN, NEXT_TOKEN),
@@ -315,4 +444,6 @@ ATTENTION = (
     *(PREFIX_MATCHING, DUPLICATE_TOKEN, REPEATED_PREVIOUS_TOKEN, INDUCTION_HEADS, REPEAT_GAIN, REPEAT_LOSS),
     *(ICL_SCORE, HEAD_EFFECT, HEAD_EFFECT_RANDOM, FORMED_STEP),
     *(BUDGET_LOSS, BUDGET_LOSS_FULL, KEPT_MASS, BUDGET_TEXTS),
+    *(ANCHOR_READ, ANCHOR_WRITE, ANCHOR_MATCH, FEW_SHOT_GAIN, FEW_SHOT_ACCURACY, ZERO_SHOT_ACCURACY),
+    *(SALIENCY_WP, SALIENCY_PQ, SALIENCY_WW, HEAD_IMPORTANCE, LOYALTY, LOYALTY_RANDOM),
 )
