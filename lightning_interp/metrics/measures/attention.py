@@ -297,6 +297,7 @@ BUDGET_LOSS_FULL = Measure(
     unit="nats",
     better="lower",
     none="The logarithm of the number of tokens where nothing is learned.",
+    detail_of="budget_loss",
 )
 KEPT_MASS = Measure(
     "kept_mass",
@@ -320,6 +321,7 @@ BUDGET_TEXTS = Measure(
     none="0 for none.",
     bookkeeping=True,
 )
+
 _NO_PROOF = "About 1 without an effect; high ones do not mean that examples are used."
 
 ANCHOR_READ = Measure(
