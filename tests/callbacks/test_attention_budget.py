@@ -84,7 +84,7 @@ MODELS = {
 @pytest.mark.parametrize("left", [False, True])
 def test_keys_that_are_all_kept_cost_nothing(kind: str, left: bool) -> None:
     rows, model = texts(20), MODELS[kind]()
-    policies = {policy: [14, 500] for policy in POLICIES}
+    policies = {policy: [30, 500] for policy in POLICIES}
     data = [{**padded(rows, left), "marked": padded(rows, left)["input_ids"] == 3}]
     run = (lambda model, batch: model.lm(batch["input_ids"])) if kind == "nn.MultiheadAttention" else None
     callback = budget(policies, anchors="marked")
@@ -93,7 +93,7 @@ def test_keys_that_are_all_kept_cost_nothing(kind: str, left: bool) -> None:
     assert found["budget_loss_full"] == pytest.approx(math.fsum(lost) / len(lost), abs=1e-6)
     assert found["budget_texts"] == len(long_enough(rows))
     for policy in POLICIES:
-        for k in (14, 500):
+        for k in (30, 500):
             assert found[f"budget_loss/{policy}/{k}"] == pytest.approx(0, abs=1e-6)
             assert found[f"kept_mass/{policy}/{k}"] == pytest.approx(1, abs=1e-6)
             assert found[f"kept_mass_chance/{policy}/{k}"] == 1
@@ -104,7 +104,7 @@ def test_something_is_left_out_whatever_calls_attention(kind: str) -> None:
     model = MODELS[kind]()
     run = (lambda model, batch: model.lm(batch["input_ids"])) if kind == "nn.MultiheadAttention" else None
     found = analyze(model, loader(), budget({"recent": [1], "top": [1, 3]}, baseline=False), forward=run)
-    assert abs(found["budget_loss/recent/1"]) > 1e-2
+    assert abs(found["budget_loss/recent/1"]) > 1e-3
     assert found["kept_mass/recent/1"] < found["kept_mass/top/1"] < found["kept_mass/top/3"] < 1
 
 
