@@ -109,7 +109,7 @@ class AttentionStructure(ValidationAnalysis):
         tokens, mask, padding_idx, ignore_tokens, skip_positions: Which queries are real; see
             :class:`~lightning_interp.callbacks.RepresentationMetrics`.
         max_examples: Samples to read; ``None`` for all.
-        max_tokens: Queries whose weights are held at a time: three times heads · max_tokens · keys · 4 bytes.
+        max_tokens: Queries whose weights are held at a time: some five times heads · max_tokens · keys · 4 bytes.
         kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`.
 
     Raises:
