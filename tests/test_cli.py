@@ -17,7 +17,7 @@ import yaml
 from pytorch_lightning.cli import LightningCLI
 
 import lightning_interp
-from lightning_interp import CoordinateProbe, LanguageModel
+from lightning_interp import AttentionBudget, AttentionStructure, CoordinateProbe, InductionHeads, LanguageModel
 from lightning_interp.reading.argument_names import argument_names
 from tests.toy import Tagger, loader
 
@@ -112,6 +112,10 @@ def test_print_config_round_trips_and_trains(tmp_path: Path) -> None:
         "CoordinateProbe",
         "TruthProbe",
         "AcquisitionByClass",
+        "AttentionStructure",
+        "InductionHeads",
+        "AttentionBudget",
+        "LabelAnchors",
     ],
 )
 def test_every_argument_of_a_callback_is_known_to_a_yaml_file_also_those_that_it_hands_on(name: str) -> None:
@@ -130,6 +134,27 @@ def test_a_probe_is_configured_with_a_language_model() -> None:
     assert isinstance(probe, CoordinateProbe)
     assert (len(probe.entities), probe.log_level, probe.sentences.pooling) == (200, "full", "mean")
     assert probe.sentences.lm == LanguageModel("tok", "lm", batch_tokens=64, special_tokens="none")
+
+
+ATTENTION = """
+structure: {sites: {enc: encoder}, track: {enc: [0]}, max_examples: 4, log: full}
+induction: {model: lm, ids: [1, 2, 3, 4], length: 3, positions: [5, 20], half_width: 2, track: {enc: [0]}, log: full}
+budget: {policies: {top: [8], recent_first: [4, 8]}, min_length: 16}
+"""
+
+
+def test_what_reads_attention_is_configured() -> None:
+    parser = jsonargparse.ArgumentParser()
+    for name, kind in (
+        ("structure", AttentionStructure),
+        ("induction", InductionHeads),
+        ("budget", AttentionBudget),
+    ):
+        parser.add_class_arguments(kind, name)
+    made = parser.instantiate_classes(parser.parse_object(yaml.safe_load(ATTENTION)))
+    assert made.structure.track == made.induction.track == {"enc": [0]}
+    assert (tuple(made.induction.places), made.induction.repeated.ids) == ((5, 20), [1, 2, 3, 4])
+    assert made.budget.policies == {"top": [8], "recent_first": [4, 8]}
 
 
 def run(argv: list[str]) -> LightningCLI:
