@@ -187,6 +187,24 @@ def test_an_encoder_sees_both_sides() -> None:
     assert "value_weighted_sink/0" in found, "the projection stands beside the module"
 
 
+def test_images_and_vectors_have_no_padding_to_ask_for() -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32, image_size=8, patch_size=4
+    )
+    images, labels = torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 0, 1, 1, 0])
+    model = transformers.ViTForImageClassification(config)
+    found = analyze(model, [{"pixel_values": images, "labels": labels}], structure(sites=None))
+    assert found["sink_chance/1"] == pytest.approx(1 / 5)
+    assert found["effective_keys_chance/0"] == 5
+    same = analyze(model, [(images, labels)], structure(sites=None), forward=lambda model, batch: model(batch[0]))
+    assert same == pytest.approx(found)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+    found = analyze(encoder, [torch.randn(4, 5, 8)], structure(sites=None))
+    assert {"attention_entropy/0/h1", "value_weighted_sink/1"} <= set(found)
+
+
 # ------------------------------------------------- in a Trainer
 
 
