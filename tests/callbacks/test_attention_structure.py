@@ -201,7 +201,7 @@ def test_images_and_vectors_have_no_padding_to_ask_for() -> None:
     same = analyze(model, [(images, labels)], structure(sites=None), forward=lambda model, batch: model(batch[0]))
     assert same == pytest.approx(found)
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
-    found = analyze(encoder, [torch.randn(4, 5, 8)], structure(sites=None))
+    found = analyze(encoder, [torch.randn(4, 9, 8)], structure(sites=None))
     assert {"attention_entropy/0/h1", "value_weighted_sink/1"} <= set(found)
 
 
