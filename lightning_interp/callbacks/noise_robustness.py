@@ -10,8 +10,6 @@ from typing import Any, TypeAlias, Unpack
 
 from torch import Tensor, nn
 
-from lightning_interp.batches.reader import Key
-from lightning_interp.batches.site_rows import Pooling, ReadSite
 from lightning_interp.callbacks._noise_pictures import (
     NoisePictures,
 )
@@ -31,16 +29,13 @@ from lightning_interp.metrics.measures.geometry import NONFINITE
 from lightning_interp.metrics.measures.noise import CLEAN, DRIFT, HALF_SCALE, NOISY, RETENTION, ROBUSTNESS, UNDER_NOISE
 from lightning_interp.parts.noisy_sites import NoisySites
 from lightning_interp.parts.replayed import Replayed, Rerun
+from lightning_interp.parts.site_args import ReplayArgs, split_site_args, split_words
 from lightning_interp.parts.site_drift import SiteDrift
 from lightning_interp.parts.start_values import StartValues
 from lightning_interp.parts.words import Words
 from lightning_interp.reading.analysis import Draw, ValidationAnalysis
-from lightning_interp.reading.arguments import LoaderArgs
 from lightning_interp.reading.reading import Reading
 from lightning_interp.sites import (
-    Call,
-    Layout,
-    OutputKey,
     check_sites,
 )
 from lightning_interp.sites.noise import Kind, Relative
@@ -175,20 +170,12 @@ class NoiseRobustness(ValidationAnalysis):
         max_examples: int | None = 512,
         start: str | Mapping[str, float] | None = "initial",
         seed: int = 0,
-        tokens: Key | Mapping[str, Key] | None = None,
-        mask: Key | None = None,
-        padding_idx: int | None = None,
-        ignore_tokens: Sequence[int] = (),
-        skip_positions: int = 0,
         num_tokens: int | None = None,
-        layout: Layout | Mapping[str, Layout] | None = None,
-        output: OutputKey | Mapping[str, OutputKey] | None = None,
-        call: Call = "only",
-        read: ReadSite | Mapping[str, ReadSite] | None = None,
-        pooling: Pooling | None = None,
-        **kwargs: Unpack[LoaderArgs],
+        **kwargs: Unpack[ReplayArgs],
     ) -> None:
-        super().__init__(max_examples=None, **kwargs)
+        how, rest = split_site_args(kwargs)
+        rest["max_examples"] = None  # whole batches are run again
+        super().__init__(**rest)
         self.sites, self.drift = sites, drift
         self.scales = checked_scales(scales)
         self.kind: Kind = kind
@@ -199,19 +186,14 @@ class NoiseRobustness(ValidationAnalysis):
         self.monitors = self.start_values.monitors
         if not self.monitors and drift is None:
             raise ValueError("`monitors` and `drift` are both empty: name what is to be read under noise.")
+        layout, output, words = how.pop("layout", None), how.pop("output", None), split_words(how)
         _check_kind(kind, relative, num_tokens, {"layout": layout, "output": output}, drift)
-        self.words = Words(
-            tokens,
-            mask,
-            padding_idx,
-            ignore_tokens,
-            skip_positions,
-            self.batch_size,
-            asked=drift is not None or relative == "dimension",
-        )
+        asked = drift is not None or relative == "dimension"
+        self.words = Words(**words, batch_size=self.batch_size, asked=asked)
         # Hooks run in the order of attaching: what is recorded at a noisy site is what it passes on.
-        self.noisy = NoisySites(sites, kind, relative, seed, layout, output, ignore_tokens, num_tokens)
-        self.drifted = SiteDrift(drift, layout, output, call, read, pooling)
+        ignored = words.get("ignore_tokens", ())
+        self.noisy = NoisySites(sites, kind, relative, seed, layout, output, ignored, num_tokens)
+        self.drifted = SiteDrift(drift, layout, output, **how)
         self.replayed = Replayed(
             list(self.monitors), score, max_examples, self.dataloader_idx, seed, overhear=drift is None
         )
