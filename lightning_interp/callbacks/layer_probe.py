@@ -211,13 +211,9 @@ class LayerProbe(ValidationAnalysis):
 
     def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
         """The sites, labels and targets; names of both where there are several sites to compare."""
-        sites = self.site_names(model)
+        sites = self.rows.short_names(model)
         several = len(sites) > 1 or _SITE in sites
         return {"site": sites, **self.site_metrics.axes(), "name": self.names if several else ()}
-
-    def site_names(self, model: nn.Module | None = None) -> list[str]:
-        """Short names of the sites; ``<site>`` where they cannot be known without the model."""
-        return self.rows.short_names(model)
 
     # ------------------------------------------------- reading
 

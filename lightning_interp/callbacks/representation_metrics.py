@@ -155,11 +155,7 @@ class RepresentationMetrics(ValidationAnalysis):
 
     def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
         """The sites, and what metrics name: label sets, targets."""
-        return {"site": self.site_names(model), **self.site_metrics.axes()}
-
-    def site_names(self, model: nn.Module | None = None) -> list[str]:
-        """Short names of the sites; ``<site>`` where they cannot be known without the model."""
-        return self.rows.short_names(model)
+        return {"site": self.rows.short_names(model), **self.site_metrics.axes()}
 
     # ------------------------------------------------- reading
 

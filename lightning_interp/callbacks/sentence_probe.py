@@ -233,11 +233,7 @@ class SentenceProbe(ValidationAnalysis):
 
     def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
         """The sites."""
-        return {"site": self.site_names(model)}
-
-    def site_names(self, model: nn.Module | None = None) -> list[str]:
-        """Short names of the sites; ``<site>`` where they cannot be known without the model."""
-        return self.sentences.short_names(model)
+        return {"site": self.sentences.short_names(model)}
 
     # ------------------------------------------------- reading
 
