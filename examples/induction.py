@@ -108,15 +108,17 @@ def callbacks(args: argparse.Namespace, layers: int) -> tuple[ValidationSchedule
 
 
 def told(heads: InductionHeads, phases: TrainingPhases) -> str:
-    """When heads formed, in a sentence."""
+    """When heads formed, and where the loss bends, in a sentence."""
+    fit = phases.fit("val_loss")
+    bends = "; the loss bends at step " + " and ".join(f"{10**knee:.0f}" for knee in fit.knees) if fit else ""
     formed = heads.reading.get("formed_step/prefix_matching")
     if formed is None:
-        return f"no induction head; {phases.conclusion}"
+        return f"no induction head{bends}; {phases.conclusion}"
     steps, score = heads.history.series("icl_score")
     moved = reached(steps, [-one for one in score], 0.3).step
     return (
-        f"the best head is at half of its maximum at step {formed:.0f}, the ICL score at -.3 at step {moved:.0f}; "
-        f"{phases.conclusion}"
+        f"the ICL score is at -.3 at step {moved:.0f}, the best head at half of its maximum at step {formed:.0f}"
+        f"{bends}; {phases.conclusion}"
     )
 
 

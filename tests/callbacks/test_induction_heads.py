@@ -19,9 +19,10 @@ from lightning_interp import InductionHeads, ValidationSchedule, analyze
 from lightning_interp.datasets import RepeatedSegments
 from lightning_interp.functional.induction import pattern_chance
 from lightning_interp.models import AttentionOnly, CausalLM
+from lightning_interp.parts.words import Words
 from lightning_interp.sites import CaptureError
 from tests.callbacks.attending import LAYERS, Letters, Wrapped, loader, texts
-from tests.toy import timeless, trainer
+from tests.toy import Embedding, timeless, trainer
 
 BATCH = [{"input_ids": torch.ones(2, 3, dtype=torch.long)}]
 HEADS = {"first": "lm.heads.0", "second": "lm.heads.1"}
@@ -252,6 +253,30 @@ def test_ranks_read_what_one_process_reads(ranks: Any) -> None:
     first, *others = ranks.run(over_ranks)
     assert first == pytest.approx(alone, abs=1e-6)
     assert all(other == first for other in others)
+
+
+def table_over_ranks(side: str) -> dict[str, float]:
+    """Of a model whose logits do not hang on the batch that a text is in."""
+    torch.manual_seed(0)
+    model = Wrapped(nn.Embedding(27, 27))
+    model.validation_step = lambda batch, batch_idx: model(batch["input_ids"])  # type: ignore[method-assign]
+    callback = induction(sites={"0": "look.attention"}, length=4, positions=(3, 12), half_width=1, baseline=False)
+    callback.words = Words(mask="attention_mask", asked=True)
+    model.look = Embedding(27, 4)
+    lm = model.lm
+    callback.repeated.forward = lambda module, ids, mask: model.look(ids) is None or lm(ids)
+    several = {"devices": dist.get_world_size(), "strategy": "ddp"} if dist.is_initialized() else {}
+    run = trainer(tempfile.mkdtemp(), [callback], **several)
+    run.validate(model, loader(texts(23), left=side == "left", batch_size=3), verbose=False)
+    return {key: value for key, value in callback.reading.items() if "seconds" not in key}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_losses_by_position_add_up_over_ranks_to_the_last_digits(ranks: Any, side: str) -> None:
+    alone = table_over_ranks(side)
+    assert "icl_score" in alone
+    for found in ranks.run(table_over_ranks, side):
+        assert found["icl_score"] == pytest.approx(alone["icl_score"], abs=1e-9)
 
 
 def learned(folder: object, layers: int, steps: int, at: list[int]) -> InductionHeads:

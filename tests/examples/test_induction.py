@@ -23,7 +23,7 @@ def test_what_it_prints_and_leaves(tmp_path: Path, capsys: pytest.CaptureFixture
         assert max(best) < 0.1
         assert phases.current == 1
         assert f"{best[-1]:.2f}" in printed.split(f"\n{name}\n")[1]
-        assert printed.count("no induction head;") == 2
+        assert printed.count("no induction head; ") == 2
     folder = tmp_path / "layers_2_seed_3" / "version_0"
     assert (folder / "readings.csv").is_file()
     events = EventAccumulator(str(folder), {"tensors": 0}).Reload().Tags()["scalars"]
@@ -60,6 +60,8 @@ def test_two_layers_change_where_one_does_not(tmp_path: Path, seed: int) -> None
     _, best = heads.history.series("prefix_matching/max")
     first = next(at for at, value in enumerate(score) if value < -0.3)
     assert best[first] < 0.15, "the text moves before any head forms"
+    bends = [10**knee for knee in phases.fit("val_loss").knees]
+    assert any(90 < step < 160 for step in bends), "and the loss bends where heads form"
     heads, phases = runs[f"1 layer, seed {seed}"]
     assert heads.reading["prefix_matching/max"] < 0.15
     assert phases.current == 1
