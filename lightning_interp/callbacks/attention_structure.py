@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Unpack
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -50,6 +52,7 @@ _OF_ROWS = (ATTENTION_ENTROPY, EFFECTIVE_KEYS, ATTENTION_DISTANCE, *_SHARES)
 _BY_NAME = {one.name: one for one in _OF_ROWS}
 _ORDERED = [_BY_NAME[name] for name in NAMES]
 _WITH_LEVEL = (EFFECTIVE_KEYS, *_SHARES)
+_EXTREMES = [NAMES.index(one.name) for one in (ATTENTION_ENTROPY, SINK, PREVIOUS_TOKEN)]
 _COLLAPSED = 0.05
 _MOST_READINGS, _COLUMNS, _ROWS = 16, 5, 6
 _DRAWN = (ATTENTION_ENTROPY, SINK, PREVIOUS_TOKEN)
@@ -187,16 +190,16 @@ class AttentionStructure(ValidationAnalysis):
         """Add up over ranks, and divide."""
         found = yield from self.heads.means()
         values: dict[str, Tensor | float] = {}
-        collapsed: list[bool] = []
         for site, means in found.items():
             values |= self._of_site(site, means)
-            entropy = means.heads[:, NAMES.index(ATTENTION_ENTROPY.name)]
-            collapsed += (entropy < _COLLAPSED).tolist()
-        values[HEADS_COLLAPSED.key()] = sum(collapsed) / max(len(collapsed), 1)
-        for one in (SINK, PREVIOUS_TOKEN):
-            best = [float(means.heads[:, NAMES.index(one.name)].max()) for means in found.values()]
-            values[one.at(end="max").key()] = max(best)
-        values[MAX_LOGIT.at(end="max").key()] = max(float(means.largest.max()) for means in found.values())
+        heads = torch.cat([means.heads for means in found.values()])
+        entropy, sink, previous = heads[:, _EXTREMES].unbind(1)
+        told = entropy[~entropy.isnan()]
+        values[HEADS_COLLAPSED.key()] = float((told < _COLLAPSED).double().mean())
+        scores = torch.cat([means.largest for means in found.values()])
+        for one, by_head in ((SINK, sink), (PREVIOUS_TOKEN, previous), (MAX_LOGIT, scores)):
+            told = by_head[~by_head.isnan()]
+            values[one.at(end="max").key()] = float(told.max()) if len(told) else math.nan
         self.text.now = dict(self.heads.text) or None
         return values
 

@@ -170,6 +170,16 @@ def test_random_weights_attend_evenly() -> None:
     assert found["attention_entropy/1"] > 0.98
 
 
+def test_texts_of_one_token_tell_nothing() -> None:
+    found = analyze(Letters(), loader([[3], [5]]), structure())
+    assert {key for key in found if "max_logit" not in key and "nonfinite" not in key} == set()
+    both = analyze(Letters(), loader([[3], [5, 6, 7]]), structure())
+    assert both == pytest.approx(
+        analyze(Letters(), loader([[5, 6, 7]]), structure())
+        | {key: value for key, value in both.items() if "max_logit" in key}
+    )
+
+
 def test_an_encoder_sees_both_sides() -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
