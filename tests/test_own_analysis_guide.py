@@ -121,7 +121,7 @@ def test_the_parts_that_are_listed_are_there() -> None:
 
     table = GUIDE.read_text().split("| part |")[1].split("\n\n")[0]
     listed = re.findall(r"^\| `(parts\.[\w.]+)` ", table, re.MULTILINE)
-    assert len(listed) == 5
+    assert len(listed) == 7
     for name in listed:
         module, _, kind = name.rpartition(".")
         assert isinstance(getattr(importlib.import_module(f"lightning_interp.{module}"), kind), type)
