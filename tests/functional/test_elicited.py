@@ -74,6 +74,12 @@ def test_answers_under_hints_are_compared_with_the_one_without() -> None:
     assert found.share.tolist() == pytest.approx([0.25, 1.0, math.nan, math.nan], nan_ok=True)
 
 
+def test_any_number_below_zero_is_no_answer() -> None:
+    found = consistency(torch.tensor([[-5, -5, -2], [-5, -5, 1]]))
+    assert found.answer.tolist() == [-1, 1]
+    assert found.share.tolist() == pytest.approx([math.nan, 1 / 3], nan_ok=True)
+
+
 @pytest.mark.parametrize(
     ("options", "answers", "expected"), [(2, 5, 0.69), (4, 5, 0.50), (4, 10, 0.42), (4, 20, 0.37), (10, 5, 0.36)]
 )

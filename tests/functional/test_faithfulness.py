@@ -118,6 +118,11 @@ def test_numbers_of_tokens_are_those_of_a_loop(n: list[int], percents: list[int]
     assert fractions_kept(n[0], fractions).tolist() == found[0].tolist()
 
 
+def test_a_share_that_is_a_whole_number_of_tokens_is_that_number() -> None:
+    assert 0.29 * 100 < 29
+    assert fractions_kept(100, (0.29, 0.57, 0.58, 1.0)).tolist() == [29, 57, 58, 100]
+
+
 @given(SEEDS)
 def test_measures_of_padded_batches_are_those_of_loops(seed: int) -> None:
     scores, mask = batch(seed)
