@@ -36,6 +36,25 @@ from lightning_interp.functional.codelength import Codelength, multinomial_logis
 from lightning_interp.functional.counter_noise import counter_normal, counter_uniform
 from lightning_interp.functional.design_effect import design_effect, effective_count, sample_sums
 from lightning_interp.functional.divergence import js_divergence
+from lightning_interp.functional.elicited import (
+    Agreed,
+    average_confidence,
+    consistency,
+    consistency_of_chance,
+    distinct_levels,
+    option_probabilities,
+    p_true,
+)
+from lightning_interp.functional.faithfulness import (
+    comprehensiveness,
+    decision_flip,
+    flip_fraction,
+    fractions_kept,
+    leading_tokens,
+    rank_agreement,
+    removal_orders,
+    sufficiency,
+)
 from lightning_interp.functional.folds import block_folds, random_folds
 from lightning_interp.functional.frequency_bands import frequency_bands
 from lightning_interp.functional.geography import great_circle, proximity_error, r_squared
@@ -248,4 +267,19 @@ __all__ = [
     "label_match",
     "icl_score",
     "repeat_gain",
+    "removal_orders",
+    "fractions_kept",
+    "leading_tokens",
+    "comprehensiveness",
+    "sufficiency",
+    "decision_flip",
+    "flip_fraction",
+    "rank_agreement",
+    "Agreed",
+    "consistency",
+    "average_confidence",
+    "consistency_of_chance",
+    "option_probabilities",
+    "p_true",
+    "distinct_levels",
 ]
