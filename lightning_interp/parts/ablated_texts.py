@@ -105,8 +105,8 @@ class AblatedTexts(IdSequences):
         if not _are_ids(ignore_tokens):
             raise ValueError(f"`ignore_tokens` must be a list of token ids, got {ignore_tokens!r}.")
         self.without, self.score, self.mask_token_id, self.draws = without, score, mask_token_id, draws
-        self.embedding, self.word_ids, self.seed = embedding, words, seed
-        self.ignored = torch.tensor([*ignore_tokens], dtype=torch.int64)
+        self.embedding, self.words, self.seed = embedding, words, seed
+        self.ignore_tokens = list(ignore_tokens)
         self.cues = checked_cues(cues)
         self._edit: SiteEdit | None = None
         self.forget()
@@ -155,12 +155,12 @@ class AblatedTexts(IdSequences):
                 "`padding_idx` which of them are padding."
             )
         words = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        if self.word_ids is not None:
-            words = _like(ids, look_up(seen.batch, self.word_ids, "words"), "words", "the word of each position")
-        columns = [ids, words.masked_fill(torch.isin(ids, self.ignored.to(ids)), -1)]
+        if self.words is not None:
+            words = _like(ids, look_up(seen.batch, self.words, "words"), "words", "the word of each position")
+        columns = [ids, words.masked_fill(_among(ids, self.ignore_tokens), -1)]
         for name, cue in self.cues.items():
             if isinstance(cue, list):
-                columns.append(torch.isin(ids, torch.tensor(cue).to(ids)))
+                columns.append(_among(ids, cue))
             else:
                 columns.append(_like(ids, look_up(seen.batch, cue, "cues"), f"cues[{name!r}]", "a mask").bool())
         texts = torch.stack([seen.selection.of(one).cpu().long() for one in columns], -1)
@@ -284,7 +284,8 @@ def checked_cues(cues: object) -> dict[str, Any]:
         if not isinstance(name, str) or "/" in name or safe_keys([name]) != {name: name}:
             raise ValueError(f"`cues` names {name!r}: letters, digits, '_', '-' and '.' make a part of a key.")
         ids = not isinstance(cue, str) and isinstance(cue, Sequence)
-        if not (isinstance(cue, str | int) or callable(cue) or (ids and len(cue) and _are_ids(cue))):
+        key = (isinstance(cue, str | int) and not isinstance(cue, bool)) or callable(cue)
+        if not (key or (ids and len(cue) and _are_ids(cue))):
             raise ValueError(f"`cues` of {name!r} must be a batch key or a list of token ids, got {cue!r}.")
         found[name] = list(cue) if ids else cue
     return found
@@ -292,6 +293,10 @@ def checked_cues(cues: object) -> dict[str, Any]:
 
 def _are_ids(given: object) -> bool:
     return isinstance(given, Sequence) and all(type(one) is int and one >= 0 for one in given)
+
+
+def _among(ids: Tensor, some: Sequence[int]) -> Tensor:
+    return torch.isin(ids, torch.tensor([*some], dtype=ids.dtype, device=ids.device))
 
 
 def _like(ids: Tensor, given: Any, name: str, what: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import tempfile
 from collections.abc import Sequence
@@ -283,6 +284,7 @@ def test_texts_of_one_word_are_left_out() -> None:
         ({"cues": {"a/b": [3]}}, "`cues` names 'a/b'"),
         ({"cues": {"a": []}}, r"`cues` of 'a' must be a batch key or a list of token ids, got \[\]"),
         ({"cues": {"a": ["x"]}}, r"`cues` of 'a' must be a batch key or a list of token ids, got \['x'\]"),
+        ({"cues": {"a": True}}, "`cues` of 'a' must be a batch key or a list of token ids, got True"),
         ({"cues": {"a": 1.5}}, "`cues` of 'a' must be a batch key or a list of token ids, got 1.5"),
         ({"batch_tokens": 0}, "`batch_tokens` must be at least 1, got 0"),
         ({"max_examples": 0}, "`max_examples` must be at least 1"),
@@ -367,6 +369,49 @@ def test_stability_goes_on_where_a_run_is_resumed(tmp_path: Path) -> None:
 def weights_of(callback: InputAblation, reading: int) -> list[list[float]]:
     kept = callback.weights.values[reading]
     return [one.tolist() for one in torch.split(kept["weights"], kept["lengths"].tolist())]
+
+
+@pytest.mark.parametrize("without", WAYS)
+def test_no_way_changes_training(tmp_path: Path, without: str) -> None:
+    def fitted(callbacks: list[Any]) -> dict[str, Tensor]:
+        model = Letters()
+        torch.manual_seed(1)
+        rows = DataLoader(texts(12, 3), batch_size=4, collate_fn=padded, shuffle=True)
+        trainer(tmp_path, callbacks, max_epochs=2).fit(model, rows, loader())
+        return model.state_dict()
+
+    callback = ablation(without, model="lm", max_examples=3, baseline=True, on_error="raise")
+    found, plainly = fitted([callback]), fitted([])
+    assert all(torch.equal(found[name], value) for name, value in plainly.items())
+    assert len(callback.history) == 2
+    assert math.isfinite(callback.reading["ablation_concentration_above_baseline"])
+
+
+def test_a_model_that_stands_still_is_stable(tmp_path: Path) -> None:
+    class Still(Letters):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    callback = small()
+    trainer(tmp_path, [callback]).fit(Still(), DataLoader(texts(12, 3), batch_size=4, collate_fn=padded), loader())
+    first, second = (weights_of(callback, at) for at in (0, 1))
+    assert first == second, "the same draws at every reading"
+    assert callback.reading["ablation_stability"] == pytest.approx(1, abs=1e-9)
+
+
+def test_how_words_were_left_out_stands_beside_readings(tmp_path: Path) -> None:
+    callback = small(ignore_tokens=[START])
+    trainer(tmp_path, [callback]).fit(Letters(), DataLoader(texts(12, 3), batch_size=4, collate_fn=padded), loader())
+    (path,) = tmp_path.rglob("readings.csv")
+    (row, *_) = csv.DictReader(path.read_text().splitlines())
+    told = {
+        name: row[f"setting/InputAblation/{name}"] for name in ("without", "score", "draws", "cues", "ignore_tokens")
+    }
+    assert told["without"] == "resample"
+    assert told["score"] == "log_prob"
+    assert told["draws"] == "2"
+    assert told["cues"] == '{"few": [3, 4, 5]}'
+    assert told["ignore_tokens"] == "[1]"
 
 
 def test_other_texts_begin_anew(tmp_path: Path) -> None:
