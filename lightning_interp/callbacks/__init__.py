@@ -7,6 +7,7 @@ from lightning_interp.callbacks.cloze_facts import ClozeFacts
 from lightning_interp.callbacks.confidence_calibration import ConfidenceCalibration
 from lightning_interp.callbacks.coordinate_probe import CoordinateProbe
 from lightning_interp.callbacks.induction_heads import InductionHeads
+from lightning_interp.callbacks.input_ablation import InputAblation
 from lightning_interp.callbacks.label_anchors import LabelAnchors
 from lightning_interp.callbacks.layer_probe import LayerProbe
 from lightning_interp.callbacks.minimal_pairs import MinimalPairs
@@ -43,6 +44,7 @@ __all__ = [
     "InductionHeads",
     "AttentionBudget",
     "LabelAnchors",
+    "InputAblation",
     "ConfidenceCalibration",
     "TrainingPhases",
     "PhaseEarlyStopping",

@@ -1,5 +1,12 @@
 """Pure functions on tensors: each formula once, with its source, shapes and units."""
 
+from lightning_interp.functional.ablation import (
+    ablation_concentration,
+    cue_first,
+    cue_share,
+    prediction_scores,
+    word_positions,
+)
 from lightning_interp.functional.acquisition import (
     Acquisition,
     LearnedCurve,
@@ -282,4 +289,9 @@ __all__ = [
     "option_probabilities",
     "p_true",
     "distinct_levels",
+    "prediction_scores",
+    "word_positions",
+    "ablation_concentration",
+    "cue_share",
+    "cue_first",
 ]

@@ -22,6 +22,7 @@ __all__ = [
     "logits_in",
     "model_device",
     "model_logits",
+    "model_output",
     "sentence_log_probs",
     "takes_mask",
 ]
@@ -79,16 +80,19 @@ def sentence_log_probs(
 
 def model_logits(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, forward: Forward | None) -> Tensor:
     """The model's logits (B, T, V), however it is called and wherever it puts them."""
+    return logits_in(model_output(model, input_ids, attention_mask, forward), input_ids)
+
+
+def model_output(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, forward: Forward | None) -> Any:
+    """What the model returns for ids (B, T), however it is called."""
     with told_ids(model, input_ids):
         if forward is not None:
-            output: Any = forward(model, input_ids, attention_mask)
-        elif takes_mask(model):
+            return forward(model, input_ids, attention_mask)
+        if takes_mask(model):
             # A cache of keys and values is of no use here.
             cache = {"use_cache": False} if "use_cache" in _parameters(model) else {}
-            output = model(input_ids=input_ids, attention_mask=attention_mask, **cache)
-        else:
-            output = model(input_ids)
-    return logits_in(output, input_ids)
+            return model(input_ids=input_ids, attention_mask=attention_mask, **cache)
+        return model(input_ids)
 
 
 def takes_mask(model: nn.Module) -> bool:

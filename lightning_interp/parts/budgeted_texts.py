@@ -12,14 +12,14 @@ from torch import Tensor
 
 from lightning_interp.batches.contents import Key, look_up
 from lightning_interp.batches.reader import ReadBatch
-from lightning_interp.distributed import Collective, Gather, Sums, rank_in, world_size
+from lightning_interp.distributed import Collective, Sums, rank_in, world_size
 from lightning_interp.functional.attention_budget import POLICIES, kept_keys, renormalised
 from lightning_interp.functional.induction import loss_by_position
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.language.batching import dealt
 from lightning_interp.language.likelihood import Forward, eval_mode, model_device, model_logits
 from lightning_interp.parts.head_sites import HeadSites
-from lightning_interp.parts.id_sequences import IdSequences
+from lightning_interp.parts.id_sequences import IdSequences, gathered_texts
 from lightning_interp.reading.reading import Reading
 from lightning_interp.sites.attention_call import AttentionCall
 
@@ -140,13 +140,7 @@ class BudgetedTexts(IdSequences):
 
     def texts(self) -> Collective[Texts]:
         """Those of all ranks, in their order in the data set."""
-        nothing = torch.zeros(0, 2, dtype=torch.int64)
-        own = [torch.tensor([[position, len(text)]]) for position, text in self._own]
-        sizes: list[Tensor] = yield Gather(torch.cat([nothing, *own]))
-        rows: list[Tensor] = yield Gather(torch.cat([nothing, *(text for _, text in self._own)]))
-        places, lengths = torch.cat(sizes).unbind(1)
-        found = torch.split(torch.cat(rows), lengths.tolist())
-        return [found[at] for at in places.argsort(stable=True).tolist()]
+        return (yield from gathered_texts(self._own, 2))
 
     # ------------------------------------------------- running them
 

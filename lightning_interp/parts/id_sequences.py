@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from lightning_interp.batches.forward import checked_forward
-from lightning_interp.distributed import rank_in, world_size
+from lightning_interp.distributed import Collective, Gather, rank_in, world_size
 from lightning_interp.distributed.sharding import refuse_sharded
 from lightning_interp.language.batching import dealt
 from lightning_interp.language.id_range import check_ids
@@ -16,7 +17,7 @@ from lightning_interp.language.likelihood import FORWARD_TAKES, Forward, eval_mo
 from lightning_interp.reading.part import Part
 from lightning_interp.tasks.loading import find_language_model
 
-__all__ = ["IdSequences"]
+__all__ = ["IdSequences", "gathered_texts"]
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ class IdSequences(Part):
 
     """
 
-    attached = ("_model",)
+    attached: tuple[str, ...] = ("_model",)
 
     def __init__(self, model: str = "", forward: Forward | None = None, batch_tokens: int = 4096) -> None:
         if batch_tokens < 1:
@@ -105,3 +106,22 @@ class IdSequences(Part):
             with eval_mode(model):
                 passes() if around is None else around(passes)
         return found
+
+
+def gathered_texts(own: Sequence[tuple[int, Tensor]], columns: int) -> Collective[list[Tensor]]:
+    """The texts of all ranks, in their order in the data set.
+
+    Args:
+        own: Of each text of this rank its place in the data set and what its positions hold, int64 (T, columns).
+        columns: How much that is, where a rank has no text.
+
+    """
+    sizes: list[Tensor] = yield Gather(
+        torch.cat([torch.zeros(0, 2, dtype=torch.int64), *(torch.tensor([[at, len(text)]]) for at, text in own)])
+    )
+    rows: list[Tensor] = yield Gather(
+        torch.cat([torch.zeros(0, columns, dtype=torch.int64), *(text for _, text in own)])
+    )
+    places, lengths = torch.cat(sizes).unbind(1)
+    found = torch.split(torch.cat(rows), lengths.tolist())
+    return [found[at] for at in places.argsort(stable=True).tolist()]

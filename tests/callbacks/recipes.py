@@ -18,6 +18,7 @@ from lightning_interp import (
     ConfidenceCalibration,
     CoordinateProbe,
     InductionHeads,
+    InputAblation,
     LabelAnchors,
     LanguageModel,
     LayerProbe,
@@ -200,6 +201,15 @@ MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
             draw_figures=draw,
         )
     ],
+    "InputAblation": lambda draw: [
+        InputAblation(
+            cues={"low": [1, 2, 3], "tagged": "tags"},
+            ignore_tokens=[11],
+            draws=2,
+            forward=as_language_model,
+            draw_figures=draw,
+        )
+    ],
     "TrainingPhases": lambda draw: [phases(draw)],
     "PhaseEarlyStopping": lambda draw: [
         phases(draw),
@@ -251,6 +261,7 @@ PARTICULAR: dict[str, Particular] = {
     "InductionHeads": Particular(counts_omitted=None),
     "AttentionBudget": Particular(counts_omitted=None),
     "LabelAnchors": Particular(counts_omitted=None),
+    "InputAblation": Particular(counts_omitted=None),
     "ValidationSchedule": Particular(every_step=lambda: ValidationSchedule(steps=None, every=1)),
 }
 

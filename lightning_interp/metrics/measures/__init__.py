@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lightning_interp.metrics.measure import Measure
+from lightning_interp.metrics.measures.ablation import ABLATION
 from lightning_interp.metrics.measures.attention import ATTENTION
 from lightning_interp.metrics.measures.calibration import CALIBRATION
 from lightning_interp.metrics.measures.classes import CLASSES
@@ -19,7 +20,10 @@ from lightning_interp.metrics.measures.tasks import TASKS
 
 __all__ = ["MEASURES"]
 
-_FAMILIES = (STRUCTURE, GEOMETRY, NOISE, PROBES, TASKS, CLASSES, SIMILARITY, CALIBRATION, ATTENTION, COSTS, PHASES)
+_FAMILIES = (
+    *(STRUCTURE, GEOMETRY, NOISE, PROBES, TASKS, CLASSES, SIMILARITY, CALIBRATION, ATTENTION, ABLATION),
+    *(COSTS, PHASES),
+)
 
 MEASURES: Mapping[str, Measure] = {one.name: one for family in _FAMILIES for one in family}
 """Name → measure, without what is derived of one (``…_above_chance``, ``…/se``); of phases ``phase/current`` …"""

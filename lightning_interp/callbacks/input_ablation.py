@@ -1,0 +1,219 @@
+"""What a prediction loses without each word of its text, and how much of that a cue has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import isnan
+from typing import Unpack
+
+from torch import Tensor, nn
+
+from lightning_interp.batches.contents import Key
+from lightning_interp.distributed import Collective
+from lightning_interp.functional.ablation import Score, ablation_concentration, cue_first, cue_share
+from lightning_interp.isolation.random_weights import Reinit
+from lightning_interp.isolation.seen import Seen
+from lightning_interp.language.likelihood import Forward
+from lightning_interp.metrics.derived import ABOVE_CHANCE, CHANCE, with_random
+from lightning_interp.metrics.measure import Measure
+from lightning_interp.metrics.measures.ablation import (
+    ABLATION_CONCENTRATION,
+    ABLATION_STABILITY,
+    ABLATION_TEXTS,
+    ABLATION_TOTAL,
+    CUE,
+    CUE_FIRST,
+    CUE_SHARE,
+)
+from lightning_interp.parts.ablated_texts import AblatedTexts, Cues, Without
+from lightning_interp.parts.baseline import Baseline, beside_random
+from lightning_interp.parts.word_weights import WordWeights, mean_defined
+from lightning_interp.parts.words import Words
+from lightning_interp.reading.analysis import Draw, ValidationAnalysis
+from lightning_interp.reading.arguments import LoaderArgs
+from lightning_interp.reading.reading import Reading
+
+__all__ = ["InputAblation"]
+
+_MOST_READINGS, _DRAWN = 32, 3  # readings, and texts of them, in figures
+
+
+class InputAblation(ValidationAnalysis):
+    r"""Reads what the prediction of a text loses without each of its words, one at a time (occlusion).
+
+    With c the class that the model predicts for the whole text x, or the token that it predicts to come next, and
+    :math:`f = \log p(c)` (Zeiler & Fergus 2014, for patches of an image):
+
+    .. math::
+        w_i = f(x) - f(x \setminus i), \quad a_i = \frac{|w_i|}{\sum_j |w_j|}, \quad
+        \mathrm{concentration} = 1 - \frac{H(a)}{\log n}, \quad \mathrm{cue\_share} = \sum_{i \in S} a_i
+
+    with n words and S those of a cue, such as one that a model must not decide by: a share that rises to far above its
+    chance while the loss falls is a shortcut. Weights of one removal at a time are the ranking that the measures of
+    DeYoung et al. (2020) compare others with; where either of two words is enough, neither has any.
+
+    ============================  =======  =============================================================================
+    key                           level    what it is
+    ============================  =======  =============================================================================
+    ``ablation_concentration``    summary  0 where all words weigh alike, 1 where one has all; mean over texts
+    ``…_baseline``                full     with random weights, which are not at 0
+    ``…_above_baseline``          summary  what training adds
+    ``ablation_stability``        summary  Spearman of w with that of the reading before, mean over texts (conditional:
+                                           not at the first reading)
+    ``cue_share/<cue>``           summary  share of the weight that the cue has, mean over texts that have it
+                                           (conditional: there may be none)
+    ``cue_share_chance/<cue>``    full     share of words that are the cue, \|S\| / n (conditional)
+    ``…_above_chance/<cue>``      summary  the one less the other (conditional)
+    ``cue_first/<cue>``           summary  share of those texts whose word of most weight is in the cue (conditional)
+    ``cue_first_chance/<cue>``    full     \|S\| / n (conditional)
+    ``ablation_total``            full     sum of \|w\|, mean over texts, nats
+    ``ablation_texts``            full     how many texts were read: those of two words or more
+    ============================  =======  =============================================================================
+
+    "Without" is a choice. ``"resample"``: tokens drawn from all that were read, the mean of several draws, the same at
+    every reading: nearest to what a model was trained on, but a common cue is drawn in the place of other words, too.
+    ``"replace"``: the mask token. ``"hide"``: attention mask 0; positions stay. ``"embedding"``: the mean embedding of
+    what was read, for a model that is linear in it the mean of all draws. ``"delete"``: positions behind it move.
+
+    Args:
+        without: How words are left out.
+        cues: By name where a batch marks the positions of a cue, bool (B, T), or the token ids that it is.
+        model: Dotted name of the model of token ids in the module; ``""`` for the module.
+        score: ``"log_prob"``, or ``"log_odds"``, log p(c) / (1 − p(c)), which is linear where logits of two classes are
+            and does not fade as a model becomes certain.
+        mask_token_id: The id that ``"replace"`` puts in.
+        draws: Of ``"resample"``, how many for each word.
+        embedding: Dotted name, within the model, of the module that embeds, for ``"embedding"``; by default what
+            ``get_input_embeddings`` gives, else the largest ``nn.Embedding``.
+        words: Where a batch has the word of each position, int (B, T), −1 for none: pieces of a word are left out
+            together. By default each token is a word.
+        ignore_tokens: Ids that are never left out: BOS, EOS, CLS, SEP.
+        max_examples: Texts of the validation run, spread evenly over it.
+        baseline: Random weights; see :class:`~lightning_interp.callbacks.LayerProbe`.
+        forward: Calls the model on texts without padding: ``forward(model, input_ids, attention_mask)``, logits (B, C)
+            of classes, or (B, T, V) of which the last position counts.
+        batch_tokens: Tokens in a forward pass.
+        decode: Token ids → text, such as a tokenizer's ``decode``, for the rows of figures.
+        tokens, mask, padding_idx: Where a validation batch has its text; see
+            :class:`~lightning_interp.callbacks.RepresentationMetrics`.
+        seed: Of draws and random weights.
+        kwargs: Arguments of :class:`~lightning_interp.callbacks.ValidationAnalysis`.
+
+    Raises:
+        ValueError: If an argument is out of range or belongs to another way, a name matches nothing, or the model takes
+            no mask to hide words with; in the sanity check, if batches do not say their text, words or cues.
+
+    Cost: n + 1 forward passes for a text of n words, ``draws`` · n + 1 with ``"resample"``; as many with random
+        weights, once.
+
+    Example:
+        >>> callback = InputAblation("hide", cues={"name": [17, 42]})
+        >>> callback.logged_keys()[:3]
+        ['ablation_concentration', 'ablation_concentration_above_baseline', 'ablation_stability']
+
+    """
+
+    told_apart = ("without", "language_model", "prefix")
+
+    def __init__(
+        self,
+        without: Without = "resample",
+        cues: Cues | None = None,
+        model: str = "",
+        score: Score = "log_prob",
+        mask_token_id: int | None = None,
+        draws: int = 4,
+        embedding: str | None = None,
+        words: Key | None = None,
+        ignore_tokens: Sequence[int] = (),
+        max_examples: int | None = 16,
+        baseline: bool | Reinit | None = None,
+        forward: Forward | None = None,
+        batch_tokens: int = 4096,
+        decode: Callable[[list[int]], str] | None = None,
+        tokens: Key | None = None,
+        mask: Key | None = None,
+        padding_idx: int | None = None,
+        seed: int = 0,
+        **kwargs: Unpack[LoaderArgs],
+    ) -> None:
+        super().__init__(max_examples=max_examples, **kwargs)
+        self.language_model, self.without, self.seed = model, without, seed
+        how = (without, score, mask_token_id, draws, embedding, words, ignore_tokens, cues, seed)
+        self.texts = AblatedTexts(*how, model, forward, batch_tokens)
+        self.read_words = Words(tokens, mask, padding_idx, batch_size=self.batch_size, asked=True)
+        self.baseline = Baseline(baseline, seed, of=model)
+        self.weights = WordWeights(_MOST_READINGS, decode)
+        """Weight of each word of each text, of evenly spread readings and the last."""
+
+    # ------------------------------------------------- keys
+
+    def declares(self) -> list[Measure]:
+        """How weight is spread, with random weights beside it, whether it stays, and what cues have of it."""
+        spread = [ABLATION_CONCENTRATION]
+        return [
+            *(with_random(spread) if self.baseline.wanted else spread),
+            *(ABLATION_STABILITY, CUE_SHARE, CHANCE.of(CUE_SHARE), ABOVE_CHANCE.of(CUE_SHARE)),
+            *(CUE_FIRST, CHANCE.of(CUE_FIRST), ABLATION_TOTAL, ABLATION_TEXTS),
+        ]
+
+    def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
+        """The cues."""
+        return {CUE: list(self.texts.cues)}
+
+    # ------------------------------------------------- reading
+
+    def before_batch(self, seen: Seen) -> None:
+        """Keep the text of the batch."""
+        super().before_batch(seen)
+        self.texts.read(seen, self.read_words.of(seen, ["text"])["text"])
+
+    def kept_for_samples(self) -> str:
+        """Weights are compared with those of the reading before, and random weights were read on the texts."""
+        return "ablation_stability and the random weights are of those, so both begin anew"
+
+    def merge(self, reading: Reading) -> Collective[Mapping[str, Tensor | float]]:
+        """Run the texts without each word, with random weights too where that is due."""
+        texts = yield from self.texts.texts()
+        run = partial(self.texts.losses, texts, reading.group)
+        if reading.changed is not None or not reading.counts:
+            self.baseline.values = {}  # of other texts
+        yield from self.baseline.read(self.texts.model, type(self).__name__, run, self._concentration)
+        weights = yield from self.texts.merged(run())
+        values = {ABLATION_CONCENTRATION.key(): mean_defined([ablation_concentration(w) for w in weights])}
+        values |= self.baseline.beside(values, beside_random([ABLATION_CONCENTRATION], {}))
+        values[ABLATION_TOTAL.key()] = mean_defined([float(w.abs().sum()) for w in weights])
+        values[ABLATION_TEXTS.key()] = float(len(texts))
+        for place, cue in enumerate(self.texts.cues):
+            values |= self._of_cue(cue, weights, [one.cues[place] for one in texts])
+        values[ABLATION_STABILITY.key()] = self.weights.take(texts, weights, anew=reading.changed is not None)
+        if not reading.counts:
+            self.baseline.values = {}
+        return values
+
+    def _concentration(self, own: Sequence[Tensor]) -> Collective[dict[str, float]]:
+        """What stands beside random weights."""
+        weights = yield from self.texts.merged(own)
+        return {ABLATION_CONCENTRATION.key(): mean_defined([ablation_concentration(w) for w in weights])}
+
+    @staticmethod
+    def _of_cue(cue: str, weights: Sequence[Tensor], marked: Sequence[Tensor]) -> dict[str, float]:
+        shares = [cue_share(w, one) for w, one in zip(weights, marked, strict=True)]
+        # Of the same texts.
+        by_chance = [float(one.double().mean()) for one, share in zip(marked, shares, strict=True) if not isnan(share)]
+        share, chance = mean_defined(shares), mean_defined(by_chance)
+        return {
+            CUE_SHARE.key(cue): share,
+            CHANCE.of(CUE_SHARE).key(cue): chance,
+            ABOVE_CHANCE.of(CUE_SHARE).key(cue): share - chance,
+            CUE_FIRST.key(cue): mean_defined([cue_first(w, one) for w, one in zip(weights, marked, strict=True)]),
+            CHANCE.of(CUE_FIRST).key(cue): chance,
+        }
+
+    # ------------------------------------------------- pictures
+
+    def figures(self) -> Mapping[str, Draw]:
+        """Weight of each word of the first texts over readings."""
+        number = min(_DRAWN, self.weights.number)
+        return {f"ablation/text_{place}": partial(self.weights.heatmap, place) for place in range(number)}

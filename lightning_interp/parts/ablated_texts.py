@@ -1,0 +1,342 @@
+"""A part: texts of a validation run, run again without each of their words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interp.batches.contents import Key, look_up
+from lightning_interp.batches.reader import ReadBatch
+from lightning_interp.distributed import Collective, Sums, rank_in, world_size
+from lightning_interp.functional.ablation import Score, prediction_scores, word_positions
+from lightning_interp.functional.counter_noise import counter_uniform
+from lightning_interp.isolation.seen import Seen
+from lightning_interp.language.batching import dealt
+from lightning_interp.language.id_range import check_ids
+from lightning_interp.language.likelihood import Forward, eval_mode, model_device, model_output, takes_mask
+from lightning_interp.parts.id_sequences import IdSequences, gathered_texts
+from lightning_interp.reading.reading import Reading
+from lightning_interp.reporting.safe_keys import safe_keys
+from lightning_interp.sites.edit import SiteEdit
+
+__all__ = ["AblatedText", "AblatedTexts", "Cues", "Without", "checked_cues"]
+
+Without = Literal["replace", "hide", "resample", "embedding", "delete"]
+"""Ways of leaving a word out."""
+Cues = Mapping[str, Key | Sequence[int]]
+"""Name → where a batch marks the cue, bool (B, T), or the token ids that it is."""
+
+_FEWEST = 2  # words of a text: of one alone nothing can be compared
+_SITE = "embedding"
+
+
+class AblatedText(NamedTuple):
+    """A text and its words."""
+
+    ids: Tensor
+    """Token ids, (T,)."""
+    words: Tensor
+    """The positions of each word that is left out, bool (n, T)."""
+    cues: Tensor
+    """Whether each word belongs to each cue, bool (cues, n)."""
+
+    @property
+    def first_ids(self) -> Tensor:
+        """The first token id of each word."""
+        return self.ids[self.words.int().argmax(1)]
+
+
+class AblatedTexts(IdSequences):
+    """Runs texts of the validation run through a model as they are and without each of their words.
+
+    Texts are gathered from all ranks and dealt whole, without padding, so that each is computed as by one process.
+
+    Args:
+        without: How words are left out.
+        score: What a prediction is measured by.
+        mask_token_id: What ``"replace"`` puts in the place of a word.
+        draws: How many tokens ``"resample"`` draws for each position.
+        embedding: Dotted name of the module that embeds, for ``"embedding"``.
+        words: Where a batch has the word of each position, int (B, T).
+        ignore_tokens: Ids that are never left out.
+        cues: What is watched.
+        seed: Of the draws.
+        model, forward, batch_tokens: See :class:`~lightning_interp.parts.id_sequences.IdSequences`.
+
+    Raises:
+        ValueError: If an argument is out of range; when attached, if a name matches nothing, parameters are sharded
+            over ranks, or words are to be hidden of a model that takes no mask.
+
+    """
+
+    reads_batches = True
+    attached: tuple[str, ...] = ("_model", "_edit")
+
+    def __init__(
+        self,
+        without: Without,
+        score: Score = "log_prob",
+        mask_token_id: int | None = None,
+        draws: int = 4,
+        embedding: str | None = None,
+        words: Key | None = None,
+        ignore_tokens: Sequence[int] = (),
+        cues: Cues | None = None,
+        seed: int = 0,
+        model: str = "",
+        forward: Forward | None = None,
+        batch_tokens: int = 4096,
+    ) -> None:
+        super().__init__(model, forward, batch_tokens)
+        for name, given, kinds in (("without", without, get_args(Without)), ("score", score, get_args(Score))):
+            if given not in kinds:
+                raise ValueError(f"`{name}` must be one of {list(kinds)}, got {given!r}.")
+        for name, value, way in (("mask_token_id", mask_token_id, "replace"), ("embedding", embedding, "embedding")):
+            if value is not None and without != way:
+                raise ValueError(f"`{name}` is of without={way!r}: it is {value!r}, and `without` is {without!r}.")
+        if without == "replace" and (type(mask_token_id) is not int or mask_token_id < 0):
+            raise ValueError(f"`mask_token_id` must be the id that without='replace' puts in, got {mask_token_id!r}.")
+        if draws < 1:
+            raise ValueError(f"`draws` must be at least 1, got {draws}.")
+        if not _are_ids(ignore_tokens):
+            raise ValueError(f"`ignore_tokens` must be a list of token ids, got {ignore_tokens!r}.")
+        self.without, self.score, self.mask_token_id, self.draws = without, score, mask_token_id, draws
+        self.embedding, self.words, self.seed = embedding, words, seed
+        self.ignore_tokens = list(ignore_tokens)
+        self.cues = checked_cues(cues)
+        self._edit: SiteEdit | None = None
+        self.forget()
+
+    def attach(self, model: nn.Module) -> None:
+        """Find the model, and what embeds in it."""
+        super().attach(model)
+        if self.without == "hide" and self.forward is None and not takes_mask(self.model):
+            raise ValueError(
+                f"without='hide' hides words by the attention mask, and {type(self.model).__name__} takes none: give "
+                "`forward`, a function of (model, input_ids, attention_mask), or leave words out in another way."
+            )
+        if self.without == "embedding":
+            name = self.embedding if self.embedding is not None else _embeds(self.model)
+            self._edit = SiteEdit(self.model, {_SITE: name}, what="a mean embedding")
+            self._edit.attach()
+
+    def detach(self) -> None:
+        """Let go of the model."""
+        if self._edit is not None:
+            self._edit.detach()
+        self._edit = None
+        super().detach()
+
+    def begin(self, reading: Reading) -> None:
+        """A reading starts."""
+        self.forget()
+
+    def forget(self) -> None:
+        """The reading is over, or given up."""
+        self._own: list[tuple[int, Tensor]] = []
+
+    # ------------------------------------------------- texts
+
+    def read(self, seen: Seen, read: ReadBatch) -> None:
+        """Keep the selected texts of a batch.
+
+        Raises:
+            ValueError: If the batch does not say its token ids, which of them are padding, their words, or a cue.
+
+        """
+        ids, real = read.tokens, read.mask
+        if ids is None or real is None:
+            raise ValueError(
+                "the text of a batch is not known: say with `tokens` where its ids are, and with `mask` or "
+                "`padding_idx` which of them are padding."
+            )
+        words = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        if self.words is not None:
+            words = _like(ids, look_up(seen.batch, self.words, "words"), "words", "the word of each position")
+        columns = [ids, words.masked_fill(_among(ids, self.ignore_tokens), -1)]
+        for name, cue in self.cues.items():
+            if isinstance(cue, list):
+                columns.append(_among(ids, cue))
+            else:
+                columns.append(_like(ids, look_up(seen.batch, cue, "cues"), f"cues[{name!r}]", "a mask").bool())
+        texts = torch.stack([seen.selection.of(one).cpu().long() for one in columns], -1)
+        for position, text, here in zip(
+            seen.selection.positions.tolist(), texts, seen.selection.of(real).cpu(), strict=True
+        ):
+            self._own.append((position, text[here]))
+
+    def texts(self) -> Collective[list[AblatedText]]:
+        """Those of all ranks that have two words or more, in their order in the data set."""
+        gathered = yield from gathered_texts(self._own, 2 + len(self.cues))
+        found = []
+        for text in gathered:
+            words, marks = word_positions(text[:, 1]), text[:, 2:].T.bool()
+            found.append(AblatedText(text[:, 0], words, (marks[:, None] & words).any(-1)))
+        return [one for one in found if len(one.words) >= _FEWEST]
+
+    # ------------------------------------------------- running them
+
+    def losses(self, texts: Sequence[AblatedText], group: Any = None) -> list[Tensor]:
+        """What the prediction of each text loses without each word, float64 (n,); 0 for texts of another rank."""
+        model, found = self.model, [torch.zeros(len(one.words), dtype=torch.float64) for one in texts]
+        fill = () if self.mask_token_id is None else (torch.tensor([self.mask_token_id]),)
+        check_ids(model, [*(one.ids for one in texts), *fill])
+        own = dealt(range(len(texts)), (rank_in(group), world_size(group)))
+        if own:
+            read = torch.cat([one.ids for one in texts])
+            with eval_mode(model):
+                mean = self._mean_embedding(read) if self._edit is not None else None
+                for place in own:
+                    found[place] = self._losses(texts[place], place, read.sort().values, mean)
+        return found
+
+    def merged(self, own: Sequence[Tensor]) -> Collective[list[Tensor]]:
+        """The same over all ranks."""
+        (whole,) = yield Sums([torch.cat([torch.zeros(0, dtype=torch.float64), *own])])
+        return list(torch.split(whole, [len(one) for one in own]))
+
+    def _losses(self, text: AblatedText, place: int, read: Tensor, mean: Tensor | None) -> Tensor:
+        target, full = -1, torch.zeros(())
+        found = torch.zeros(len(text.words), dtype=torch.float64)
+        for which, ids, hidden in self._rows(text, place, read):
+            most = max(1, self.batch_tokens // ids.shape[1])
+            for rows in torch.split(torch.arange(len(ids)), most):
+                logits = self._predicts(ids[rows], hidden[rows], mean)
+                if target < 0:
+                    target = int(logits[0].argmax()) if logits.shape[1] > 1 else int(logits[0] > 0)
+                scores = prediction_scores(logits, target, self.score).double().cpu()
+                if which[rows[0]] < 0:  # the text as it is, which comes first
+                    full, rows, scores = scores[0], rows[1:], scores[1:]
+                found.index_add_(0, which[rows], full - scores)
+        return found / (self.draws if self.without == "resample" else 1)
+
+    def _rows(self, text: AblatedText, place: int, read: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The text as it is and without each word: which word, ids, and which positions are left out."""
+        ids, gone = text.ids[None], text.words
+        which, none = torch.arange(len(gone)), torch.zeros_like(gone[:1])
+        if self.without == "delete":
+            yield torch.tensor([-1]), ids, none
+            for size in torch.unique(gone.sum(1)).tolist():
+                those = which[gone.sum(1) == size]
+                left = ids.expand(len(those), -1)[~gone[those]].view(len(those), -1)
+                yield those, left, torch.zeros_like(left, dtype=torch.bool)
+            return
+        changed = ids.expand(gone.shape)
+        if self.without == "replace":
+            changed = changed.masked_fill(gone, self.mask_token_id or 0)
+        elif self.without == "resample":
+            draws = torch.arange(place * self.draws, (place + 1) * self.draws)[:, None]
+            chance = counter_uniform((draws << 32) + torch.arange(ids.shape[1]), self.seed).double()
+            drawn = read[(chance * len(read)).long()]
+            changed = torch.where(gone[:, None], drawn, ids).flatten(0, 1)
+            which, gone = which.repeat_interleave(self.draws), gone.repeat_interleave(self.draws, 0)
+        yield torch.cat([torch.tensor([-1]), which]), torch.cat([ids, changed]), torch.cat([none, gone])
+
+    def _predicts(self, ids: Tensor, gone: Tensor, mean: Tensor | None) -> Tensor:
+        """Logits of the class, or of the token after the last one, (B, C)."""
+        here = model_device(self.model)
+        ids, gone = ids.to(here), gone.to(here)
+        mask = torch.ones_like(ids)
+        if self.without == "hide":
+            mask = mask.masked_fill(gone, 0)
+
+        def without(embedded: Tensor) -> Tensor:
+            assert mean is not None
+            if embedded.shape[:2] != ids.shape:
+                raise ValueError(
+                    f"`embedding` must return an embedding (B, T, D) of the ids {tuple(ids.shape)}, and returned "
+                    f"{tuple(embedded.shape)}."
+                )
+            return torch.where(gone[..., None], mean.to(embedded), embedded)
+
+        edited = nullcontext() if self._edit is None else self._edit.changing(_SITE, without)
+        with edited:
+            return _prediction(model_output(self.model, ids, mask, self.forward), ids)
+
+    def _mean_embedding(self, read: Tensor) -> Tensor:
+        """Of the tokens that were read."""
+        assert self._edit is not None
+        ids, number = torch.unique(read, return_counts=True)
+        vectors: Tensor = self._edit.modules[_SITE](ids[None].to(model_device(self.model)))[0].double()
+        mean: Tensor = (vectors * number.to(vectors)[:, None]).sum(0) / len(read)
+        return mean
+
+
+def checked_cues(cues: object) -> dict[str, Any]:
+    """Cues by name, ids as lists.
+
+    Raises:
+        ValueError: If it is no mapping, a name can be no part of a key, or a cue is neither ids nor a place in a batch.
+
+    Example:
+        >>> checked_cues({"name": (3, 4), "marked": "is_cue"})
+        {'name': [3, 4], 'marked': 'is_cue'}
+
+    """
+    if cues is not None and not isinstance(cues, Mapping):
+        raise ValueError(f"`cues` must map names to a batch key or a list of token ids, got {cues!r}.")
+    found: dict[str, Any] = {}
+    for name, cue in (cues or {}).items():
+        if not isinstance(name, str) or "/" in name or safe_keys([name]) != {name: name}:
+            raise ValueError(f"`cues` names {name!r}: letters, digits, '_', '-' and '.' make a part of a key.")
+        ids = not isinstance(cue, str) and isinstance(cue, Sequence)
+        key = (isinstance(cue, str | int) and not isinstance(cue, bool)) or callable(cue)
+        if not (key or (ids and len(cue) and _are_ids(cue))):
+            raise ValueError(f"`cues` of {name!r} must be a batch key or a list of token ids, got {cue!r}.")
+        found[name] = list(cue) if ids else cue
+    return found
+
+
+def _are_ids(given: object) -> bool:
+    return isinstance(given, Sequence) and all(type(one) is int and one >= 0 for one in given)
+
+
+def _among(ids: Tensor, some: Sequence[int]) -> Tensor:
+    return torch.isin(ids, torch.tensor([*some], dtype=ids.dtype, device=ids.device))
+
+
+def _like(ids: Tensor, given: Any, name: str, what: str) -> Tensor:
+    if not isinstance(given, Tensor) or given.shape != ids.shape or given.is_floating_point():
+        told = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(f"`{name}` must lead to {what}, whole numbers (B, T) = {tuple(ids.shape)}, got {told}.")
+    return given
+
+
+def _embeds(model: nn.Module) -> str:
+    """The name of what embeds: what ``get_input_embeddings`` gives, else the largest embedding."""
+    own: Any
+    try:
+        own = model.get_input_embeddings()  # type: ignore[operator]
+    except Exception:  # there is none, or the class leaves it out
+        own = None
+    sizes = {name: one.num_embeddings for name, one in model.named_modules() if isinstance(one, nn.Embedding)}
+    named: list[str] = [name for name, one in model.named_modules() if one is own]
+    named += sorted(sizes, key=lambda one: -sizes[one])
+    if not named:
+        raise ValueError(f"`embedding`: {type(model).__name__} has no nn.Embedding; name the module that embeds.")
+    return named[0]
+
+
+def _prediction(output: Any, ids: Tensor) -> Tensor:
+    """Logits (B, C) in what a model returned: those of classes, or at the last position."""
+    if isinstance(output, Mapping) and "logits" in output:
+        parts: Sequence[Any] = [output["logits"]]
+    elif hasattr(output, "logits"):
+        parts = [output.logits]
+    else:
+        parts = output if isinstance(output, tuple | list) else [output]
+    for one in parts:
+        if isinstance(one, Tensor) and one.is_floating_point() and len(one) == len(ids):
+            if one.dim() == 2:
+                return one
+            if one.dim() == 3 and one.shape[1] == ids.shape[1]:
+                return one[:, -1]
+    raise TypeError(
+        f"no logits of classes ({len(ids)}, C) or of tokens ({len(ids)}, {ids.shape[1]}, V) in the model's output, "
+        f"which is {type(output).__name__}; give `forward`, a function of (model, input_ids, attention_mask) that "
+        "returns them."
+    )
