@@ -17,6 +17,7 @@ from lightning_interp import (
     ClozeFacts,
     ConfidenceCalibration,
     CoordinateProbe,
+    Faithfulness,
     InductionHeads,
     InputAblation,
     LabelAnchors,
@@ -57,6 +58,7 @@ CALLBACKS: dict[str, Any] = {
     "AttentionBudget": lambda: AttentionBudget(sites={"encoder": "encoder"}),
     "LabelAnchors": lambda: LabelAnchors([("a", "x"), ("b", "y")], [("a", "x")], sites={"encoder": "encoder"}),
     "InputAblation": lambda: InputAblation(cues={"name": [3]}),
+    "Faithfulness": lambda: Faithfulness("gradient"),
     "MinimalPairs": lambda: MinimalPairs("grammar", tokenizer="grammar", max_pairs=4),
     "ClozeFacts": lambda: ClozeFacts([Fact("capital", "the capital is ___ .", a, ("x", "y")) for a in ("x", "y")]),
     "AcquisitionByClass": lambda: AcquisitionByClass("head", "tags", labels="tags", names=3),
@@ -90,9 +92,10 @@ def test_keys_of_the_table_are_those_that_are_logged(name: str) -> None:
         "",
         "information_plane",
     }
-    if "<measure>_above_baseline" in listed:
-        listed |= {key for key in logged if key.endswith("_above_baseline")}
-        listed -= {"<measure>_above_baseline"}
+    for above in ("_above_baseline", "_above_random"):
+        if f"<measure>{above}" in listed:
+            listed |= {key for key in logged if key.endswith(above)}
+            listed -= {f"<measure>{above}"}
     assert listed == logged
     assert logged == {key.split("/")[0] for key in callback.logged_keys()}
 

@@ -6,6 +6,7 @@ from lightning_interp.callbacks.attention_structure import AttentionStructure
 from lightning_interp.callbacks.cloze_facts import ClozeFacts
 from lightning_interp.callbacks.confidence_calibration import ConfidenceCalibration
 from lightning_interp.callbacks.coordinate_probe import CoordinateProbe
+from lightning_interp.callbacks.faithfulness import Faithfulness
 from lightning_interp.callbacks.induction_heads import InductionHeads
 from lightning_interp.callbacks.input_ablation import InputAblation
 from lightning_interp.callbacks.label_anchors import LabelAnchors
@@ -45,6 +46,7 @@ __all__ = [
     "AttentionBudget",
     "LabelAnchors",
     "InputAblation",
+    "Faithfulness",
     "ConfidenceCalibration",
     "TrainingPhases",
     "PhaseEarlyStopping",

@@ -12,12 +12,14 @@ __all__ = [
     "ABOVE_BASELINE",
     "ABOVE_CHAIN",
     "ABOVE_CHANCE",
+    "ABOVE_RANDOM",
     "BASELINE",
     "BINNED",
     "CHANCE",
     "CONTROL",
     "DERIVED",
     "PROJECTED",
+    "RANDOM_ORDER",
     "SPREAD",
     "STANDARD_ERROR",
     "WEIGHTED",
@@ -108,8 +110,18 @@ ABOVE_CHAIN = Derived(
     better=True,
     suffix="_above_chain",
 )
+ABOVE_RANDOM = Derived(
+    "above a random order",
+    "Its value less that of words in a random order.",
+    "0 for a ranking that says no more than a random order.",
+    better=True,
+    suffix="_above_random",
+)
 CHANCE = Derived("chance level", "Its value for {chance}.", _COMPARED, suffix="_chance", compared=True)
 BASELINE = Derived("random weights", "Its value with random weights.", _COMPARED, suffix="_baseline", compared=True)
+RANDOM_ORDER = Derived(
+    "random order", "Its value for words in a random order.", _COMPARED, suffix="_random", compared=True
+)
 CONTROL = Derived(
     "control", "Its value for labels dealt to others at random.", _COMPARED, suffix="_control", compared=True
 )
@@ -131,10 +143,11 @@ WEIGHTED = Derived(
     "by what is carried", "Weights by the size of the values that they carry.", better=True, prefix="value_weighted_"
 )
 
-ABOVE = frozenset({ABOVE_CHANCE, ABOVE_BASELINE, ABOVE_CHAIN})
+ABOVE = frozenset({ABOVE_CHANCE, ABOVE_BASELINE, ABOVE_CHAIN, ABOVE_RANDOM})
 """A value less what it is compared with."""
 DERIVED = (
-    *(ABOVE_CHANCE, ABOVE_BASELINE, ABOVE_CHAIN, CHANCE, BASELINE, CONTROL, SPREAD, STANDARD_ERROR),
+    *(ABOVE_CHANCE, ABOVE_BASELINE, ABOVE_CHAIN, ABOVE_RANDOM),
+    *(CHANCE, BASELINE, RANDOM_ORDER, CONTROL, SPREAD, STANDARD_ERROR),
     *(BINNED, PROJECTED, WEIGHTED),
 )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,9 @@ from lightning_interp.reading.reading import Reading
 from lightning_interp.reporting.safe_keys import safe_keys
 from lightning_interp.sites.edit import SiteEdit
 
-__all__ = ["AblatedText", "AblatedTexts", "Cues", "Without", "checked_cues"]
+__all__ = ["SITE", "AblatedText", "AblatedTexts", "Around", "Cues", "Without", "checked_cues", "prediction"]
+
+T = TypeVar("T")
 
 Without = Literal["replace", "hide", "resample", "embedding", "delete"]
 """Ways of leaving a word out."""
@@ -31,7 +33,8 @@ Cues = Mapping[str, Key | Sequence[int]]
 """Name → where a batch marks the cue, bool (B, T), or the token ids that it is."""
 
 _FEWEST = 2  # words of a text: of one alone nothing can be compared
-_SITE = "embedding"
+SITE = "embedding"
+"""What the site is called whose output is replaced."""
 
 
 class AblatedText(NamedTuple):
@@ -50,6 +53,17 @@ class AblatedText(NamedTuple):
         return self.ids[self.words.int().argmax(1)]
 
 
+class Around(NamedTuple):
+    """What the ways of leaving out need of all texts, and which of them one is."""
+
+    place: int
+    """Its place among them."""
+    read: Tensor
+    """All tokens that were read, sorted."""
+    mean: Tensor | None
+    """Their mean embedding, where words are left out by it."""
+
+
 class AblatedTexts(IdSequences):
     """Runs texts of the validation run through a model as they are and without each of their words.
 
@@ -66,6 +80,7 @@ class AblatedTexts(IdSequences):
         cues: What is watched.
         seed: Of the draws.
         model, forward, batch_tokens: See :class:`~lightning_interp.parts.id_sequences.IdSequences`.
+        embeds: Whether the module that embeds is needed, however words are left out.
 
     Raises:
         ValueError: If an argument is out of range; when attached, if a name matches nothing, parameters are sharded
@@ -90,13 +105,14 @@ class AblatedTexts(IdSequences):
         model: str = "",
         forward: Forward | None = None,
         batch_tokens: int = 4096,
+        embeds: bool = False,
     ) -> None:
         super().__init__(model, forward, batch_tokens)
         for name, given, kinds in (("without", without, get_args(Without)), ("score", score, get_args(Score))):
             if given not in kinds:
                 raise ValueError(f"`{name}` must be one of {list(kinds)}, got {given!r}.")
         for name, value, way in (("mask_token_id", mask_token_id, "replace"), ("embedding", embedding, "embedding")):
-            if value is not None and without != way:
+            if value is not None and without != way and not (embeds and name == "embedding"):
                 raise ValueError(f"`{name}` is of without={way!r}: it is {value!r}, and `without` is {without!r}.")
         if without == "replace" and (type(mask_token_id) is not int or mask_token_id < 0):
             raise ValueError(f"`mask_token_id` must be the id that without='replace' puts in, got {mask_token_id!r}.")
@@ -106,6 +122,7 @@ class AblatedTexts(IdSequences):
             raise ValueError(f"`ignore_tokens` must be a list of token ids, got {ignore_tokens!r}.")
         self.without, self.score, self.mask_token_id, self.draws = without, score, mask_token_id, draws
         self.embedding, self.words, self.seed = embedding, words, seed
+        self.embeds = embeds or without == "embedding"
         self.ignore_tokens = list(ignore_tokens)
         self.cues = checked_cues(cues)
         self._edit: SiteEdit | None = None
@@ -119,9 +136,9 @@ class AblatedTexts(IdSequences):
                 f"without='hide' hides words by the attention mask, and {type(self.model).__name__} takes none: give "
                 "`forward`, a function of (model, input_ids, attention_mask), or leave words out in another way."
             )
-        if self.without == "embedding":
+        if self.embeds:
             name = self.embedding if self.embedding is not None else _embeds(self.model)
-            self._edit = SiteEdit(self.model, {_SITE: name}, what="a mean embedding")
+            self._edit = SiteEdit(self.model, {SITE: name}, what="a mean embedding")
             self._edit.attach()
 
     def detach(self) -> None:
@@ -182,16 +199,25 @@ class AblatedTexts(IdSequences):
 
     def losses(self, texts: Sequence[AblatedText], group: Any = None) -> list[Tensor]:
         """What the prediction of each text loses without each word, float64 (n,); 0 for texts of another rank."""
-        model, found = self.model, [torch.zeros(len(one.words), dtype=torch.float64) for one in texts]
+        found = [torch.zeros(len(one.words), dtype=torch.float64) for one in texts]
+        for place, losses in self.dealt(texts, self._losses, group).items():
+            found[place] = losses
+        return found
+
+    def dealt(
+        self, texts: Sequence[AblatedText], work: Callable[[AblatedText, Around], T], group: Any = None
+    ) -> dict[int, T]:
+        """What ``work`` makes of each text of this rank, by the text's place; the model is in evaluation mode."""
+        model, found = self.model, {}
         fill = () if self.mask_token_id is None else (torch.tensor([self.mask_token_id]),)
         check_ids(model, [*(one.ids for one in texts), *fill])
         own = dealt(range(len(texts)), (rank_in(group), world_size(group)))
         if own:
             read = torch.cat([one.ids for one in texts])
             with eval_mode(model):
-                mean = self._mean_embedding(read) if self._edit is not None else None
+                mean = self._mean_embedding(read) if self.without == "embedding" else None
                 for place in own:
-                    found[place] = self._losses(texts[place], place, read.sort().values, mean)
+                    found[place] = work(texts[place], Around(place, read.sort().values, mean))
         return found
 
     def merged(self, own: Sequence[Tensor]) -> Collective[list[Tensor]]:
@@ -199,24 +225,44 @@ class AblatedTexts(IdSequences):
         (whole,) = yield Sums([torch.cat([torch.zeros(0, dtype=torch.float64), *own])])
         return list(torch.split(whole, [len(one) for one in own]))
 
-    def _losses(self, text: AblatedText, place: int, read: Tensor, mean: Tensor | None) -> Tensor:
+    def _losses(self, text: AblatedText, around: Around) -> Tensor:
         target, full = -1, torch.zeros(())
         found = torch.zeros(len(text.words), dtype=torch.float64)
-        for which, ids, hidden in self._rows(text, place, read):
+        for which, logits in self.outcomes(text, text.words, around):
+            if target < 0:
+                target = int(logits[0].argmax()) if logits.shape[1] > 1 else int(logits[0] > 0)
+            scores = prediction_scores(logits, target, self.score).double().cpu()
+            if which[0] < 0:
+                full, which, scores = scores[0], which[1:], scores[1:]
+            found.index_add_(0, which, full - scores)
+        return found / self.runs
+
+    @property
+    def runs(self) -> int:
+        """How often a text is run without the same positions."""
+        return self.draws if self.without == "resample" else 1
+
+    def outcomes(self, text: AblatedText, gone: Tensor, around: Around) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits of a text as it is and without each of some sets of its positions.
+
+        Args:
+            text: The text.
+            gone: The sets, bool (R, T).
+            around: What :meth:`dealt` tells of the text.
+
+        Returns:
+            In batches the row of ``gone``, int64 (B,), and logits (B, C). The first of all rows is −1, which is the
+            text as it is; each other comes :attr:`runs` times.
+
+        """
+        for which, ids, hidden in self._rows(text, gone, around):
             most = max(1, self.batch_tokens // ids.shape[1])
             for rows in torch.split(torch.arange(len(ids)), most):
-                logits = self._predicts(ids[rows], hidden[rows], mean)
-                if target < 0:
-                    target = int(logits[0].argmax()) if logits.shape[1] > 1 else int(logits[0] > 0)
-                scores = prediction_scores(logits, target, self.score).double().cpu()
-                if which[rows[0]] < 0:  # the text as it is, which comes first
-                    full, rows, scores = scores[0], rows[1:], scores[1:]
-                found.index_add_(0, which[rows], full - scores)
-        return found / (self.draws if self.without == "resample" else 1)
+                yield which[rows], self._predicts(ids[rows], hidden[rows], around.mean)
 
-    def _rows(self, text: AblatedText, place: int, read: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The text as it is and without each word: which word, ids, and which positions are left out."""
-        ids, gone = text.ids[None], text.words
+    def _rows(self, text: AblatedText, gone: Tensor, around: Around) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The text as it is and without each set: which set, ids, and which positions are left out."""
+        ids, place, read = text.ids[None], around.place, around.read
         which, none = torch.arange(len(gone)), torch.zeros_like(gone[:1])
         if self.without == "delete":
             yield torch.tensor([-1]), ids, none
@@ -246,22 +292,26 @@ class AblatedTexts(IdSequences):
 
         def without(embedded: Tensor) -> Tensor:
             assert mean is not None
-            if embedded.shape[:2] != ids.shape:
-                raise ValueError(
-                    f"`embedding` must return an embedding (B, T, D) of the ids {tuple(ids.shape)}, and returned "
-                    f"{tuple(embedded.shape)}."
-                )
+            self._check_embedded(embedded, ids)
             return torch.where(gone[..., None], mean.to(embedded), embedded)
 
-        edited = nullcontext() if self._edit is None else self._edit.changing(_SITE, without)
+        edited = nullcontext() if mean is None or self._edit is None else self._edit.changing(SITE, without)
         with edited:
-            return _prediction(model_output(self.model, ids, mask, self.forward), ids)
+            return prediction(model_output(self.model, ids, mask, self.forward), ids)
+
+    @staticmethod
+    def _check_embedded(embedded: Tensor, ids: Tensor) -> None:
+        if embedded.shape[:2] != ids.shape or embedded.ndim != 3:
+            raise ValueError(
+                f"`embedding` must return an embedding (B, T, D) of the ids {tuple(ids.shape)}, and returned "
+                f"{tuple(embedded.shape)}."
+            )
 
     def _mean_embedding(self, read: Tensor) -> Tensor:
         """Of the tokens that were read."""
         assert self._edit is not None
         ids, number = torch.unique(read, return_counts=True)
-        vectors: Tensor = self._edit.modules[_SITE](ids[None].to(model_device(self.model)))[0].double()
+        vectors: Tensor = self._edit.modules[SITE](ids[None].to(model_device(self.model)))[0].double()
         mean: Tensor = (vectors * number.to(vectors)[:, None]).sum(0) / len(read)
         return mean
 
@@ -321,7 +371,7 @@ def _embeds(model: nn.Module) -> str:
     return named[0]
 
 
-def _prediction(output: Any, ids: Tensor) -> Tensor:
+def prediction(output: Any, ids: Tensor) -> Tensor:
     """Logits (B, C) in what a model returned: those of classes, or at the last position."""
     if isinstance(output, Mapping) and "logits" in output:
         parts: Sequence[Any] = [output["logits"]]

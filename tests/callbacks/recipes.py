@@ -17,6 +17,7 @@ from lightning_interp import (
     ClozeFacts,
     ConfidenceCalibration,
     CoordinateProbe,
+    Faithfulness,
     InductionHeads,
     InputAblation,
     LabelAnchors,
@@ -210,6 +211,9 @@ MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
             draw_figures=draw,
         )
     ],
+    "Faithfulness": lambda draw: [
+        Faithfulness("gradient", ignore_tokens=[11], draws=2, forward=as_language_model, draw_figures=draw)
+    ],
     "TrainingPhases": lambda draw: [phases(draw)],
     "PhaseEarlyStopping": lambda draw: [
         phases(draw),
@@ -262,6 +266,7 @@ PARTICULAR: dict[str, Particular] = {
     "AttentionBudget": Particular(counts_omitted=None),
     "LabelAnchors": Particular(counts_omitted=None),
     "InputAblation": Particular(counts_omitted=None),
+    "Faithfulness": Particular(counts_omitted=None),
     "ValidationSchedule": Particular(every_step=lambda: ValidationSchedule(steps=None, every=1)),
 }
 

@@ -8,13 +8,23 @@ __all__ = [
     "ABLATION_STABILITY",
     "ABLATION_TEXTS",
     "ABLATION_TOTAL",
+    "COMPREHENSIVENESS",
     "CUE",
     "CUE_FIRST",
     "CUE_SHARE",
+    "DECISION_FLIP",
+    "FAITHFULNESS",
+    "FAITHFULNESS_TEXTS",
+    "FLIP_FRACTION",
+    "RANKING",
+    "RANK_AGREEMENT",
+    "SUFFICIENCY",
 ]
 
 CUE = "cue"
 """The axis of measures of a cue."""
+RANKING = "ranking"
+"""The axis of measures of a ranking of words."""
 
 _AS_MANY = "as many words whatever they are"
 
@@ -78,4 +88,73 @@ CUE_FIRST = Measure(
     form="texts in which the cue {all} weighs most",
 )
 
-ABLATION = (ABLATION_CONCENTRATION, ABLATION_STABILITY, ABLATION_TOTAL, ABLATION_TEXTS, CUE_SHARE, CUE_FIRST)
+_NO_MORE = "What words in a random order give."
+
+COMPREHENSIVENESS = Measure(
+    "comprehensiveness",
+    "comprehensiveness",
+    "Probability of the predicted class that is lost without the words that a ranking puts first.",
+    (RANKING,),
+    unit="probability",
+    better="higher",
+    none=_NO_MORE,
+    form="comprehensiveness of words by {all}",
+)
+SUFFICIENCY = Measure(
+    "sufficiency",
+    "sufficiency",
+    "Probability of the predicted class that is lost with only the words that a ranking puts first.",
+    (RANKING,),
+    unit="probability",
+    better="lower",
+    none=_NO_MORE,
+    form="sufficiency of words by {all}",
+)
+DECISION_FLIP = Measure(
+    "decision_flip",
+    "decisions that flip",
+    "Share of texts whose predicted class changes without the word that a ranking puts first.",
+    (RANKING,),
+    unit="share",
+    better="higher",
+    none=_NO_MORE,
+    form="decisions that flip without the first word by {all}",
+)
+FLIP_FRACTION = Measure(
+    "flip_fraction",
+    "words until a decision flips",
+    "Smallest share of words, left out in the order of a ranking, that changes the predicted class.",
+    (RANKING,),
+    unit="share",
+    better="lower",
+    none=_NO_MORE,
+    form="share of words until a decision flips by {all}",
+)
+RANK_AGREEMENT = Measure(
+    "rank_agreement",
+    "agreement with removals",
+    "Rank correlation of a ranking with what the prediction loses without each word alone.",
+    (RANKING,),
+    better="higher",
+    none="0 for no agreement, 1 for the same order.",
+    instead="",
+    form="agreement of words by {all} with removals",
+)
+FAITHFULNESS_TEXTS = Measure(
+    "faithfulness_texts",
+    "texts read by a ranking",
+    "How many texts were read without the words that a ranking puts first.",
+    (RANKING,),
+    level=FULL,
+    unit="texts",
+    none="0 for none.",
+    bookkeeping=True,
+    form="texts read by {all}",
+)
+FAITHFULNESS = (COMPREHENSIVENESS, SUFFICIENCY, DECISION_FLIP, FLIP_FRACTION, RANK_AGREEMENT)
+"""What is read of a ranking."""
+
+ABLATION = (
+    *(ABLATION_CONCENTRATION, ABLATION_STABILITY, ABLATION_TOTAL, ABLATION_TEXTS, CUE_SHARE, CUE_FIRST),
+    *(*FAITHFULNESS, FAITHFULNESS_TEXTS),
+)

@@ -1,0 +1,145 @@
+"""A part: texts of a validation run, run again without the words that a ranking puts first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interp.functional.ablation import prediction_scores
+from lightning_interp.functional.faithfulness import (
+    comprehensiveness,
+    decision_flip,
+    flip_fraction,
+    fractions_kept,
+    leading_tokens,
+    rank_agreement,
+    removal_orders,
+    sufficiency,
+)
+from lightning_interp.language.likelihood import eval_mode, model_device, model_output
+from lightning_interp.parts.ablated_texts import SITE, AblatedText, AblatedTexts, Around, Without, prediction
+
+__all__ = ["FOUND", "Rank", "RankedTexts"]
+
+Rank = Literal["ablation", "gradient"] | Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""By what words are ranked: their removal, gradient × input, or (model, ids (B, T), mask (B, T)) → scores (B, T)."""
+FOUND = ("comprehensiveness", "sufficiency", "decision_flip", "flip_fraction", "rank_agreement")
+"""What is found of each text, in the order of columns."""
+_NAMES = ("ablation", "gradient")
+
+
+class RankedTexts(AblatedTexts):
+    """Takes words from texts in the order of a ranking, and in random orders.
+
+    Args:
+        rank: The ranking.
+        orders: How many orders are drawn: of words with equal scores, and at random.
+        without: How words are left out; ``how``: see :class:`~lightning_interp.parts.ablated_texts.AblatedTexts`.
+
+    Raises:
+        ValueError: If an argument is out of range, also of
+            :class:`~lightning_interp.parts.ablated_texts.AblatedTexts`.
+
+    """
+
+    def __init__(self, rank: Rank, orders: int, without: Without, **how: Any) -> None:
+        if not callable(rank) and rank not in _NAMES:
+            raise ValueError(
+                f"`rank` must be one of {list(_NAMES)}, or a function of (model, input_ids, attention_mask), got "
+                f"{rank!r}."
+            )
+        if orders < 1:
+            raise ValueError(f"`orders` must be at least 1, got {orders}.")
+        super().__init__(without, **how, embeds=rank == "gradient")
+        self.rank, self.orders = rank, orders
+
+    def measured(self, texts: Sequence[AblatedText], group: Any = None) -> list[Tensor]:
+        """What :data:`FOUND` names, of the ranking and of random orders, float64 (2, 5) for each text.
+
+        It is not a number for a text whose scores or probabilities are none, and 0 for texts of another rank.
+        """
+        found = [torch.zeros(2, len(FOUND), dtype=torch.float64) for _ in texts]
+        for place, values in self.dealt(texts, self._measured, group).items():
+            found[place] = values
+        return found
+
+    def _measured(self, text: AblatedText, around: Around) -> Tensor:
+        n = len(text.words)
+        full, single = self._probabilities(text, text.words, around)
+        target = int(full.argmax())
+        drops = full[target] - single[:, target]
+        scores = drops if self.rank == "ablation" else self._scores(text, target)
+        if not bool(torch.cat([full, scores, drops]).isfinite().all()):
+            return torch.full((2, len(FOUND)), torch.nan, dtype=torch.float64)
+        draw = partial(removal_orders, draws=self.orders, seed=self.seed, samples=torch.tensor([around.place]))
+        orders = torch.cat([draw(scores), draw(torch.zeros(n))])
+        counts = fractions_kept(n)
+        # Without the first 1 to n − 1, and with only so many; of nothing there would be no prediction.
+        removed, kept = leading_tokens(orders, torch.arange(1, n)), leading_tokens(orders, counts)
+        sets = torch.cat([removed, ~kept], 1)
+        different, which = torch.unique(sets.flatten(0, 1), dim=0, return_inverse=True)
+        gone = (different[:, :, None] & text.words).any(1)
+        _, found = self._probabilities(text, gone, around)
+        p, classes = (one[which].view(sets.shape[:2]) for one in (found[:, target], found.argmax(1)))
+        decision = torch.full((len(orders), 1), target)
+        # Spearman of one order's places is that of a ranking without ties.
+        agreement = rank_agreement(-orders.argsort(-1).double(), drops.expand(len(orders), n))
+        agreement[: self.orders] = rank_agreement(scores, drops)
+        columns = [
+            comprehensiveness(full[target], p[:, counts - 1]),
+            sufficiency(full[target], p[:, n - 1 :]),
+            decision_flip(decision[:, 0], classes[:, 0]),
+            # All removed is a share of 1, flip or not.
+            flip_fraction(torch.cat([decision, classes[:, : n - 1], decision], 1)),
+            agreement,
+        ]
+        return torch.stack([one.double() for one in columns], -1).view(2, self.orders, -1).mean(1)
+
+    def _probabilities(self, text: AblatedText, gone: Tensor, around: Around) -> tuple[Tensor, Tensor]:
+        """Of the classes with the whole text, (C,), and without each set of positions, (R, C), mean over draws."""
+        full, found = torch.zeros(0), torch.zeros(0)
+        for which, logits in self.outcomes(text, gone, around):
+            p = _two_or_more(logits).double().softmax(-1).cpu()
+            if which[0] < 0:
+                full, which, p = p[0], which[1:], p[1:]
+                found = torch.zeros(len(gone), len(full), dtype=p.dtype)
+            found.index_add_(0, which, p)
+        return full, found / self.runs
+
+    def _scores(self, text: AblatedText, target: int) -> Tensor:
+        """Of each word what the ranking gives its positions, added up, float64 (n,)."""
+        with eval_mode(self.model, gradients=True):
+            # What was made in inference mode could be no part of a graph.
+            ids = text.ids.clone()[None].to(model_device(self.model))
+            mask = torch.ones_like(ids)
+            if callable(self.rank):
+                scores = self.rank(self.model, ids, mask)
+            else:
+                scores = self._gradient_times_input(ids, mask, target)
+        if not isinstance(scores, Tensor) or scores.shape != ids.shape:
+            told = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise ValueError(f"`rank` must return scores (B, T) = {tuple(ids.shape)}, and returned {told}.")
+        return text.words.double() @ scores[0].detach().double().cpu()
+
+    def _gradient_times_input(self, ids: Tensor, mask: Tensor, target: int) -> Tensor:
+        leaves: list[Tensor] = []
+
+        def leaf(embedded: Tensor) -> Tensor:
+            leaves.append(embedded.detach().requires_grad_())
+            return leaves[-1]
+
+        assert self._edit is not None
+        with self._edit.changing(SITE, leaf, call=0):
+            logits = prediction(model_output(self.model, ids, mask, self.forward), ids)
+        self._check_embedded(leaves[0], ids)
+        (gradient,) = torch.autograd.grad(prediction_scores(_two_or_more(logits), target).sum(), leaves[:1])
+        return (gradient * leaves[0].detach()).sum(-1)
+
+
+def _two_or_more(logits: Tensor) -> Tensor:
+    """One logit is that of class 1 over class 0."""
+    return torch.cat([torch.zeros_like(logits), logits], -1) if logits.shape[-1] == 1 else logits

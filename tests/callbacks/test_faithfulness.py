@@ -1,0 +1,244 @@
+"""Whether rankings say what predictions need: an exact bag, a planted cue, random rankings, errors, ranks."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_interp import Faithfulness, analyze
+from lightning_interp.functional.faithfulness import FRACTIONS
+from lightning_interp.metrics.measures.ablation import FAITHFULNESS
+from lightning_interp.parts.ablated_texts import Without
+from tests.callbacks.attending import Letters, loader, padded, texts
+from tests.callbacks.planted_cue import CUES, Classifier, cued, trained
+from tests.toy import trainer
+
+NAMES = [one.name for one in FAITHFULNESS]
+
+
+def faithfulness(rank: Any = "ablation", without: Any = "hide", **kwargs: Any) -> Faithfulness:
+    given = {"mask_token_id": 2} if without == "replace" else {}
+    return Faithfulness(rank, without, **{"draw_figures": False, **given, **kwargs})
+
+
+def noise(seed: int) -> Any:
+    """Scores that have nothing to do with the text."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda model, ids, mask: torch.rand(ids.shape, generator=generator)
+
+
+def read(model: nn.Module, data: Any, callback: Faithfulness) -> dict[str, float]:
+    """By measure."""
+    return named(analyze(model, data, callback))
+
+
+def named(values: dict[str, float]) -> dict[str, float]:
+    return {key.split("/")[0]: value for key, value in values.items() if not key.startswith("seconds/")}
+
+
+# ------------------------------------------------- exact
+
+
+class Bag(nn.Module):
+    """Two logits, (0, Σ v), of a bag of numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 1)
+        with torch.no_grad():
+            self.embedding.weight.copy_(torch.linspace(-1, 1.5, 20)[:, None])
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        total = (self.embedding(input_ids)[..., 0] * attention_mask).sum(1)
+        return torch.stack([torch.zeros_like(total), total], 1)
+
+
+ROWS = [[5, 9, 17, 3, 1, 19, 18], [4, 6, 19], [11, 12, 13, 14, 15], [6, 3]]
+
+
+def by_hand(row: list[int], v: list[float]) -> dict[str, float]:
+    """Of the words in the order of what they add to the class, by loops."""
+    sign = 1 if math.fsum(v[one] for one in row) > 0 else -1
+
+    def p(words: list[int]) -> float:
+        return 1 / (1 + math.exp(-sign * math.fsum(v[one] for one in words)))
+
+    order = sorted(row, key=lambda one: -sign * v[one])
+    counts = [max(1, int(q * len(row) + 1e-9)) for q in FRACTIONS]
+    flips = [k / len(row) for k in range(1, len(row)) if p(order[k:]) < 0.5]
+    return {
+        "comprehensiveness": math.fsum(p(row) - p(order[k:]) for k in counts) / len(counts),
+        "sufficiency": math.fsum(p(row) - p(order[:k]) for k in counts) / len(counts),
+        "decision_flip": float(p(order[1:]) < 0.5),
+        "flip_fraction": min(flips, default=1.0),
+        "rank_agreement": 1.0,
+    }
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 4096])
+@pytest.mark.parametrize("rank", ["ablation", "gradient", "own"])
+def test_a_linear_bag_is_exact(rank: str, batch_tokens: int) -> None:
+    model = Bag()
+
+    def own(model: Bag, ids: Tensor, mask: Tensor) -> Tensor:
+        v = model.embedding(ids)[..., 0]
+        return v * v.sum().sign()
+
+    given: Any = own if rank == "own" else rank
+    found = read(model, [padded(ROWS)], faithfulness(given, batch_tokens=batch_tokens))
+    expected = [by_hand(row, model.embedding.weight[:, 0].tolist()) for row in ROWS]
+    assert found["faithfulness_texts"] == len(ROWS)
+    for name in NAMES:
+        if (name, rank) == ("rank_agreement", "ablation"):
+            assert name not in found
+            continue
+        mean = math.fsum(one[name] for one in expected) / len(expected)
+        assert found[name] == pytest.approx(mean, abs=1e-5), name
+        assert found[f"{name}_above_random"] == pytest.approx(found[name] - found[f"{name}_random"], abs=1e-9), name
+
+
+def test_random_orders_are_those_of_a_loop() -> None:
+    """Of two words one of two orders is drawn, so many of them that both come alike often."""
+    row, v = [[6, 19]], Bag().embedding.weight[:, 0].tolist()
+    found = read(Bag(), [padded(row)], faithfulness(orders=4000))
+    p = [1 / (1 + math.exp(-x)) for x in (v[6] + v[19], v[6], v[19])]
+    assert found["comprehensiveness_random"] == pytest.approx(p[0] - (p[1] + p[2]) / 2, abs=0.02)
+    assert found["decision_flip_random"] == pytest.approx(0.5, abs=0.04)
+    assert found["flip_fraction_random"] == pytest.approx(0.75, abs=0.02)
+
+
+def test_equal_scores_are_random_orders() -> None:
+    found = read(Bag(), [padded(ROWS)], faithfulness(lambda model, ids, mask: torch.ones(ids.shape)))
+    for name in NAMES[:-1]:
+        assert found[f"{name}_above_random"] == 0
+    assert "rank_agreement" not in found, "there is no order"
+
+
+def test_a_word_of_pieces_is_left_out_whole() -> None:
+    """Pairs of tokens of a bag, and the same sums as single tokens."""
+    row = [4, 9, 19, 18, 12, 13]
+    batch = {**padded([row]), "pieces": torch.tensor([[0, 0, 1, 1, 2, 2]])}
+    pairs = read(Bag(), [batch], faithfulness("gradient", words="pieces"))
+    model, v = Bag(), Bag().embedding.weight[:, 0].tolist()
+    with torch.no_grad():
+        model.embedding.weight[:3, 0] = torch.tensor([v[a] + v[b] for a, b in zip(row[::2], row[1::2], strict=True)])
+    single = [{"input_ids": torch.tensor([[0, 1, 2]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}]
+    assert pairs == pytest.approx(read(model, single, faithfulness("gradient")), abs=1e-6)
+
+
+# ------------------------------------------------- a planted cue
+
+
+@pytest.mark.parametrize("rank", ["ablation", "gradient", "cue"])
+def test_a_planted_cue_is_what_is_needed(tmp_path: Path, rank: str) -> None:
+    def cue(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+        return torch.isin(ids, torch.tensor(CUES)).float()
+
+    callback = faithfulness(cue if rank == "cue" else rank, max_examples=32)
+    trained(tmp_path, [callback])
+    last = named(callback.reading)
+    assert last["comprehensiveness"] > 0.4
+    assert last["comprehensiveness_above_random"] > 0.25
+    assert abs(last["sufficiency"]) < 0.02
+    assert last["sufficiency_above_random"] < -0.15
+    assert last["decision_flip_above_random"] > 0.2, last
+    assert last["flip_fraction_above_random"] < -0.2
+    untrained = read(Classifier(), DataLoader(cued(32, 1), batch_size=8), faithfulness("gradient"))
+    assert abs(untrained["comprehensiveness"]) < 0.05
+
+
+def test_random_rankings_are_at_random_orders(tmp_path: Path) -> None:
+    """Within four standard errors, told from rankings and orders of several seeds."""
+    model = trained(tmp_path, [])
+    data = DataLoader(cued(24, 1), batch_size=8)
+    found = [read(model, data, faithfulness(noise(seed), seed=seed, max_examples=24)) for seed in range(12)]
+    for name in NAMES:
+        values = torch.tensor([one[f"{name}_above_random"] for one in found], dtype=torch.float64)
+        error = float(values.std()) / math.sqrt(len(values))
+        assert 0 < error < 0.04, name
+        assert abs(float(values.mean())) < 4 * error, name
+
+
+# ------------------------------------------------- any way, any batch, any number of ranks
+
+
+@pytest.mark.parametrize("without", get_args(Without))
+def test_neither_batches_nor_padding_change_what_is_read(without: str) -> None:
+    rows, model = texts(9), Letters()
+    given = {"model": "lm", "orders": 2}
+    whole = read(model, loader(rows, batch_size=20), faithfulness("gradient", without, **given))
+    other = faithfulness("gradient", without, batch_tokens=7, **given)
+    assert read(model, loader(rows, left=True, batch_size=3), other) == pytest.approx(whole, abs=1e-5)
+    assert set(NAMES) <= set(whole)
+
+
+@pytest.mark.parametrize("rank", ["gradient", noise(0)])
+def test_training_goes_on_as_without(tmp_path: Path, rank: Any) -> None:
+    def fitted(callbacks: list[Any]) -> dict[str, Tensor]:
+        model = Letters()
+        torch.manual_seed(1)
+        rows = DataLoader(texts(12, 3), batch_size=4, collate_fn=padded, shuffle=True)
+        trainer(tmp_path, callbacks, max_epochs=2).fit(model, rows, loader())
+        return model.state_dict()
+
+    callback = faithfulness(rank, model="lm", max_examples=3, on_error="raise")
+    found, plainly = fitted([callback]), fitted([])
+    assert all(torch.equal(found[name], value) for name, value in plainly.items())
+    assert len(callback.history) == 2
+    assert list(callback.figures()) == ["ablation/faithfulness"]
+    assert len(callback.figures()["ablation/faithfulness"]().axes) >= len(NAMES)
+
+
+def over_ranks_read() -> dict[str, float]:
+    callback = faithfulness("gradient", "resample", model="lm", max_examples=5, orders=2, draws=2)
+    several: dict[str, Any] = {"devices": dist.get_world_size(), "strategy": "ddp"} if dist.is_initialized() else {}
+    run = trainer(tempfile.mkdtemp(), [callback], **several)
+    run.validate(Letters(), loader(batch_size=2), verbose=False)
+    return {key: value for key, value in callback.reading.items() if "seconds" not in key}
+
+
+def test_ranks_read_what_one_process_reads(ranks: Any) -> None:
+    alone = over_ranks_read()
+    first, *others = ranks.run(over_ranks_read)
+    assert alone["faithfulness_texts/gradient"] >= 4
+    assert first == pytest.approx(alone, abs=1e-12)
+    assert all(other == first for other in others)
+
+
+# ------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"rank": "rollout"}, r"`rank` must be one of \['ablation', 'gradient'\], or a function .*, got 'rollout'"),
+        ({"orders": 0}, "`orders` must be at least 1, got 0"),
+        ({"without": "drop"}, "`without` must be one of"),
+        ({"embedding": "wte"}, "`embedding` is of without='embedding'"),
+    ],
+)
+def test_arguments(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Faithfulness(**kwargs)
+
+
+def test_what_a_function_returns_is_checked() -> None:
+    with pytest.raises(ValueError, match=r"`rank` must return scores \(B, T\) = \(1, 7\), and returned \(7,\)"):
+        read(Bag(), [padded(ROWS)], faithfulness(lambda model, ids, mask: ids[0].float()))
+
+
+def test_texts_whose_scores_are_no_numbers_are_left_out() -> None:
+    def rank(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+        return ids.float() if ids.shape[1] > 3 else torch.full(ids.shape, torch.nan)
+
+    found = read(Bag(), [padded(ROWS)], faithfulness(rank))
+    alone = read(Bag(), [padded([ROWS[0], ROWS[2]])], faithfulness(rank))
+    assert found["comprehensiveness"] == alone["comprehensiveness"]
