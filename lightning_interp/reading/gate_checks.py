@@ -24,7 +24,8 @@ def check_gates(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
     ====================================================================  ===========================================
     a gate watches                                                        what happens
     ====================================================================  ===========================================
-    a key of ours that may be undefined at a reading                      error; names the one that is always defined
+    a key of ours that may be undefined at a reading                      error; names the one that is always defined,
+                                                                          unless the gate has ``strict=False``
     a key of ours of level ``"full"`` where the callback logs a summary   error; says ``log="full"``
     a key whose first part is a measure of ours, but that nobody logs     error; names the nearest keys
     a key that is read at every n-th validation only                      warning: in between it sees the old value
@@ -62,11 +63,10 @@ def check_gates(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
     prefixes = {one.prefix for one in readers} | {""}
     for gate in _gates(trainer):
         key = gate.monitor
-        if key in undefined:
-            instead = _instead(undefined[key], known)
+        if key in undefined and gate.strict:
             raise ValueError(
                 f"{gate.name} monitors {key!r}, which is undefined at some readings and then not logged, so that "
-                f"the gate would wait in vain.{instead}"
+                f"the gate would wait in vain.{_instead(undefined[key], known)}{_lenient(gate)}"
             )
         if key in known:
             better = directions[key].mode if key in directions else None
@@ -99,6 +99,11 @@ def _instead(key: str, known: frozenset[str]) -> str:
         return ""
     full = "" if key in known else ', and needs `log="full"`'
     return f" Use {key!r} instead, which is always defined{full}."
+
+
+def _lenient(gate: _Gate) -> str:
+    """How a gate goes on without a value, where it can."""
+    return " With `strict=False` it goes by the readings that have a value." if gate.can_be_lenient else ""
 
 
 def _rhythm(analysis: Any) -> str:
@@ -165,6 +170,10 @@ class _Gate(NamedTuple):
     """Which way it takes for better."""
     by_step: str = ""
     """The argument by which it acts while training batches end."""
+    strict: bool = True
+    """Whether it raises where its key is missing."""
+    can_be_lenient: bool = True
+    """Whether it has an argument for that."""
 
 
 def _gates(trainer: pl.Trainer) -> Iterator[_Gate]:
@@ -174,8 +183,17 @@ def _gates(trainer: pl.Trainer) -> Iterator[_Gate]:
         if isinstance(callback, pl.callbacks.EarlyStopping | pl.callbacks.ModelCheckpoint) and callback.monitor:
             steps = "every_n_train_steps" if getattr(callback, "_every_n_train_steps", 0) else ""
             time = "train_time_interval" if getattr(callback, "_train_time_interval", None) else ""
-            yield _Gate(type(callback).__name__, callback.monitor, callback.mode, steps or time)
+            # ModelCheckpoint has no such argument.
+            strict = getattr(callback, "strict", None)
+            yield _Gate(
+                type(callback).__name__,
+                callback.monitor,
+                callback.mode,
+                steps or time,
+                strict=strict is not False,
+                can_be_lenient=strict is not None,
+            )
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau and config.monitor:
             mode = getattr(config.scheduler, "mode", "")
-            yield _Gate(type(config.scheduler).__name__, config.monitor, mode)
+            yield _Gate(type(config.scheduler).__name__, config.monitor, mode, strict=config.strict)

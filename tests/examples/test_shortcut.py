@@ -25,13 +25,13 @@ def test_what_it_prints_and_leaves(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (tmp_path / "seed_0" / "version_0" / "readings.csv").is_file()
 
 
-def test_a_plain_gate_is_refused(tmp_path: Path) -> None:
+def test_a_gate_that_needs_a_value_at_each_reading_is_refused(tmp_path: Path) -> None:
     example = load("shortcut")
     callbacks = [InputAblation("hide", cues={"cue": example.CUES}), EarlyStopping(example.SHARE, mode="min")]
     trainer = Trainer(
         default_root_dir=tmp_path, max_steps=2, callbacks=callbacks, logger=False, enable_checkpointing=False
     )
-    with pytest.raises(ValueError, match="monitors 'cue_share/cue', which is undefined at some readings"):
+    with pytest.raises(ValueError, match=r"monitors 'cue_share/cue'.* With `strict=False` it goes"):
         trainer.fit(example.Classifier(), *(DataLoader(example.texts(8, seed), 4) for seed in range(2)))
 
 
@@ -42,7 +42,7 @@ def test_the_cue_takes_over_and_the_gate_stops(tmp_path: Path, seed: int) -> Non
     rows, said = example.main(["--logdir", str(tmp_path), "--seed", str(seed)])
     steps, share = rows.series(example.SHARE)
     assert 10 < steps[-1] < 100
-    assert said == f"stopped at step {steps[-1]}: cue_share/cue is {share[-1]:.2f}, above 0.5"
+    assert said == f"stopped at step {steps[-1]}: cue_share/cue is {share[-1]:.2f}"
     assert share[-1] > 0.5 > max(share[:-1])
     assert max(one - later for one, later in pairwise(share)) < 0.02, "it rises"
     assert rows.last(example.CHANCE) == 1 / example.LENGTH

@@ -33,10 +33,11 @@ class WithPlateau(Scripted):
         }
 
 
-def gate(kind: str, monitor: str) -> tuple[list[pl.Callback], Scripted]:
+def gate(kind: str, monitor: str, strict: bool = True) -> tuple[list[pl.Callback], Scripted]:
     if kind == "ReduceLROnPlateau":
-        return [], WithPlateau(monitor, strict=False)
-    callback = EarlyStopping(monitor, patience=1000) if kind == "EarlyStopping" else ModelCheckpoint(monitor=monitor)
+        return [], WithPlateau(monitor, strict=strict)
+    early = EarlyStopping(monitor, patience=1000, strict=strict)
+    callback = early if kind == "EarlyStopping" else ModelCheckpoint(monitor=monitor)
     return [callback], WithPlateau("val_loss", strict=False)
 
 
@@ -62,12 +63,26 @@ def test_what_cannot_be_watched_is_refused_before_training(tmp_path: Path, kind:
 @pytest.mark.parametrize("kind", ["EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau"])
 @pytest.mark.parametrize("monitor", ["val_loss", "coverage/tests", "under_noise/enc/acc"])
 def test_other_keys_are_none_of_its_business(tmp_path: Path, kind: str, monitor: str) -> None:
-    callbacks, model = gate(kind, monitor)
+    # A scheduler looks before the first reading.
+    callbacks, model = gate(kind, monitor, strict=kind != "ReduceLROnPlateau")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run(tmp_path, [Robustness(), *callbacks], model, enable_checkpointing=True, max_steps=30)
     assert model.global_step == 30
     assert not [one for one in caught if "monitors" in str(one.message)]
+
+
+@pytest.mark.parametrize("kind", ["EarlyStopping", "ReduceLROnPlateau"])
+def test_a_gate_that_may_miss_values_goes_by_the_readings_that_have_one(tmp_path: Path, kind: str) -> None:
+    callbacks, model = gate(kind, "robustness/enc/acc", strict=False)
+    run(tmp_path, [Robustness(), *callbacks], model, max_steps=30)
+    assert model.global_step == 30
+
+
+def test_a_gate_without_that_choice_is_not_told_of_it(tmp_path: Path) -> None:
+    callbacks, model = gate("ModelCheckpoint", "robustness/enc/acc")
+    with pytest.raises(ValueError, match=r"monitors 'robustness/enc/acc'.*which is always defined\.$"):
+        run(tmp_path, [Robustness(), *callbacks], model, enable_checkpointing=True)
 
 
 def test_phases_say_too_what_they_log_at_another_level_only(tmp_path: Path) -> None:
@@ -194,7 +209,8 @@ def test_the_text_of_an_error_is_one_sentence_after_another(tmp_path: Path) -> N
     callbacks, model = gate("EarlyStopping", "robustness/enc/acc")
     text = (
         "EarlyStopping monitors 'robustness/enc/acc', which is undefined at some readings and then not logged, so that "
-        "the gate would wait in vain. Use 'under_noise/enc/acc' instead, which is always defined."
+        "the gate would wait in vain. Use 'under_noise/enc/acc' instead, which is always defined. With `strict=False` "
+        "it goes by the readings that have a value."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         run(tmp_path, [Robustness(), *callbacks], model)
