@@ -78,7 +78,8 @@ class InputAblation(ValidationAnalysis):
 
     Args:
         without: How words are left out.
-        cues: By name where a batch marks the positions of a cue, bool (B, T), or the token ids that it is.
+        cues: By name where a batch marks the positions of a cue, bool (B, T), the token ids that it is, or a regular
+            expression (``re.compile``) that is looked for in the text of each word, as ``decode`` gives it.
         model: Dotted name of the model of token ids in the module; ``""`` for the module.
         score: ``"log_prob"``, or ``"log_odds"``, log p(c) / (1 − p(c)), which is linear where logits of two classes are
             and does not fade as a model becomes certain.
@@ -94,7 +95,7 @@ class InputAblation(ValidationAnalysis):
         forward: Calls the model on texts without padding: ``forward(model, input_ids, attention_mask)``, logits (B, C)
             of classes, or (B, T, V) of which the last position counts.
         batch_tokens: Tokens in a forward pass.
-        decode: Token ids → text, such as a tokenizer's ``decode``, for the rows of figures.
+        decode: Token ids → text, such as a tokenizer's ``decode``, for the rows of figures and cues that are patterns.
         tokens, mask, padding_idx: Where a validation batch has its text; see
             :class:`~lightning_interp.callbacks.RepresentationMetrics`.
         seed: Of draws and random weights.
@@ -141,7 +142,7 @@ class InputAblation(ValidationAnalysis):
         super().__init__(max_examples=max_examples, **kwargs)
         self.language_model, self.without, self.seed = model, without, seed
         how = (without, score, mask_token_id, draws, embedding, words, ignore_tokens, cues, seed)
-        self.texts = AblatedTexts(*how, model, forward, batch_tokens)
+        self.texts = AblatedTexts(*how, model, forward, batch_tokens, decode=decode)
         self.read_words = Words(tokens, mask, padding_idx, batch_size=self.batch_size, asked=True)
         self.baseline = Baseline(baseline, seed, of=model)
         self.weights = WordWeights(_MOST_READINGS, decode)

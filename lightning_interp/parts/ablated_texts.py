@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
@@ -23,14 +24,16 @@ from lightning_interp.reading.reading import Reading
 from lightning_interp.reporting.safe_keys import safe_keys
 from lightning_interp.sites.edit import SiteEdit
 
-__all__ = ["SITE", "AblatedText", "AblatedTexts", "Around", "Cues", "Without", "checked_cues", "prediction"]
+__all__ = ["SITE", "AblatedText", "AblatedTexts", "Around", "Cues", "Decode", "Without", "checked_cues", "prediction"]
 
 T = TypeVar("T")
 
 Without = Literal["replace", "hide", "resample", "embedding", "delete"]
 """Ways of leaving a word out."""
-Cues = Mapping[str, Key | Sequence[int]]
-"""Name → where a batch marks the cue, bool (B, T), or the token ids that it is."""
+Cues = Mapping[str, Key | Sequence[int] | re.Pattern[str]]
+"""Name → where a batch marks the cue, bool (B, T), the token ids that it is, or what is looked for in each word."""
+Decode = Callable[[list[int]], str]
+"""Token ids → their text."""
 
 _FEWEST = 2  # words of a text: of one alone nothing can be compared
 SITE = "embedding"
@@ -78,6 +81,7 @@ class AblatedTexts(IdSequences):
         words: Where a batch has the word of each position, int (B, T).
         ignore_tokens: Ids that are never left out.
         cues: What is watched.
+        decode: Token ids → text, for cues that are patterns.
         seed: Of the draws.
         model, forward, batch_tokens: See :class:`~lightning_interp.parts.id_sequences.IdSequences`.
         embeds: Whether the module that embeds is needed, however words are left out.
@@ -106,6 +110,7 @@ class AblatedTexts(IdSequences):
         forward: Forward | None = None,
         batch_tokens: int = 4096,
         embeds: bool = False,
+        decode: Decode | None = None,
     ) -> None:
         super().__init__(model, forward, batch_tokens)
         for name, given, kinds in (("without", without, get_args(Without)), ("score", score, get_args(Score))):
@@ -124,7 +129,10 @@ class AblatedTexts(IdSequences):
         self.embedding, self.words, self.seed = embedding, words, seed
         self.embeds = embeds or without == "embedding"
         self.ignore_tokens = list(ignore_tokens)
-        self.cues = checked_cues(cues)
+        self.cues, self.decode = checked_cues(cues), decode
+        patterns = [name for name, cue in self.cues.items() if isinstance(cue, re.Pattern)]
+        if patterns and decode is None:
+            raise ValueError(f"`cues` of {patterns[0]!r} is a pattern, looked for in text: give `decode`.")
         self._edit: SiteEdit | None = None
         self.forget()
 
@@ -176,7 +184,9 @@ class AblatedTexts(IdSequences):
             words = _like(ids, look_up(seen.batch, self.words, "words"), "words", "the word of each position")
         columns = [ids, words.masked_fill(_among(ids, self.ignore_tokens), -1)]
         for name, cue in self.cues.items():
-            if isinstance(cue, list):
+            if isinstance(cue, re.Pattern):
+                columns.append(torch.zeros_like(ids))  # looked for in whole words
+            elif isinstance(cue, list):
                 columns.append(_among(ids, cue))
             else:
                 columns.append(_like(ids, look_up(seen.batch, cue, "cues"), f"cues[{name!r}]", "a mask").bool())
@@ -192,8 +202,17 @@ class AblatedTexts(IdSequences):
         found = []
         for text in gathered:
             words, marks = word_positions(text[:, 1]), text[:, 2:].T.bool()
-            found.append(AblatedText(text[:, 0], words, (marks[:, None] & words).any(-1)))
+            cues = (marks[:, None] & words).any(-1)
+            for place, cue in enumerate(self.cues.values()):
+                if isinstance(cue, re.Pattern):
+                    cues[place] = torch.tensor([self._has(cue, text[word, 0]) for word in words], dtype=torch.bool)
+            found.append(AblatedText(text[:, 0], words, cues))
         return [one for one in found if len(one.words) >= _FEWEST]
+
+    def _has(self, pattern: re.Pattern[str], ids: Tensor) -> bool:
+        """Whether it is found in a word."""
+        assert self.decode is not None
+        return pattern.search(self.decode(ids.tolist()).strip()) is not None
 
     # ------------------------------------------------- running them
 
@@ -320,7 +339,8 @@ def checked_cues(cues: object) -> dict[str, Any]:
     """Cues by name, ids as lists.
 
     Raises:
-        ValueError: If it is no mapping, a name can be no part of a key, or a cue is neither ids nor a place in a batch.
+        ValueError: If it is no mapping, a name can be no part of a key, or a cue is neither ids nor a place in a batch
+            nor a compiled pattern of text.
 
     Example:
         >>> checked_cues({"name": (3, 4), "marked": "is_cue"})
@@ -328,15 +348,18 @@ def checked_cues(cues: object) -> dict[str, Any]:
 
     """
     if cues is not None and not isinstance(cues, Mapping):
-        raise ValueError(f"`cues` must map names to a batch key or a list of token ids, got {cues!r}.")
+        raise ValueError(f"`cues` must map names to a batch key, a list of token ids or a pattern, got {cues!r}.")
     found: dict[str, Any] = {}
     for name, cue in (cues or {}).items():
         if not isinstance(name, str) or "/" in name or safe_keys([name]) != {name: name}:
             raise ValueError(f"`cues` names {name!r}: letters, digits, '_', '-' and '.' make a part of a key.")
         ids = not isinstance(cue, str) and isinstance(cue, Sequence)
         key = (isinstance(cue, str | int) and not isinstance(cue, bool)) or callable(cue)
-        if not (key or (ids and len(cue) and _are_ids(cue))):
-            raise ValueError(f"`cues` of {name!r} must be a batch key or a list of token ids, got {cue!r}.")
+        pattern = isinstance(cue, re.Pattern) and isinstance(cue.pattern, str)
+        if not (key or pattern or (ids and len(cue) and _are_ids(cue))):
+            raise ValueError(
+                f"`cues` of {name!r} must be a batch key, a list of token ids or a compiled pattern, got {cue!r}."
+            )
         found[name] = list(cue) if ids else cue
     return found
 

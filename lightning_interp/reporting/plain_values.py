@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence, Set
 from enum import Enum
 from numbers import Integral, Real
@@ -31,9 +32,9 @@ MOST_TEXT = 30_000
 def plain_value(value: object) -> Plain | None:
     """A value that every table and a ``weights_only`` checkpoint can hold, whatever it is given; it never raises.
 
-    Numbers of any library come out as Python's own, members of an enumeration as their value, paths, ``torch.dtype``
-    and devices as text; any mapping, sequence or set of these, and a small array or tensor, as JSON; a function or
-    class that has a name of its own as that.
+    Numbers of any library come out as Python's own, members of an enumeration as their value, paths, ``torch.dtype``,
+    devices and compiled patterns as text; any mapping, sequence or set of these, and a small array or tensor, as JSON;
+    a function or class that has a name of its own as that.
 
     Returns:
         ``None`` for what says nothing: ``None`` itself, what is empty, more than :data:`MOST_ENTRIES` numbers of an
@@ -90,6 +91,9 @@ def _plain(value: Any, room: _Room) -> Any:
         return _plain(os.fspath(value), room)
     if isinstance(value, torch.dtype | torch.device):
         return str(value)
+    if isinstance(value, re.Pattern):
+        # Its own text is cut at 200 characters.
+        return _plain(f"re.compile({value.pattern!r}, {re.RegexFlag(value.flags)!r})", room)
     if isinstance(value, np.ndarray) or type(value) in (Tensor, nn.Parameter):  # others may communicate
         if (value.numel() if isinstance(value, Tensor) else value.size) > MOST_ENTRIES:
             raise TypeError("many numbers")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,6 +140,27 @@ def test_cues_are_marked_by_ids_or_by_the_batch() -> None:
     assert found["cue_share_chance/one"] == 1 / LENGTH, "of the texts that have it"
 
 
+def test_a_pattern_is_looked_for_in_each_word() -> None:
+    decode = {one: f" w{one} " for one in range(WORDS)}
+    decode |= {3: " Hospital A", 4: "hospital B"}
+    patterns = {"named": re.compile("^hospital", re.I), "ids": CUES, "small": re.compile("^hospital"), "one": [4]}
+    data = DataLoader(cued(16, 1), batch_size=5)
+    found = analyze(Classifier(), data, ablation(cues=patterns, decode=lambda ids: "".join(decode[one] for one in ids)))
+    for key in ("cue_share", "cue_share_chance", "cue_first"):
+        assert found[f"{key}/named"] == found[f"{key}/ids"]
+        assert found[f"{key}/small"] == found[f"{key}/one"]
+    assert found["cue_share/small"] != found["cue_share/named"]
+
+
+def test_a_word_of_pieces_is_read_as_one() -> None:
+    rows = [[4, 5, 6, 7], [5, 6, 4, 7]]
+    data = [{**padded(rows), "pieces": torch.tensor([[0, 1, 1, 2], [0, 0, 1, 2]])}]
+    given = {"decode": lambda ids: "".join("abcdefghij"[one] for one in ids), "words": "pieces"}
+    found = read(Letters(), data, cues={"fg": re.compile("^fg$"), "g": re.compile("g")}, **given)
+    assert found["cue_share_chance/fg"] == 1 / 3
+    assert found["cue_share/fg"] == found["cue_share/g"]
+
+
 # ------------------------------------------------- a causal language model, by loops
 
 
@@ -228,12 +250,23 @@ def test_texts_of_one_word_are_left_out() -> None:
         ({"embedding": "wte"}, "`embedding` is of without='embedding': it is 'wte', and `without` is 'resample'"),
         ({"draws": 0}, "`draws` must be at least 1, got 0"),
         ({"ignore_tokens": ["[CLS]"]}, r"`ignore_tokens` must be a list of token ids, got \['\[CLS\]'\]"),
-        ({"cues": ["name"]}, r"`cues` must map names to a batch key or a list of token ids, got \['name'\]"),
+        ({"cues": ["name"]}, r"`cues` must map names to a batch key, a list of token ids or a pattern, got \['name'\]"),
         ({"cues": {"a/b": [3]}}, "`cues` names 'a/b'"),
-        ({"cues": {"a": []}}, r"`cues` of 'a' must be a batch key or a list of token ids, got \[\]"),
-        ({"cues": {"a": ["x"]}}, r"`cues` of 'a' must be a batch key or a list of token ids, got \['x'\]"),
-        ({"cues": {"a": True}}, "`cues` of 'a' must be a batch key or a list of token ids, got True"),
-        ({"cues": {"a": 1.5}}, "`cues` of 'a' must be a batch key or a list of token ids, got 1.5"),
+        (
+            {"cues": {"a": []}},
+            r"`cues` of 'a' must be a batch key, a list .* pattern, got \[\]",
+        ),
+        (
+            {"cues": {"a": ["x"]}},
+            r"`cues` of 'a' must be a batch key, a list .* pattern, got \['x'\]",
+        ),
+        (
+            {"cues": {"a": True}},
+            "`cues` of 'a' must be a batch key, a list .* pattern, got True",
+        ),
+        ({"cues": {"a": 1.5}}, "`cues` of 'a' must be a batch key, a list of token ids or a compiled pattern, got 1.5"),
+        ({"cues": {"a": re.compile(b"x")}, "decode": str}, "or a compiled pattern, got re.compile"),
+        ({"cues": {"a": re.compile("x")}}, "`cues` of 'a' is a pattern, looked for in text: give `decode`"),
         ({"batch_tokens": 0}, "`batch_tokens` must be at least 1, got 0"),
         ({"max_examples": 0}, "`max_examples` must be at least 1"),
     ],

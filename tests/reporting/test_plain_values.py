@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 from collections import OrderedDict, UserDict, UserList, deque
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -110,6 +111,7 @@ class Liar(Values):
         (json.dumps, "json.dumps"),
         (nn.Linear, "torch.nn.modules.linear.Linear"),
         (len, "builtins.len"),
+        (re.compile("a b", re.I), "re.compile('a b', re.IGNORECASE|re.UNICODE)"),
     ],
 )
 def test_one_value_is_one_of_python(value: object, plain: object) -> None:
