@@ -61,17 +61,20 @@ class Faithfulness(ValidationAnalysis):
     ``faithfulness_texts/<ranking>``           full     how many texts were read
     =========================================  =======  ================================================================
 
-    A ranking is called ``ablation``, ``gradient``, or as the function is. Where a model must guess without its cue,
-    some guesses agree: ``decision_flip`` is at most 1 − 1/C of C classes. Compare only texts of as many words.
+    A ranking is called ``ablation``, ``gradient``, ``rollout``, or as the function is. Where a model must guess without
+    its cue, some guesses agree: ``decision_flip`` is at most 1 − 1/C of C classes. Compare only texts of as many words.
 
     Args:
         rank: ``"ablation"``: by what p loses without each word alone. ``"gradient"``: gradient × input of log p(c) at
-            the embedding. A function ``rank(model, input_ids, attention_mask)``, called with one text (1, T) and
-            gradients on, that returns scores (1, T), the highest of what matters most. A word of several pieces has
-            the sum of theirs.
+            the embedding. ``"rollout"``: attention rollout
+            (:func:`~lightning_interp.functional.attention.rollout`), as it reaches one position. A function
+            ``rank(model, input_ids, attention_mask)``, called with one text (1, T) and gradients on, that returns
+            scores (1, T), the highest of what matters most. A word of several pieces has the sum of theirs.
         without: How words are left out; see :class:`~lightning_interp.callbacks.InputAblation`, also for
             ``mask_token_id``, ``draws``, ``words``, ``ignore_tokens``, ``forward`` and ``batch_tokens``.
         orders: How many random orders of a text, and orders of equal scores.
+        rollout_from: The position of the last layer whose rollout is taken, such as 0 for one that classifies by its
+            first token; by default the last one of a language model, and of a classifier the mean over all.
         model: Dotted name of the model of token ids in the module; ``""`` for the module.
         mask_token_id: The id that ``"replace"`` puts in.
         draws: Of ``"resample"``, how many for each set of words.
@@ -89,10 +92,11 @@ class Faithfulness(ValidationAnalysis):
 
     Raises:
         ValueError: If an argument is out of range or belongs to another way, a name matches nothing, the model takes no
-            mask to hide words with, or a function returns no scores (1, T).
+            mask to hide words with or has no attention to roll out, or a function returns no scores (1, T).
 
     Cost: for a text of n words n forward passes for each word alone, and about n + 4 for the ranking and each random
-        order, times ``draws`` with ``"resample"``; with ``"gradient"`` one backward pass.
+        order, times ``draws`` with ``"resample"``; with ``"gradient"`` one backward pass, with ``"rollout"`` one more
+        forward pass.
 
     Example:
         >>> callback = Faithfulness("gradient", without="hide")
@@ -108,6 +112,7 @@ class Faithfulness(ValidationAnalysis):
         rank: Rank = "ablation",
         without: Without = "resample",
         orders: int = 4,
+        rollout_from: int | None = None,
         model: str = "",
         mask_token_id: int | None = None,
         draws: int = 4,
@@ -131,6 +136,7 @@ class Faithfulness(ValidationAnalysis):
             rank,
             orders,
             without,
+            rollout_from,
             mask_token_id=mask_token_id,
             draws=draws,
             embedding=embedding,

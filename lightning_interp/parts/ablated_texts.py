@@ -24,7 +24,18 @@ from lightning_interp.reading.reading import Reading
 from lightning_interp.reporting.safe_keys import safe_keys
 from lightning_interp.sites.edit import SiteEdit
 
-__all__ = ["SITE", "AblatedText", "AblatedTexts", "Around", "Cues", "Decode", "Without", "checked_cues", "prediction"]
+__all__ = [
+    "SITE",
+    "AblatedText",
+    "AblatedTexts",
+    "Around",
+    "Cues",
+    "Decode",
+    "Without",
+    "checked_cues",
+    "logits_of",
+    "prediction",
+]
 
 T = TypeVar("T")
 
@@ -396,6 +407,12 @@ def _embeds(model: nn.Module) -> str:
 
 def prediction(output: Any, ids: Tensor) -> Tensor:
     """Logits (B, C) in what a model returned: those of classes, or at the last position."""
+    found = logits_of(output, ids)
+    return found if found.dim() == 2 else found[:, -1]
+
+
+def logits_of(output: Any, ids: Tensor) -> Tensor:
+    """Logits in what a model returned: of classes, (B, C), or at each position, (B, T, V)."""
     if isinstance(output, Mapping) and "logits" in output:
         parts: Sequence[Any] = [output["logits"]]
     elif hasattr(output, "logits"):
@@ -403,11 +420,10 @@ def prediction(output: Any, ids: Tensor) -> Tensor:
     else:
         parts = output if isinstance(output, tuple | list) else [output]
     for one in parts:
-        if isinstance(one, Tensor) and one.is_floating_point() and len(one) == len(ids):
-            if one.dim() == 2:
-                return one
-            if one.dim() == 3 and one.shape[1] == ids.shape[1]:
-                return one[:, -1]
+        if not (isinstance(one, Tensor) and one.is_floating_point() and len(one) == len(ids)):
+            continue
+        if one.dim() == 2 or (one.dim() == 3 and one.shape[1] == ids.shape[1]):
+            return one
     raise TypeError(
         f"no logits of classes ({len(ids)}, C) or of tokens ({len(ids)}, {ids.shape[1]}, V) in the model's output, "
         f"which is {type(output).__name__}; give `forward`, a function of (model, input_ids, attention_mask) that "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.functional.ablation import prediction_scores
+from lightning_interp.functional.attention import rollout
 from lightning_interp.functional.faithfulness import (
     comprehensiveness,
     decision_flip,
@@ -21,15 +22,16 @@ from lightning_interp.functional.faithfulness import (
     sufficiency,
 )
 from lightning_interp.language.likelihood import eval_mode, model_device, model_output
-from lightning_interp.parts.ablated_texts import SITE, AblatedText, AblatedTexts, Around, Without, prediction
+from lightning_interp.parts.ablated_texts import SITE, AblatedText, AblatedTexts, Around, Without, logits_of, prediction
+from lightning_interp.parts.head_sites import HeadSites
 
 __all__ = ["FOUND", "Rank", "RankedTexts"]
 
-Rank = Literal["ablation", "gradient"] | Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""By what words are ranked: their removal, gradient × input, or (model, ids (B, T), mask (B, T)) → scores (B, T)."""
+Rank = Literal["ablation", "gradient", "rollout"] | Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""By what words are ranked: removal, gradient × input, rollout, or (model, ids (B, T), mask (B, T)) → scores (B, T)."""
 FOUND = ("comprehensiveness", "sufficiency", "decision_flip", "flip_fraction", "rank_agreement")
 """What is found of each text, in the order of columns."""
-_NAMES = ("ablation", "gradient")
+_NAMES = ("ablation", "gradient", "rollout")
 
 
 class RankedTexts(AblatedTexts):
@@ -38,6 +40,8 @@ class RankedTexts(AblatedTexts):
     Args:
         rank: The ranking.
         orders: How many orders are drawn: of words with equal scores, and at random.
+        rollout_from: The position whose rollout is taken; by default the last one of a language model, and the mean
+            over all of a classifier.
         without: How words are left out; ``how``: see :class:`~lightning_interp.parts.ablated_texts.AblatedTexts`.
 
     Raises:
@@ -46,7 +50,9 @@ class RankedTexts(AblatedTexts):
 
     """
 
-    def __init__(self, rank: Rank, orders: int, without: Without, **how: Any) -> None:
+    attached = (*AblatedTexts.attached, "_heads")
+
+    def __init__(self, rank: Rank, orders: int, without: Without, rollout_from: int | None = None, **how: Any) -> None:
         if not callable(rank) and rank not in _NAMES:
             raise ValueError(
                 f"`rank` must be one of {list(_NAMES)}, or a function of (model, input_ids, attention_mask), got "
@@ -54,8 +60,38 @@ class RankedTexts(AblatedTexts):
             )
         if orders < 1:
             raise ValueError(f"`orders` must be at least 1, got {orders}.")
+        if rollout_from is not None and (rank != "rollout" or type(rollout_from) is not int):
+            raise ValueError(
+                f"`rollout_from` is the position of rank='rollout': it is {rollout_from!r}, and `rank` is {rank!r}."
+            )
         super().__init__(without, **how, embeds=rank == "gradient")
-        self.rank, self.orders = rank, orders
+        self.rank, self.orders, self.rollout_from = rank, orders, rollout_from
+        self._heads: HeadSites | None = None
+
+    def attach(self, model: nn.Module) -> None:
+        """Find the model, and what embeds or attends in it."""
+        super().attach(model)
+        if self.rank == "rollout":
+            name = type(self.model).__name__
+            if getattr(getattr(self.model, "config", None), "is_encoder_decoder", False):
+                raise ValueError(
+                    f"rank='rollout' is of one stack of self-attention, and {name} has an encoder and a decoder: give "
+                    "a function."
+                )
+            self._heads = HeadSites()
+            try:
+                self._heads.attach(self.model)
+            except ValueError as error:
+                raise ValueError(
+                    f"rank='rollout' is of attention, and no module of {name} is named after it: give a function."
+                ) from error
+
+    def detach(self) -> None:
+        """Let go of the model."""
+        if self._heads is not None:
+            self._heads.detach()
+        self._heads = None
+        super().detach()
 
     def measured(self, texts: Sequence[AblatedText], group: Any = None) -> list[Tensor]:
         """What :data:`FOUND` names, of the ranking and of random orders, float64 (2, 5) for each text.
@@ -118,12 +154,28 @@ class RankedTexts(AblatedTexts):
             mask = torch.ones_like(ids)
             if callable(self.rank):
                 scores = self.rank(self.model, ids, mask)
+            elif self.rank == "rollout":
+                scores = self._rollout(ids, mask)
             else:
                 scores = self._gradient_times_input(ids, mask, target)
         if not isinstance(scores, Tensor) or scores.shape != ids.shape:
             told = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise ValueError(f"`rank` must return scores (B, T) = {tuple(ids.shape)}, and returned {told}.")
         return text.words.double() @ scores[0].detach().double().cpu()
+
+    def _rollout(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Of each position how much of it reaches the position that predicts, (1, T)."""
+        assert self._heads is not None
+        weights: list[Tensor] = []  # in the order in which layers attend
+        with self._heads.tap.reading(lambda site, call: weights.append(call.weights)), torch.no_grad():
+            logits = logits_of(model_output(self.model, ids, mask, self.forward), ids)
+        rows, position = rollout(weights), self.rollout_from
+        if position is None and logits.dim() == 2:
+            return rows.mean(1)
+        position = -1 if position is None else position
+        if not -ids.shape[1] <= position < ids.shape[1]:
+            raise ValueError(f"`rollout_from` is {position}, and a text has {ids.shape[1]} tokens.")
+        return rows[:, position]
 
     def _gradient_times_input(self, ids: Tensor, mask: Tensor, target: int) -> Tensor:
         leaves: list[Tensor] = []

@@ -167,6 +167,65 @@ def test_random_rankings_are_at_random_orders(tmp_path: Path) -> None:
         assert abs(float(values.mean())) < 4 * error, name
 
 
+# ------------------------------------------------- attention rollout
+
+
+def by_layers(lm: Any, row: list[int]) -> Tensor:
+    """Rollout (T, T) of what the model says itself that it attends to."""
+    with torch.no_grad():
+        layers = lm(torch.tensor([row]), output_attentions=True).attentions
+    found = torch.eye(len(row), dtype=torch.float64)
+    for layer in layers:
+        found = (0.5 * layer[0].double().mean(0) + 0.5 * torch.eye(len(row))) @ found
+    return found
+
+
+def as_eager(lm: Any) -> Any:
+    lm.set_attn_implementation("eager")
+    return lm.eval()
+
+
+def test_rollout_is_that_of_the_weights_that_the_model_gives() -> None:
+    rows, model, eager = texts(6), Letters(), Letters()
+    as_eager(eager.lm)
+
+    def own(lm: Any, ids: Tensor, mask: Tensor) -> Tensor:
+        return by_layers(lm, ids[0].tolist())[None, -1]
+
+    expected = read(eager, loader(rows), faithfulness(own, model="lm"))
+    for given in (model, eager):
+        assert read(given, loader(rows), faithfulness("rollout", model="lm")) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("position", [None, 0, -1])
+def test_rollout_of_a_classifier_is_of_the_position_that_is_asked_for(position: int | None) -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3}
+    bert = as_eager(BertForSequenceClassification(BertConfig(vocab_size=30, **sizes, initializer_range=1.0)))
+
+    def own(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+        found = by_layers(model, ids[0].tolist())
+        return (found.mean(0) if position is None else found[position])[None]
+
+    found = read(bert, loader(texts(6)), faithfulness("rollout", rollout_from=position))
+    assert found == pytest.approx(read(bert, loader(texts(6)), faithfulness(own)), abs=1e-5)
+
+
+def test_what_cannot_be_rolled_out_is_told() -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes: dict[str, Any] = {"d_model": 12, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 3}
+    t5 = T5ForConditionalGeneration(T5Config(vocab_size=30, **sizes))
+    with pytest.raises(ValueError, match="T5ForConditionalGeneration has an encoder and a decoder: give a function"):
+        read(t5, loader(texts(3)), faithfulness("rollout"))
+    with pytest.raises(ValueError, match="`rollout_from` is 40, and a text has"):
+        read(Letters(), loader(texts(3)), faithfulness("rollout", model="lm", rollout_from=40))
+    with pytest.raises(ValueError, match="no module of Bag is named after it: give a function"):
+        read(Bag(), [padded(ROWS)], faithfulness("rollout"))
+
+
 # ------------------------------------------------- any way, any batch, any number of ranks
 
 
@@ -180,7 +239,7 @@ def test_neither_batches_nor_padding_change_what_is_read(without: str) -> None:
     assert set(NAMES) <= set(whole)
 
 
-@pytest.mark.parametrize("rank", ["gradient", noise(0)])
+@pytest.mark.parametrize("rank", ["gradient", "rollout", noise(0)])
 def test_training_goes_on_as_without(tmp_path: Path, rank: Any) -> None:
     def fitted(callbacks: list[Any]) -> dict[str, Tensor]:
         model = Letters()
@@ -219,7 +278,12 @@ def test_ranks_read_what_one_process_reads(ranks: Any) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"rank": "rollout"}, r"`rank` must be one of \['ablation', 'gradient'\], or a function .*, got 'rollout'"),
+        (
+            {"rank": "lime"},
+            r"`rank` must be one of .*'rollout'\], or a function .*, got 'lime'",
+        ),
+        ({"rollout_from": 0}, "`rollout_from` is the position of rank='rollout': it is 0, and `rank` is 'ablation'"),
+        ({"rank": "rollout", "rollout_from": 0.5}, "`rollout_from` is the position .* it is 0.5"),
         ({"orders": 0}, "`orders` must be at least 1, got 0"),
         ({"without": "drop"}, "`without` must be one of"),
         ({"embedding": "wte"}, "`embedding` is of without='embedding'"),
