@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from models.circuit import InductionCircuit, repeated_copies
 from reference import attention_budget as plain
 from torch import Tensor, nn
@@ -25,7 +23,7 @@ from lightning_interp.models import AttentionOnly
 from lightning_interp.sites import CaptureError
 from lightning_interp.sites.attention_tap import AttentionTap
 from tests.callbacks.attending import LAYERS, Letters, Wrapped, loader, padded, texts
-from tests.toy import timeless, trainer
+from tests.toy import timeless, trainer, validated
 
 HEADS = {"first": "lm.heads.0", "second": "lm.heads.1"}
 LEAST = 4
@@ -327,10 +325,7 @@ def test_other_texts_have_another_baseline(tmp_path: Path) -> None:
 
 def over_ranks() -> dict[str, float]:
     callback = small()
-    several = {"devices": dist.get_world_size(), "strategy": "ddp"} if dist.is_initialized() else {}
-    run = trainer(tempfile.mkdtemp(), [callback], **several)
-    run.validate(Letters(), loader(batch_size=2), verbose=False)
-    return {key: value for key, value in callback.reading.items() if "seconds" not in key}
+    return validated(callback, Letters(), loader(batch_size=2))
 
 
 def test_ranks_read_what_one_process_reads(ranks: Any) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from models.circuit import InductionCircuit, repeated_copies
 from pytorch_lightning.callbacks import EarlyStopping
 from reference import attention as plain
@@ -24,7 +22,7 @@ from lightning_interp.models import AttentionOnly
 from lightning_interp.sites import CaptureError
 from lightning_interp.sites.eager_stance import EagerStance
 from tests.callbacks.attending import LAYERS, Letters, Wrapped, loader, padded, texts
-from tests.toy import timeless, trainer
+from tests.toy import timeless, trainer, validated
 
 
 def structure(**kwargs: Any) -> AttentionStructure:
@@ -319,11 +317,7 @@ def test_a_resumed_run_goes_on(tmp_path: Path) -> None:
 
 def over_ranks() -> dict[str, float]:
     callback = structure()
-    folder = tempfile.mkdtemp()
-    several = {"devices": dist.get_world_size(), "strategy": "ddp"} if dist.is_initialized() else {}
-    run = trainer(folder, [callback], **several)
-    run.validate(Letters(), loader(batch_size=2), verbose=False)
-    return {key: value for key, value in callback.reading.items() if "seconds" not in key}
+    return validated(callback, Letters(), loader(batch_size=2))
 
 
 def test_ranks_read_what_one_process_reads(ranks: Any) -> None:

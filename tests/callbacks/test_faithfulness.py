@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -19,7 +17,7 @@ from lightning_interp.metrics.measures.ablation import FAITHFULNESS
 from lightning_interp.parts.ablated_texts import Without
 from tests.callbacks.attending import Letters, loader, padded, texts
 from tests.callbacks.planted_cue import CUES, Classifier, cued, trained
-from tests.toy import trainer
+from tests.toy import trainer, validated
 
 NAMES = [one.name for one in FAITHFULNESS]
 
@@ -258,10 +256,7 @@ def test_training_goes_on_as_without(tmp_path: Path, rank: Any) -> None:
 
 def over_ranks_read() -> dict[str, float]:
     callback = faithfulness("gradient", "resample", model="lm", max_examples=5, orders=2, draws=2)
-    several: dict[str, Any] = {"devices": dist.get_world_size(), "strategy": "ddp"} if dist.is_initialized() else {}
-    run = trainer(tempfile.mkdtemp(), [callback], **several)
-    run.validate(Letters(), loader(batch_size=2), verbose=False)
-    return {key: value for key, value in callback.reading.items() if "seconds" not in key}
+    return validated(callback, Letters(), loader(batch_size=2))
 
 
 def test_ranks_read_what_one_process_reads(ranks: Any) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from models.circuit import InductionCircuit
 from torch import nn
 from torch.utils.data import DataLoader
@@ -22,7 +20,7 @@ from lightning_interp.models import AttentionOnly, CausalLM
 from lightning_interp.parts.words import Words
 from lightning_interp.sites import CaptureError
 from tests.callbacks.attending import LAYERS, Letters, Wrapped, loader, texts
-from tests.toy import Embedding, timeless, trainer
+from tests.toy import Embedding, timeless, trainer, validated
 
 BATCH = [{"input_ids": torch.ones(2, 3, dtype=torch.long)}]
 HEADS = {"first": "lm.heads.0", "second": "lm.heads.1"}
@@ -242,10 +240,7 @@ def test_resuming_goes_on_and_the_baseline_is_read_once(tmp_path: Path) -> None:
 
 def over_ranks() -> dict[str, float]:
     callback = small()
-    several = {"devices": dist.get_world_size(), "strategy": "ddp"} if dist.is_initialized() else {}
-    run = trainer(tempfile.mkdtemp(), [callback], **several)
-    run.validate(Letters(), loader(batch_size=2), verbose=False)
-    return {key: value for key, value in callback.reading.items() if "seconds" not in key}
+    return validated(callback, Letters(), loader(batch_size=2))
 
 
 def test_ranks_read_what_one_process_reads(ranks: Any) -> None:
@@ -265,10 +260,7 @@ def table_over_ranks(side: str) -> dict[str, float]:
     model.look = Embedding(27, 4)
     lm = model.lm
     callback.repeated.forward = lambda module, ids, mask: model.look(ids) is None or lm(ids)
-    several = {"devices": dist.get_world_size(), "strategy": "ddp"} if dist.is_initialized() else {}
-    run = trainer(tempfile.mkdtemp(), [callback], **several)
-    run.validate(model, loader(texts(23), left=side == "left", batch_size=3), verbose=False)
-    return {key: value for key, value in callback.reading.items() if "seconds" not in key}
+    return validated(callback, model, loader(texts(23), left=side == "left", batch_size=3))
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -300,6 +292,11 @@ def test_two_layers_form_induction_heads_suddenly(tmp_path: Path) -> None:
     assert best[-1] > 0.8
     values = callback.reading
     assert 100 < values["formed_step/prefix_matching"] < 160
+    # Where the course over log(1 + step) is at half of its maximum.
+    after = next(place for place, value in enumerate(best) if value >= max(best) / 2)
+    ends, shares = [math.log1p(steps[after - 1]), math.log1p(steps[after])], [best[after - 1], best[after]]
+    share = (max(best) / 2 - shares[0]) / (shares[1] - shares[0])
+    assert math.log1p(values["formed_step/prefix_matching"]) == pytest.approx(ends[0] + share * (ends[1] - ends[0]))
     assert values["head_effect/best"] > 0.3
     assert values["head_effect/best"] > values["head_effect_random/best"]
     # What the text tells moves before any head forms.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +12,6 @@ from typing import Any, get_args
 import pytest
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from reference import ablation as plain
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -23,7 +21,7 @@ from lightning_interp.distributed import over_ranks
 from lightning_interp.parts.ablated_texts import Without
 from tests.callbacks.attending import Letters, loader, padded, texts
 from tests.callbacks.planted_cue import CUES, LENGTH, WORDS, Classifier, cued, trained
-from tests.toy import timeless, trainer
+from tests.toy import timeless, trainer, validated
 
 WAYS = get_args(Without)
 START, MASK = 1, 2
@@ -410,10 +408,7 @@ def test_other_texts_begin_anew(tmp_path: Path) -> None:
 
 def over_ranks_read() -> dict[str, float]:
     callback = small()
-    several = {"devices": dist.get_world_size(), "strategy": "ddp"} if dist.is_initialized() else {}
-    run = trainer(tempfile.mkdtemp(), [callback], **several)
-    run.validate(Letters(), loader(batch_size=2), verbose=False)
-    return {key: value for key, value in callback.reading.items() if "seconds" not in key}
+    return validated(callback, Letters(), loader(batch_size=2))
 
 
 def test_ranks_read_what_one_process_reads(ranks: Any) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from models.circuit import InductionCircuit
 from reference import label_anchors as plain
 from torch import nn
@@ -20,7 +18,7 @@ from lightning_interp import LabelAnchors, LanguageModel, ValidationSchedule, an
 from lightning_interp.datasets import RepeatedSegments
 from lightning_interp.models import AttentionOnly, CausalLM, small_gpt2
 from tests.callbacks.attending import LAYERS, Letters, Wrapped, loader, texts
-from tests.toy import timeless, trainer
+from tests.toy import timeless, trainer, validated
 
 BATCH = [{"input_ids": torch.ones(2, 3, dtype=torch.long)}]
 HEADS = {"first": "lm.heads.0", "second": "lm.heads.1"}
@@ -350,10 +348,7 @@ def test_resuming_goes_on_and_the_baseline_is_read_once(tmp_path: Path) -> None:
 
 def over_ranks() -> dict[str, float]:
     callback = anchors(blocking=True, blocked_layers=1, queries=pairs(5, 1))
-    several = {"devices": dist.get_world_size(), "strategy": "ddp"} if dist.is_initialized() else {}
-    run = trainer(tempfile.mkdtemp(), [callback], **several)
-    run.validate(wide(Letters()), loader(batch_size=2), verbose=False)
-    return {key: value for key, value in callback.reading.items() if "seconds" not in key}
+    return validated(callback, wide(Letters()), loader(batch_size=2))
 
 
 def test_ranks_read_what_one_process_reads(ranks: Any) -> None:
@@ -366,9 +361,7 @@ def test_ranks_read_what_one_process_reads(ranks: Any) -> None:
 def single() -> dict[str, float]:
     """Fewer prompts than ranks."""
     callback = anchors(queries=pairs(1, 1), baseline=False)
-    several = {"devices": dist.get_world_size(), "strategy": "ddp"} if dist.is_initialized() else {}
-    trainer(tempfile.mkdtemp(), [callback], **several).validate(wide(Letters()), loader(batch_size=2), verbose=False)
-    return {key: value for key, value in callback.reading.items() if "seconds" not in key}
+    return validated(callback, wide(Letters()), loader(batch_size=2))
 
 
 def test_a_rank_may_have_no_prompt(two_ranks: Any) -> None:

@@ -203,6 +203,37 @@ def test_torch_multi_head_attention(more: dict[str, Any], given: str) -> None:
         assert torch.equal(model(q, k)[0], plain)
 
 
+class CallsTheFunction(nn.Module):
+    """Multi-head attention by the function, whose masks may be boolean: the module makes numbers of them."""
+
+    def __init__(self, **masks: Tensor) -> None:
+        super().__init__()
+        self.inner, self.masks = nn.MultiheadAttention(8, 2), masks
+
+    def forward(self, q: Tensor, need_weights: bool = False) -> Any:
+        one = self.inner
+        projections = (one.in_proj_weight, one.in_proj_bias, None, None, False, 0.0)
+        return functional.multi_head_attention_forward(
+            *(q, q, q, 8, 2, *projections, one.out_proj.weight, one.out_proj.bias),
+            training=False,
+            need_weights=need_weights,
+            average_attn_weights=False,
+            **self.masks,
+        )
+
+
+@pytest.mark.parametrize("given", ["key_padding_mask", "attn_mask"])
+def test_boolean_masks_of_the_function_hide_what_they_mark(given: str) -> None:
+    torch.manual_seed(0)
+    padding = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [0, 0, 1, 1, 1]]).bool()
+    masks = {"key_padding_mask": padding, "attn_mask": torch.ones(5, 5, dtype=torch.bool).triu(1)}
+    model, q = CallsTheFunction(**{given: masks[given]}).eval(), torch.randn(5, 3, 8)
+    with torch.no_grad():
+        expected = model(q, need_weights=True)[1]
+    assert (expected == 0).any()
+    torch.testing.assert_close(read(model, {"a": ""}, q)["a"].weights, expected, atol=1e-6, rtol=0)
+
+
 def test_a_torch_encoder_on_its_fused_path() -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
