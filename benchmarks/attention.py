@@ -14,11 +14,11 @@ import argparse
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from statistics import median
 
 import torch
+from forward_passes import VOCABULARY, batches, plain, ratios
 from torch import Tensor, nn
 
 from lightning_interp import AttentionStructure, analyze
@@ -26,19 +26,11 @@ from lightning_interp.models import small_gpt2
 from lightning_interp.sites import resolve_sites
 from lightning_interp.sites.attention_tap import AttentionTap
 
-VOCABULARY = 1000
-
 
 def model(layers: int, width: int, length: int) -> nn.Module:
     """The model."""
     torch.manual_seed(0)
     return small_gpt2(range(VOCABULARY), width, layers=layers, heads=4, length=length).eval()
-
-
-def batches(samples: int, length: int) -> list[dict[str, Tensor]]:
-    """Texts, four a batch."""
-    ids = torch.randint(1, VOCABULARY, (samples, length), generator=torch.Generator().manual_seed(0))
-    return [{"input_ids": some, "attention_mask": torch.ones_like(some)} for some in ids.split(4)]  # type: ignore[no-untyped-call]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -51,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--peak", type=int, default=None, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    lm, texts = model(args.layers, args.width, args.length), batches(args.samples, args.length)
+    lm, texts = model(args.layers, args.width, args.length), batches(args.samples, args.length, 4)
     if args.peak is not None:
         if args.peak:
             reading(lm, texts, max_tokens=args.peak)()
@@ -67,27 +59,12 @@ def main(argv: list[str] | None = None) -> None:
     }
     print("| | ratio to the forward passes | smallest to largest |\n|---|---|---|")
     for name, work in rows.items():
-        ratios = []
-        for run in range(args.runs + 1):
-            without, with_ = timed(plain(lm, texts)), timed(work)
-            if run:  # the first one warms up
-                ratios.append(with_ / without)
-        print(f"| {name} | {median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |")
+        found = ratios(plain(lm, texts), work, args.runs)
+        print(f"| {name} | {median(found):.2f} | {min(found):.2f} to {max(found):.2f} |")
     base = peak(0)
     print("\n| `max_tokens` | memory beyond a plain forward pass, MB |\n|---|---|")
     for most in (256, 1024, 4096):
         print(f"| {most} | {(peak(most) - base) / 1024:.0f} |")
-
-
-def plain(lm: nn.Module, texts: list[dict[str, Tensor]]) -> Callable[[], None]:
-    """The forward passes alone."""
-
-    def work() -> None:
-        with torch.no_grad():
-            for batch in texts:
-                lm(**batch)
-
-    return work
 
 
 def tapped(lm: nn.Module, texts: list[dict[str, Tensor]], handler: Callable[..., object]) -> Callable[[], None]:
@@ -108,13 +85,6 @@ def reading(lm: nn.Module, texts: list[dict[str, Tensor]], **kwargs: object) -> 
 
 def void(value: object) -> None:
     """Drop a value."""
-
-
-def timed(work: Callable[[], None]) -> float:
-    """Seconds."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def peak(most: int) -> int:

@@ -12,26 +12,19 @@ one plain forward pass over the same texts in batches of 16, timed in turn with 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
+from forward_passes import VOCABULARY, batches, plain, ratios
 from torch import Tensor, nn
 
 from lightning_interp import Faithfulness, InputAblation, ValidationAnalysis, analyze
 from lightning_interp.models import small_gpt2
 
-VOCABULARY = 1000
 Build = Callable[[], ValidationAnalysis]
-
-
-def batches(samples: int, length: int) -> list[dict[str, Tensor]]:
-    """Texts, sixteen a batch."""
-    ids = torch.randint(1, VOCABULARY, (samples, length), generator=torch.Generator().manual_seed(0))
-    return [{"input_ids": some, "attention_mask": torch.ones_like(some)} for some in ids.split(16)]  # type: ignore[no-untyped-call]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,10 +36,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.manual_seed(0)
     lm = small_gpt2(range(VOCABULARY), 128, layers=4, heads=4, length=args.length).eval()
-    texts = batches(args.samples, args.length)
+    texts = batches(args.samples, args.length, 16)
     given: dict[str, Any] = {"max_examples": None, "draw_figures": False}
     ablation: dict[str, Any] = {"baseline": False, **given}
-    rows: dict[str, Callable[[], ValidationAnalysis]] = {
+    rows: dict[str, Build] = {
         **{
             f"`InputAblation({way!r})`": partial(InputAblation, way, **ablation)
             for way in ("hide", "delete", "resample")
@@ -60,11 +53,8 @@ def main(argv: list[str] | None = None) -> None:
     for name, callback in rows.items():
         work = reading(lm, texts, callback)
         passes = counted(lm, work) / args.samples
-        ratios = []
-        for _ in range(args.runs):
-            without, with_ = timed(plain(lm, texts)), timed(work)
-            ratios.append(with_ / without)
-        print(f"| {name} | {passes:.1f} | {median(ratios):.1f} | {min(ratios):.1f} to {max(ratios):.1f} |")
+        found = ratios(plain(lm, texts), work, args.runs)
+        print(f"| {name} | {passes:.1f} | {median(found):.1f} | {min(found):.1f} to {max(found):.1f} |")
 
 
 def counted(lm: nn.Module, work: Callable[[], None]) -> int:
@@ -81,33 +71,13 @@ def counted(lm: nn.Module, work: Callable[[], None]) -> int:
     return rows
 
 
-def plain(lm: nn.Module, texts: list[dict[str, Tensor]]) -> Callable[[], None]:
-    """The forward passes alone."""
-
-    def work() -> None:
-        with torch.no_grad():
-            for batch in texts:
-                lm(**batch)
-
-    return work
-
-
-def reading(
-    lm: nn.Module, texts: list[dict[str, Tensor]], callback: Callable[[], ValidationAnalysis]
-) -> Callable[[], None]:
+def reading(lm: nn.Module, texts: list[dict[str, Tensor]], callback: Build) -> Callable[[], None]:
     """A reading of the finished model, its pass over the texts included."""
 
     def work() -> None:
         analyze(lm, texts, callback(), progress=False)
 
     return work
-
-
-def timed(work: Callable[[], None]) -> float:
-    """Seconds."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":
