@@ -46,6 +46,20 @@ class ReadBatch:
         """Whether there are labels of this name."""
         return name in self.custom or (name in BUILT_IN_LABELS and self.tokens is not None)
 
+    def text(self) -> tuple[Tensor, Tensor]:
+        """Token ids and which of them are read, both (B, T).
+
+        Raises:
+            ValueError: If the batch does not say its token ids, or which of them are padding.
+
+        """
+        if self.tokens is None or self.mask is None:
+            raise ValueError(
+                "the text of a batch is not known: say with `tokens` where its ids are, and with `mask` or "
+                "`padding_idx` which of them are padding."
+            )
+        return self.tokens, self.mask
+
     def labels(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Labels by name; n-grams and next tokens are formed over the context."""
         found: dict[str, Tensor] = {}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-__all__ = ["check_ids", "told_ids"]
+__all__ = ["check_ids", "check_predicted", "told_ids"]
 
 
 def check_ids(model: nn.Module, encoded: Iterable[Tensor]) -> None:
@@ -34,6 +34,26 @@ def check_ids(model: nn.Module, encoded: Iterable[Tensor]) -> None:
     if rows and highest >= rows:
         which = "embedding" if own is not None else "largest embedding"
         raise ValueError(_told(highest, f"the {which} of {type(model).__name__} has {rows} rows"))
+
+
+def check_predicted(ids: Tensor, logits: Tensor, name: str) -> None:
+    """See that logits (…, V) are of every id of a text.
+
+    Args:
+        ids: The text.
+        logits: What the model gave of it.
+        name: Dotted name of the model in the module; ``""`` for the module.
+
+    Raises:
+        ValueError: If one is beyond them.
+
+    """
+    highest = int(ids.max())
+    if highest >= logits.shape[-1]:
+        raise ValueError(
+            f"the text has the id {highest}, and the logits of {name or 'the module'!r} are of {logits.shape[-1]} "
+            "tokens: they do not predict it; name the language model with `model`."
+        )
 
 
 @contextmanager

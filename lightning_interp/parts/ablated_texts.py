@@ -184,12 +184,7 @@ class AblatedTexts(IdSequences):
             ValueError: If the batch does not say its token ids, which of them are padding, their words, or a cue.
 
         """
-        ids, real = read.tokens, read.mask
-        if ids is None or real is None:
-            raise ValueError(
-                "the text of a batch is not known: say with `tokens` where its ids are, and with `mask` or "
-                "`padding_idx` which of them are padding."
-            )
+        ids, real = read.text()
         words = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         if self.words is not None:
             words = _like(ids, look_up(seen.batch, self.words, "words"), "words", "the word of each position")

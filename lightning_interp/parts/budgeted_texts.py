@@ -17,6 +17,7 @@ from lightning_interp.functional.attention_budget import POLICIES, kept_keys, re
 from lightning_interp.functional.induction import loss_by_position
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.language.batching import dealt
+from lightning_interp.language.id_range import check_predicted
 from lightning_interp.language.likelihood import Forward, eval_mode, model_device, model_logits
 from lightning_interp.parts.head_sites import HeadSites
 from lightning_interp.parts.id_sequences import IdSequences, gathered_texts
@@ -120,12 +121,7 @@ class BudgetedTexts(IdSequences):
             ValueError: If the batch does not say its token ids, which of them are padding, or which are marked.
 
         """
-        ids, real = words.tokens, words.mask
-        if ids is None or real is None:
-            raise ValueError(
-                "the text of a batch is not known: say with `tokens` where its ids are, and with `mask` or "
-                "`padding_idx` which of them are padding."
-            )
+        ids, real = words.text()
         marked = torch.zeros_like(ids)
         if self.anchors is not None:
             given = look_up(seen.batch, self.anchors, "anchors")
@@ -172,11 +168,7 @@ class BudgetedTexts(IdSequences):
 
         def loss() -> Tensor:
             logits = model_logits(self.model, ids, torch.ones_like(ids), self.forward)
-            if int(ids.max()) >= logits.shape[-1]:
-                raise ValueError(
-                    f"the text has the id {int(ids.max())}, and the logits of {self.name or 'the module'!r} are of "
-                    f"{logits.shape[-1]} tokens: they do not predict it; name the language model with `model`."
-                )
+            check_predicted(ids, logits, self.name)
             sums, _ = loss_by_position(logits, ids, torch.ones_like(ids, dtype=torch.bool))
             return sums[late].sum().double().cpu()
 

@@ -13,6 +13,7 @@ from lightning_interp.batches.reader import ReadBatch
 from lightning_interp.distributed import Collective, Maximum, Sums
 from lightning_interp.functional.induction import loss_by_position
 from lightning_interp.isolation.seen import Seen
+from lightning_interp.language.id_range import check_predicted
 from lightning_interp.language.likelihood import logits_in
 from lightning_interp.reading.part import Part
 from lightning_interp.reading.reading import Reading
@@ -72,13 +73,9 @@ class TextLosses(Part):
 
         """
         assert self._module is not None
-        if words.tokens is None or words.mask is None:
-            raise ValueError(
-                "the text of a batch is not known: say with `tokens` where its ids are, and with `mask` or "
-                "`padding_idx` which of them are padding."
-            )
+        ids, mask = words.text()
         self._stop()
-        ids, mask, self._error, runs = words.tokens, words.mask, None, 0
+        self._error, runs = None, 0
 
         def take(module: nn.Module, args: Any, output: Any) -> None:
             nonlocal runs
@@ -98,11 +95,7 @@ class TextLosses(Part):
         here = logits.device
         ids, mask = ids.to(here), mask.to(here)
         logits, ids, mask = (seen.selection.of(one) for one in (logits, ids, mask))
-        if int(ids.max()) >= logits.shape[-1]:
-            raise ValueError(
-                f"the text has the id {int(ids.max())}, and the logits of {self.name or 'the module'!r} are of "
-                f"{logits.shape[-1]} tokens: they do not predict it; name the language model with `model`."
-            )
+        check_predicted(ids, logits, self.name)
         long_enough = mask & (mask.sum(1, keepdim=True) >= self.least)
         with torch.no_grad(), torch.autocast(here.type, enabled=False):
             found = torch.stack(loss_by_position(logits.detach(), ids, long_enough)).double().cpu()
