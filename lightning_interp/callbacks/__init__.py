@@ -6,6 +6,7 @@ from lightning_interp.callbacks.attention_structure import AttentionStructure
 from lightning_interp.callbacks.cloze_facts import ClozeFacts
 from lightning_interp.callbacks.confidence_calibration import ConfidenceCalibration
 from lightning_interp.callbacks.coordinate_probe import CoordinateProbe
+from lightning_interp.callbacks.elicited_confidence import ElicitedConfidence
 from lightning_interp.callbacks.faithfulness import Faithfulness
 from lightning_interp.callbacks.induction_heads import InductionHeads
 from lightning_interp.callbacks.input_ablation import InputAblation
@@ -47,6 +48,7 @@ __all__ = [
     "LabelAnchors",
     "InputAblation",
     "Faithfulness",
+    "ElicitedConfidence",
     "ConfidenceCalibration",
     "TrainingPhases",
     "PhaseEarlyStopping",

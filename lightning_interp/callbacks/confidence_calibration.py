@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeAlias, Unpack
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lightning_interp.batches.predictions import PredictedRows, Scores
 from lightning_interp.batches.reader import Key
 from lightning_interp.distributed import Collective
 from lightning_interp.distributed.positions import Selection
-from lightning_interp.figures import measure_curves
-from lightning_interp.figures.reliability_diagram import reliability_diagram
-from lightning_interp.figures.selective_accuracy_curve import selective_accuracy_curve
 from lightning_interp.functional._numerics import as_float
 from lightning_interp.functional.calibration import multiclass_brier
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.metrics.calibration import ConfidenceMetric
 from lightning_interp.metrics.measure import Measure
-from lightning_interp.parts.kept import Kept
+from lightning_interp.parts.confidence_pictures import ConfidencePictures
 from lightning_interp.parts.prediction_sites import OutputSite, PredictionSites
 from lightning_interp.parts.site_metrics import site_key
 from lightning_interp.reading.analysis import Draw, ValidationAnalysis
@@ -34,15 +29,6 @@ from lightning_interp.sites import Call
 __all__ = ["ConfidenceCalibration", "SpokenConfidence"]
 
 SpokenConfidence: TypeAlias = Callable[[Any, Any], tuple[Any, Any]]
-
-_KEPT = 6
-_PANELS = {
-    "calibration error": {"equal width": "ece", "equal mass": "adaptive_ece"},
-    "Brier score": {"": "brier"},
-    "AUROC of confidence": {"": "auroc_confidence"},
-    "accuracy and confidence": {"accuracy": "accuracy", "confidence": "confidence"},
-    "over-confidence": {"": "overconfidence"},
-}
 
 
 class ConfidenceCalibration(ValidationAnalysis):
@@ -58,7 +44,9 @@ class ConfidenceCalibration(ValidationAnalysis):
     ``ece/<site>``                            summary  expected calibration error, bins of equal width, 0 to 1
     ``adaptive_ece/<site>``                   full     the same over bins of equally many predictions
     ``brier/<site>``                          full     Brier score, 0 to 2: Σ over classes of (p − y)²
+    ``ece_control/<site>``                    full     … expected where confidences are dealt to other predictions
     ``auroc_confidence/<site>``               summary  confidence of right against wrong ones, .5 at chance; conditional
+    ``auroc_confidence/<site>/sd``            full     one standard deviation of it by chance; conditional
     ``selective_accuracy/<site>/<coverage>``  full     accuracy on that share of predictions, the most confident
     ``aurc/<site>``                           full     error rate averaged over all coverages; lower is better
     ``overconfidence/<site>``                 summary  mean confidence − accuracy, −1 to 1
@@ -171,7 +159,7 @@ class ConfidenceCalibration(ValidationAnalysis):
         self.predictions = PredictionSites(sites, output, elsewhere, how) if confidence is None else None
         self.spoken = OutputSite(sites, elsewhere, call) if confidence is not None else None
         self.output = output
-        self.kept = Kept(_KEPT)
+        self.kept = ConfidencePictures(self.metric.coverages)
         """What the diagrams show, by place."""
         self._metrics: dict[str, ConfidenceMetric] = {}
 
@@ -260,15 +248,12 @@ class ConfidenceCalibration(ValidationAnalysis):
         if self.predictions is not None:
             yield from self.predictions.check()
         values: dict[str, Tensor | float] = {}
-        found: dict[str, dict[str, Tensor]] = {}
+        found: dict[str, Mapping[str, Tensor]] = {}
         for name in self.names():
             metric = self._metric(name)
             of_name = yield from metric.merge()
             values |= {site_key(key, name): value for key, value in of_name.items()}
-            assert metric.reliability is not None
-            found[name] = {"bins": torch.stack(metric.reliability)}
-            if metric.curve is not None:
-                found[name]["curve"] = metric.curve
+            found[name] = self.kept.seen(metric)
         self._metrics, self.kept.now = {}, found
         return values
 
@@ -276,38 +261,7 @@ class ConfidenceCalibration(ValidationAnalysis):
 
     def figures(self) -> Mapping[str, Draw]:
         """Curves of the measures, and for each site its reliability diagram and selective accuracy."""
-        pictures: dict[str, Draw] = {"calibration/curves": self._curves}
-        for name in self.names():
-            if bins := self._of(name, "bins"):
-                draw = partial(reliability_diagram, bins, f"Reliability, {name}")
-                pictures[f"calibration/reliability/{name}"] = draw
-            if curves := self._of(name, "curve"):
-                draw = partial(selective_accuracy_curve, curves, f"Selective accuracy, {name}")
-                pictures[f"calibration/selective_accuracy/{name}"] = draw
-        return pictures
+        return self.kept.draws(self.names(), self._series, "calibration")
 
-    def _of(self, name: str, what: str) -> list[tuple[int, Any]]:
-        return [(step, one[name][what].numpy()) for step, one in self.kept.readings if what in one.get(name, {})]
-
-    def _curves(self) -> Figure:
-        names = self.names()
-        panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
-        for panel, lines in _PANELS.items():
-            found = {
-                ", ".join(part for part in (name if len(names) > 1 or not label else "", label) if part): (
-                    self.history.series(self.full_key(f"{key}/{name}"))
-                )
-                for name in names
-                for label, key in lines.items()
-            }
-            panels[panel] = {label: line for label, line in found.items() if line[0]}
-        shares = {
-            f"{name}, coverage {share:g}" if len(names) > 1 else f"coverage {share:g}": self.history.series(
-                self.full_key(f"selective_accuracy/{name}/{share:g}")
-            )
-            for name in names
-            for share in self.metric.coverages
-        }
-        if shares:
-            panels["accuracy at coverage"] = {label: line for label, line in shares.items() if line[0]}
-        return measure_curves(panels, "Confidence")
+    def _series(self, key: str) -> tuple[list[int], list[float]]:
+        return self.history.series(self.full_key(key))

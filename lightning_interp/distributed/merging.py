@@ -24,6 +24,7 @@ __all__ = [
     "Sum",
     "Sums",
     "all_ranks",
+    "alone",
     "rank_in",
     "over_ranks",
     "settled",
@@ -190,15 +191,41 @@ def over_ranks(steps: Collective[T], group: Group = None) -> T:
         result = _exchange(request, group)
 
 
-def _exchange(request: Exchange, group: Group) -> Any:
+def alone(steps: Collective[T]) -> T:
+    """Carry out a computation over ranks for what this rank has: where every rank has all of it.
+
+    Args:
+        steps: As for :func:`over_ranks`.
+
+    Example:
+        >>> def total(z):
+        ...     return (yield Sum(z.sum()))
+        >>> alone(total(torch.tensor([1.0, 2.0])))
+        tensor(3.)
+
+    """
+    result: Any = None
+    while True:
+        try:
+            request = steps.send(result)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        result = _of_one(request)
+
+
+def _of_one(request: Exchange) -> Any:
     if isinstance(request, Sums):
-        if world_size(group) == 1:
-            return list(request.tensors)
+        return list(request.tensors)
+    return [request.tensor] if isinstance(request, Gather) else request.tensor
+
+
+def _exchange(request: Exchange, group: Group) -> Any:
+    if world_size(group) == 1:
+        return _of_one(request)
+    if isinstance(request, Sums):
         whole = _exchange(Sum(request.tensor), group)
         parts = whole.split([tensor.numel() for tensor in request.tensors])
         return [part.view_as(tensor) for part, tensor in zip(parts, request.tensors, strict=True)]
-    if world_size(group) == 1:
-        return [request.tensor] if isinstance(request, Gather) else request.tensor
     home = request.tensor.device
     if isinstance(request, Gather):
         return [part.to(home) for part in _gather(request.tensor.to(_device(group)), group)]

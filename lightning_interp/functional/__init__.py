@@ -25,7 +25,7 @@ from lightning_interp.functional.alignment import (
 )
 from lightning_interp.functional.attention import attention_sums, head_redundancy, rollout, uniform_sums, value_weighted
 from lightning_interp.functional.attention_budget import kept_keys, renormalised
-from lightning_interp.functional.auroc import auroc, best_threshold
+from lightning_interp.functional.auroc import auroc, auroc_chance_sd, best_threshold
 from lightning_interp.functional.binned import bin_indices, binned_entropy
 from lightning_interp.functional.binomial import binomial_se
 from lightning_interp.functional.bootstrap import bootstrap_interval
@@ -36,6 +36,7 @@ from lightning_interp.functional.calibration import (
     calibration_bins,
     expected_calibration_error,
     multiclass_brier,
+    permuted_calibration_error,
     selective_accuracy,
 )
 from lightning_interp.functional.cka import debiased_cka, linear_cka, unbiased_hsic
@@ -236,6 +237,7 @@ __all__ = [
     "logistic",
     "LinearRule",
     "auroc",
+    "auroc_chance_sd",
     "best_threshold",
     "unseen_topic_scores",
     "likelihood_rule",
@@ -252,6 +254,7 @@ __all__ = [
     "calibration_bins",
     "CalibrationBins",
     "expected_calibration_error",
+    "permuted_calibration_error",
     "adaptive_calibration_error",
     "selective_accuracy",
     "area_under_risk_coverage",

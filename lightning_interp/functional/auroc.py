@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from lightning_interp.functional.rank_correlation import average_ranks
 
-__all__ = ["auroc", "best_threshold"]
+__all__ = ["auroc", "auroc_chance_sd", "best_threshold"]
 
 
 def auroc(scores: Tensor, labels: Tensor) -> float:
@@ -34,6 +36,35 @@ def auroc(scores: Tensor, labels: Tensor) -> float:
     ones = int(positive.sum())
     ranks = average_ranks(scores.detach().cpu())
     return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * (len(positive) - ones)))
+
+
+def auroc_chance_sd(scores: Tensor, labels: Tensor) -> float:
+    r"""Standard deviation of :func:`auroc` over all ways of dealing the labels to the scores: how far chance reaches.
+
+    .. math:: \sigma^2 = \frac{1}{12\, n_1 n_0} \Big( N + 1 - \sum_t \frac{t^3 - t}{N (N - 1)} \Big)
+
+    with t scores of each value (Hollander, Wolfe & Chicken 2014, chapter 4). It is exact; the mean is .5.
+
+    Args:
+        scores: (N,), without NaN.
+        labels: Two classes, bool or 0 and 1, (N,).
+
+    Returns:
+        Above 0, or 0 where all scores are equal.
+
+    Raises:
+        ValueError: As for :func:`auroc`.
+
+    Example:
+        >>> round(auroc_chance_sd(torch.tensor([1.0, 2.0, 3.0, 3.0]), torch.tensor([0, 1, 0, 1])), 4)
+        0.3062
+
+    """
+    positive = _positive(scores, labels)
+    number, ones = len(positive), int(positive.sum())
+    ties = torch.unique(scores.detach().cpu(), return_counts=True)[1].double()
+    equal = float((ties**3 - ties).sum()) / (number * (number - 1))
+    return math.sqrt(max(0.0, number + 1 - equal) / (12 * ones * (number - ones)))
 
 
 def best_threshold(scores: Tensor, labels: Tensor) -> float:

@@ -16,11 +16,15 @@ __all__ = [
     "calibration_bins",
     "expected_calibration_error",
     "multiclass_brier",
+    "permuted_calibration_error",
     "selective_accuracy",
 ]
 
 # Numbers of logits that one step works on.
 _BLOCK = 1 << 22
+_ROUNDING = 1e-6
+# Beyond so many standard deviations no count of right predictions adds anything.
+_WIDEST = 12
 
 
 class CalibrationBins(NamedTuple):
@@ -40,7 +44,8 @@ def calibration_bins(
     r"""Sort predictions into bins of equal width over confidence.
 
     Bin m is :math:`((m - 1) / M, m / M]`, as in Guo et al. 2017 (arXiv 1706.04599), and the first one also holds 0. A
-    confidence of exactly 1 is in the last bin; ``torchmetrics`` puts it into one of its own.
+    confidence of exactly 1 is in the last bin; ``torchmetrics`` puts it into one of its own. What is less
+    than a millionth above an edge counts as on it: rounding does not cut a confidence that is always .9 in two.
 
     Args:
         confidence: 0 to 1, (N,).
@@ -67,7 +72,7 @@ def calibration_bins(
     value = torch.where(weight > 0, value, 0.0)
     # In the dtype of the confidences: the float32 nearest to 0.1 lies above the float64 nearest to it.
     edges = (torch.arange(1, bins, dtype=wide, device=value.device) / bins).to(value.dtype)
-    which = torch.bucketize(value, edges)
+    which = torch.bucketize(value, edges + _ROUNDING)
     inside = (which[:, None] == torch.arange(bins, device=value.device)).to(wide)
     sums = torch.stack([weight, value.to(wide) * weight, correct.flatten().to(wide) * weight]) @ inside
     return CalibrationBins(*sums.unbind())
@@ -91,6 +96,43 @@ def expected_calibration_error(bins: CalibrationBins) -> Tensor:
 
     """
     return (bins.correct - bins.confidence).abs().sum() / bins.number.sum()
+
+
+def permuted_calibration_error(bins: CalibrationBins) -> Tensor:
+    r"""The calibration error that is expected where confidences are dealt to other predictions at random.
+
+    .. math:: \frac1N \sum_m E \left| Y_m - \mathrm{conf}_m n_m \right|
+
+    where :math:`Y_m`, how many in bin m are right, is hypergeometric: :math:`n_m` drawn from all N without putting
+    back. It is exact, without drawing permutations. A confidence that tells nothing has this error; it is small where
+    confidences are near the accuracy, whichever prediction they belong to.
+
+    Args:
+        bins: From :func:`calibration_bins`, added up over batches.
+
+    Returns:
+        0 to 1, float64 scalar; NaN without predictions.
+
+    Example:
+        >>> told = calibration_bins(torch.tensor([0.0, 1.0]), torch.tensor([0, 1]))
+        >>> float(expected_calibration_error(told)), float(permuted_calibration_error(told))
+        (0.0, 0.5)
+
+    """
+    number, confidence, correct = (one.detach().cpu().double() for one in bins)
+    total, right = number.sum(), correct.sum().round()
+    if not total > 0:
+        return torch.full((), torch.nan, dtype=torch.float64)
+    error = torch.zeros((), dtype=torch.float64)
+    for size, sure in zip(number.tolist(), confidence, strict=True):
+        share = right / total
+        spread = (size * share * (1 - share)).sqrt() * _WIDEST + 1
+        low = max(0.0, size + float(right - total), float((size * share - spread).floor()))
+        high = min(size, float(right), float((size * share + spread).ceil()))
+        count = torch.arange(low, high + 1, dtype=torch.float64)
+        ways = _log_choose(right, count) + _log_choose(total - right, size - count)
+        error = error + ((ways - ways.logsumexp(0)).exp() * (count - sure).abs()).sum()
+    return error / total
 
 
 def adaptive_calibration_error(
@@ -238,6 +280,11 @@ def multiclass_brier(logits: Tensor, targets: Tensor, log_norm: Tensor | None = 
         right = p.gather(-1, targets[start : start + step, None]).squeeze(-1)
         parts.append(1 - 2 * right + p.square().sum(-1))
     return torch.cat(parts)
+
+
+def _log_choose(number: Tensor, some: Tensor) -> Tensor:
+    """Logarithm of how many sets of so many there are."""
+    return (number + 1).lgamma() - (some + 1).lgamma() - (number - some + 1).lgamma()
 
 
 def _ranked(scores: Tensor, values: Tensor, descending: bool = False) -> tuple[int, Tensor]:

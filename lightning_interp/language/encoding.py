@@ -11,7 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["EncodedPair", "Tokenizer", "encode_pairs", "encode_sentences", "padding_id", "raw_ids", "real_ids"]
+__all__ = [
+    "EncodedPair",
+    "Tokenizer",
+    "encode_pairs",
+    "encode_sentences",
+    "padding_id",
+    "raw_ids",
+    "real_ids",
+    "start_id",
+    "started",
+]
 
 EncodedPair = tuple[Tensor, Tensor]
 """Ids of an acceptable and an unacceptable sentence."""
@@ -62,15 +72,10 @@ def encode_sentences(
     """
     if isinstance(sentences, str):
         raise TypeError(f"`sentences` must be a sequence of strings, got the single string {sentences!r}.")
-    own = getattr(tokenizer, "bos_token_id", None)
-    start = own if bos_token_id is None else bos_token_id
-    if add_bos and start is None:
-        raise ValueError("`add_bos` is true but the tokenizer has no `bos_token_id`; give `bos_token_id`.")
-    with_bos = add_bos is not False
+    start = start_id(tokenizer, add_bos, bos_token_id)
     encoded = []
-    for sentence, ids in zip(sentences, raw_ids(tokenizer, list(sentences)), strict=True):
-        if with_bos and start is not None and ids[:1] != [start]:
-            ids = [start, *ids]
+    for sentence, given in zip(sentences, raw_ids(tokenizer, list(sentences)), strict=True):
+        ids = started(given, start)
         if len(ids) < 2:
             raise ValueError(
                 f"the sentence {sentence!r} is {len(ids)} token(s) long with its start token, if any; "
@@ -89,6 +94,31 @@ def encode_pairs(
     """:func:`encode_sentences` of both sentences of every pair."""
     ids = encode_sentences(tokenizer, [sentence for pair in pairs for sentence in pair], add_bos, bos_token_id)
     return list(zip(ids[0::2], ids[1::2], strict=True))
+
+
+def start_id(tokenizer: Tokenizer, add_bos: bool | None = None, bos_token_id: int | None = None) -> int | None:
+    """The start token that is put in front of sentences, ``None`` for none.
+
+    Raises:
+        ValueError: If ``add_bos`` is true and there is none.
+
+    """
+    own = getattr(tokenizer, "bos_token_id", None)
+    start = own if bos_token_id is None else bos_token_id
+    if add_bos and start is None:
+        raise ValueError("`add_bos` is true but the tokenizer has no `bos_token_id`; give `bos_token_id`.")
+    return None if add_bos is False else start
+
+
+def started(ids: list[int], start: int | None) -> list[int]:
+    """Ids behind the start token, which is not doubled.
+
+    Example:
+        >>> started([5, 6], 0), started([0, 5], 0), started([5, 6], None)
+        ([0, 5, 6], [0, 5], [5, 6])
+
+    """
+    return ids if start is None or ids[:1] == [start] else [start, *ids]
 
 
 def padding_id(tokenizer: Tokenizer) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_interp.functional.counter_noise import counter_hash
-from lightning_interp.language.encoding import Tokenizer, raw_ids
+from lightning_interp.language.encoding import Tokenizer, raw_ids, started
 
 __all__ = ["FewShotPrompt", "Labelled", "draw_demonstrations", "encode_few_shot", "label_words", "template_parts"]
 
@@ -136,8 +136,7 @@ def encode_few_shot(
     before, between, behind = template_parts(template)
 
     def ids_of(texts: list[str]) -> list[list[int]]:
-        found = raw_ids(tokenizer, texts)
-        return found if start is None else [ids if ids[:1] == [start] else [start, *ids] for ids in found]
+        return [started(ids, start) for ids in raw_ids(tokenizer, texts)]
 
     stem, lead, tokens = _label_tokens(ids_of, f"{before}{queries[0][0]}", between, words)
     prompts = []

@@ -33,7 +33,11 @@ FORWARD_TAKES = ("model", "input_ids", "attention_mask")
 
 
 def sentence_log_probs(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, forward: Forward | None = None
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    forward: Forward | None = None,
+    first: Tensor | None = None,
 ) -> Tensor:
     r"""Log-probability of each sentence under a causal language model.
 
@@ -49,6 +53,8 @@ def sentence_log_probs(
         input_ids: Ids, (B, T), padded on the right.
         attention_mask: Non-zero at tokens, (B, T).
         forward: Calls the model in its stead: ``forward(model, input_ids, attention_mask)`` → logits.
+        first: The position from which on tokens count, at least 1, int64 (B,): of a text the probability of how it ends
+            given how it begins.
 
     Returns:
         Nats, (B,), in the precision of the logits but at least float32. Memory: the logits, twice that in backward;
@@ -75,7 +81,10 @@ def sentence_log_probs(
     logits = as_float(model_logits(model, input_ids, attention_mask, forward)[:, :-1])
     chosen = logits.gather(-1, input_ids[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
     # A target counts where it is a token.
-    return torch.where(attention_mask[:, 1:] != 0, chosen, 0).sum(-1)
+    counts = attention_mask[:, 1:] != 0
+    if first is not None:
+        counts = counts & (torch.arange(1, input_ids.shape[1], device=first.device) >= first[:, None])
+    return torch.where(counts, chosen, 0).sum(-1)
 
 
 def model_logits(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, forward: Forward | None) -> Tensor:

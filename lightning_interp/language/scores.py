@@ -61,13 +61,16 @@ def encoded_log_probs(
     forward: Forward | None,
     pad_token_id: int,
     share: Share = (0, 1),
+    first: Tensor | None = None,
 ) -> Tensor:
     """:func:`sentence_log_probs` of any number of sentences, (N,) float64 on the CPU; within :func:`eval_mode`.
 
-    Of a share (r, n) only every n-th batch is scored, from batch r on, and the rest is 0: the shares sum to the whole.
+    With ``first``, (N,), only tokens from there on count. Of a share (r, n) only every n-th batch is scored, from batch
+    r on, and the rest is 0: the shares sum to the whole.
     """
     scores = torch.zeros(len(encoded), dtype=torch.float64)
     for batch in dealt(length_batches([len(ids) for ids in encoded], batch_tokens), share):
         ids, mask = pad_right([encoded[item] for item in batch], pad_token_id, model_device(model))
-        scores[batch] = sentence_log_probs(model, ids, mask, forward).to("cpu", torch.float64)
+        since = None if first is None else first[batch].to(ids.device)
+        scores[batch] = sentence_log_probs(model, ids, mask, forward, since).to("cpu", torch.float64)
     return scores

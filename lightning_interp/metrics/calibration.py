@@ -11,19 +11,21 @@ from torch import Tensor
 
 from lightning_interp.distributed import Collective, Sum, Sums, rank_in, world_size
 from lightning_interp.functional._numerics import wide_dtype
-from lightning_interp.functional.auroc import auroc
+from lightning_interp.functional.auroc import auroc, auroc_chance_sd
 from lightning_interp.functional.calibration import (
     CalibrationBins,
     adaptive_calibration_error,
     area_under_risk_coverage,
     calibration_bins,
     expected_calibration_error,
+    permuted_calibration_error,
     selective_accuracy,
 )
 from lightning_interp.metrics.base import RepresentationMetric, row_keys
+from lightning_interp.metrics.derived import CONTROL, SPREAD
 from lightning_interp.metrics.keyed_rows import KeyedRows
 from lightning_interp.metrics.measure import Axes, Measure
-from lightning_interp.metrics.measures.calibration import CALIBRATION
+from lightning_interp.metrics.measures.calibration import AUROC_CONFIDENCE, CALIBRATION, ECE
 from lightning_interp.metrics.measures.geometry import NONFINITE
 
 __all__ = ["ConfidenceMetric"]
@@ -100,7 +102,7 @@ class ConfidenceMetric(RepresentationMetric):
 
     def declares(self) -> list[Measure]:
         """What ``compute`` gives, of the site and of shares of the predictions."""
-        return [*CALIBRATION, NONFINITE]
+        return [*CALIBRATION, CONTROL.of(ECE), SPREAD.of(AUROC_CONFIDENCE), NONFINITE]
 
     @property
     def axes(self) -> Axes:
@@ -180,6 +182,7 @@ class ConfidenceMetric(RepresentationMetric):
         accuracy, confidence = bins.correct.sum() / number, bins.confidence.sum() / number
         values = {
             "ece": expected_calibration_error(bins),
+            "ece_control": permuted_calibration_error(bins),
             "brier": merged[1][0] / number,
             "accuracy": accuracy,
             "confidence": confidence,
@@ -205,5 +208,6 @@ class ConfidenceMetric(RepresentationMetric):
             "aurc": area_under_risk_coverage(confidence, correct, order),
         }
         if 0 < int((correct > 0).sum()) < len(correct):
-            values["auroc_confidence"] = torch.tensor(auroc(order, correct > 0), dtype=torch.float64)
+            for key, of in (("auroc_confidence", auroc), ("auroc_confidence/sd", auroc_chance_sd)):
+                values[key] = torch.tensor(of(order, correct > 0), dtype=torch.float64)
         return values | {f"selective_accuracy/{share:g}": one for share, one in zip(self.coverages, at, strict=True)}

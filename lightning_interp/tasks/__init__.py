@@ -15,6 +15,7 @@ from lightning_interp.tasks.grammar import generate_corpus, grammar_tasks, gramm
 from lightning_interp.tasks.hypotheses import lexical_overlap, phenomenon_hypothesis
 from lightning_interp.tasks.pairs import MinimalPair, Task
 from lightning_interp.tasks.probe import load_causal_lm, task_space
+from lightning_interp.tasks.questions import Question, read_questions
 from lightning_interp.tasks.scoring import Scorer, margin_accuracy
 from lightning_interp.tasks.shared import remove_shared
 from lightning_interp.tasks.space import TaskSpaceResult
@@ -29,6 +30,8 @@ __all__ = [
     "read_facts",
     "fact_world",
     "FactWorld",
+    "Question",
+    "read_questions",
     "split_pairs",
     "draw_pairs",
     "remove_shared",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from collections import Counter
@@ -11,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_interp.datasets.text_files import opened_text
-from lightning_interp.tasks.files import read_columns, table_header
+from lightning_interp.tasks.files import json_rows, listed, read_columns, table_header
 
 __all__ = ["BLANK", "Fact", "FactWorld", "draw_facts", "fact_world", "majority_share", "read_facts", "with_candidates"]
 
@@ -220,10 +218,10 @@ def read_facts(
     path = Path(path)
     names = {"relation": relation, "prompt": prompt, "answer": answer, "candidates": candidates}
     facts = []
-    for line, row in _json_rows(path, names) if path.suffix == ".jsonl" else _table_rows(path, names, delimiter):
-        given = row.get("candidates") or ()
-        if isinstance(given, str):
-            given = [one.strip() for one in given.split(separator) if one.strip()]
+    json = path.suffix == ".jsonl"
+    rows = json_rows(path, names, ("prompt", "answer")) if json else _table_rows(path, names, delimiter)
+    for line, row in rows:
+        given = listed(row.get("candidates"), separator)
         text = str(row["prompt"])
         try:
             if blank != BLANK:
@@ -243,25 +241,6 @@ def _table_rows(path: Path, names: Mapping[str, str], delimiter: str | None) -> 
     missing = names["relation"] not in table_header(path, delimiter)
     columns = {column: name for column, name in names.items() if column != "relation" or not missing}
     yield from read_columns(path, columns, delimiter, optional=("candidates",))
-
-
-def _json_rows(path: Path, names: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    with opened_text(path) as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error}): {line[:80]!r}.") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:80]!r}.")
-            for column in ("prompt", "answer"):
-                if names[column] not in row:
-                    raise ValueError(
-                        f"{path}, line {number}: `{column}` is {names[column]!r}; the line has {sorted(row)}."
-                    )
-            yield number, {column: row[name] for column, name in names.items() if name in row}
 
 
 # ------------------------------------------------- a made-up world

@@ -1,16 +1,18 @@
-"""Minimal pairs from a table of the user's: two columns of a CSV or TSV file."""
+"""Tables of the user's: minimal pairs in two columns of a CSV or TSV file, and rows of such files and of JSON lines."""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning_interp.datasets.text_files import opened_text
 from lightning_interp.tasks.pairs import MinimalPair, Task
 
-__all__ = ["read_columns", "read_pairs", "table_header"]
+__all__ = ["json_rows", "listed", "read_columns", "read_pairs", "table_header"]
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 
@@ -141,6 +143,56 @@ def read_columns(
             if not value:
                 raise ValueError(f"{path}, line {line}: `{argument}` is {cells[places[argument]]!r}.")
         yield line, values
+
+
+def json_rows(path: Path, names: Mapping[str, str], needed: Collection[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    r"""Line number and named values of each object of a file of JSON lines.
+
+    Args:
+        path: The file, in UTF-8.
+        names: What the caller calls a value → its name in the file.
+        needed: Those that each object must have.
+
+    Raises:
+        ValueError: If a line is no JSON object or lacks a value. It names file and line.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "cities.jsonl"
+        >>> _ = file.write_text('{"city": "Paris"}\n')
+        >>> list(json_rows(file, {"name": "city", "year": "year"}, ["name"]))
+        [(1, {'name': 'Paris'})]
+
+    """
+    with opened_text(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number}: not JSON ({error}): {line[:80]!r}.") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:80]!r}.")
+            for column in needed:
+                if names[column] not in row:
+                    raise ValueError(
+                        f"{path}, line {number}: `{column}` is {names[column]!r}; the line has {sorted(row)}."
+                    )
+            yield number, {column: row[name] for column, name in names.items() if name in row}
+
+
+def listed(given: Any, separator: str) -> tuple[Any, ...]:
+    """Several texts in one cell: a list as it is, one text cut at the separator, nothing for None.
+
+    Example:
+        >>> listed("rome | ulm", "|"), listed(None, "|")
+        (('rome', 'ulm'), ())
+
+    """
+    if isinstance(given, str):
+        return tuple(one.strip() for one in given.split(separator) if one.strip())
+    return tuple(given or ())
 
 
 def table_header(path: Path, delimiter: str | None = None) -> list[str]:

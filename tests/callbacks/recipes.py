@@ -17,6 +17,7 @@ from lightning_interp import (
     ClozeFacts,
     ConfidenceCalibration,
     CoordinateProbe,
+    ElicitedConfidence,
     Faithfulness,
     InductionHeads,
     InputAblation,
@@ -40,7 +41,7 @@ from lightning_interp import (
 from lightning_interp.metrics import SpectralGeometry
 from lightning_interp.probing import Entities, Statement
 from lightning_interp.probing.treebank import Sentence
-from lightning_interp.tasks import Fact, Task
+from lightning_interp.tasks import Fact, Question, Task
 from tests.toy import VOCABULARY
 
 SITE = {"enc": "encoder"}
@@ -86,6 +87,16 @@ def statements() -> list[Statement]:
 
 
 FACTS = [Fact("next", f"{start}b___", "cd"[place % 2], ("c", "d", "e")) for place, start in enumerate("abfgh")]
+
+
+QUESTIONS = [Question(f"{start}b", "cd"[place % 2], ("c", "d", "ee")) for place, start in enumerate("abfgh")]
+
+
+def say(model: nn.Module, prompts: list[str]) -> list[tuple[str | None, float | None]]:
+    """One of the letters of each prompt, or nothing, and a confidence that hangs on the model and on chance."""
+    drawn = torch.rand(len(prompts)).tolist()
+    weight = float(next(model.parameters()).detach().abs().mean()) % 1
+    return [("cdx"[len(one) * int(9 * p) % 3], min(1.0, p + weight)) for one, p in zip(prompts, drawn, strict=True)]
 
 
 def letter_words(text: str) -> list[int]:
@@ -214,6 +225,22 @@ MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
     "Faithfulness": lambda draw: [
         Faithfulness("gradient", ignore_tokens=[11], draws=2, forward=as_language_model, draw_figures=draw)
     ],
+    "ElicitedConfidence": lambda draw: [
+        ElicitedConfidence(
+            QUESTIONS,
+            answer=say,
+            samples=3,
+            template="{question}{option}",
+            p_true_template="{question}{option}{word}",
+            p_true_words=(["j"], ["k"]),
+            batch_questions=2,
+            every_n_validations=1,
+            tokenizer=letters,
+            forward=as_language_model,
+            batch_tokens=40,
+            draw_figures=draw,
+        )
+    ],
     "TrainingPhases": lambda draw: [phases(draw)],
     "PhaseEarlyStopping": lambda draw: [
         phases(draw),
@@ -267,6 +294,7 @@ PARTICULAR: dict[str, Particular] = {
     "LabelAnchors": Particular(counts_omitted=None),
     "InputAblation": Particular(counts_omitted=None),
     "Faithfulness": Particular(counts_omitted=None),
+    "ElicitedConfidence": Particular(counts_omitted=None),
     "ValidationSchedule": Particular(every_step=lambda: ValidationSchedule(steps=None, every=1)),
 }
 

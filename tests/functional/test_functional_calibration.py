@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import pytest
 import torch
@@ -16,9 +17,11 @@ from lightning_interp.functional import (
     adaptive_calibration_error,
     area_under_risk_coverage,
     auroc,
+    auroc_chance_sd,
     calibration_bins,
     expected_calibration_error,
     multiclass_brier,
+    permuted_calibration_error,
     selective_accuracy,
 )
 
@@ -156,3 +159,52 @@ def test_bad_input_is_refused() -> None:
         selective_accuracy(torch.zeros(3), torch.zeros(3), torch.tensor([0.0]))
     with pytest.raises(ValueError, match=r"`logits` must be \(N, C\)"):
         multiclass_brier(torch.zeros(3), torch.zeros(3))
+
+
+# ------------------------------------------------- what chance gives
+
+FEW = st.lists(st.tuples(CONFIDENCES, st.booleans()), min_size=1, max_size=6)
+
+
+@given(FEW, st.integers(1, 10))
+def test_dealt_confidences_have_the_error_that_all_ways_of_dealing_have(
+    rows: list[tuple[float, bool]], bins: int
+) -> None:
+    confidence, correct = tensors(rows)
+    ways = [
+        float(expected_calibration_error(calibration_bins(confidence, torch.tensor(one), bins)))
+        for one in permutations(correct.tolist())
+    ]
+    found = permuted_calibration_error(calibration_bins(confidence, correct, bins))
+    assert float(found) == pytest.approx(math.fsum(ways) / len(ways), abs=1e-9)
+
+
+def test_dealt_confidences_of_many_predictions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    confidence = torch.rand(200_000, generator=generator, dtype=torch.float64)
+    correct = torch.rand(200_000, generator=generator) < confidence
+    bins = calibration_bins(confidence, correct)
+    dealt = [
+        float(expected_calibration_error(calibration_bins(confidence, correct[order])))
+        for order in (torch.randperm(200_000, generator=generator) for _ in range(20))
+    ]
+    assert float(expected_calibration_error(bins)) < 0.01
+    assert float(permuted_calibration_error(bins)) == pytest.approx(math.fsum(dealt) / 20, rel=1e-3)
+
+
+@given(FEW)
+def test_the_spread_of_auroc_is_that_of_all_ways_of_dealing(rows: list[tuple[float, bool]]) -> None:
+    scores, labels = tensors(rows)
+    if len(set(labels.tolist())) < 2:
+        return
+    ways = torch.tensor([auroc(scores, torch.tensor(one)) for one in permutations(labels.tolist())]).double()
+    assert auroc_chance_sd(scores, labels) == pytest.approx(float(ways.std(correction=0)), abs=1e-6)
+
+
+@pytest.mark.parametrize("bins", [10, 15, 20])
+def test_rounding_cuts_no_confidence_in_two(bins: int) -> None:
+    for edge in range(1, bins):
+        noise = torch.linspace(-2e-7, 2e-7, 11, dtype=torch.float64)
+        for dtype in (torch.float32, torch.float64):
+            number = calibration_bins((edge / bins + noise).to(dtype), torch.ones(11), bins).number
+            assert number.tolist() == [11.0 if place == edge - 1 else 0.0 for place in range(bins)]

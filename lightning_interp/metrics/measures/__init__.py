@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from lightning_interp.metrics.measure import Measure
 from lightning_interp.metrics.measures.ablation import ABLATION
 from lightning_interp.metrics.measures.attention import ATTENTION
-from lightning_interp.metrics.measures.calibration import CALIBRATION
+from lightning_interp.metrics.measures.calibration import CALIBRATION, ELICITED
 from lightning_interp.metrics.measures.classes import CLASSES
 from lightning_interp.metrics.measures.costs import COSTS
 from lightning_interp.metrics.measures.geometry import GEOMETRY
@@ -21,7 +21,7 @@ from lightning_interp.metrics.measures.tasks import TASKS
 __all__ = ["MEASURES"]
 
 _FAMILIES = (
-    *(STRUCTURE, GEOMETRY, NOISE, PROBES, TASKS, CLASSES, SIMILARITY, CALIBRATION, ATTENTION, ABLATION),
+    *(STRUCTURE, GEOMETRY, NOISE, PROBES, TASKS, CLASSES, SIMILARITY, CALIBRATION, ELICITED, ATTENTION, ABLATION),
     *(COSTS, PHASES),
 )
 

@@ -10,11 +10,17 @@ __all__ = [
     "BRIER",
     "CALIBRATION",
     "CONFIDENCE",
+    "DISTINCT_CONFIDENCES",
     "ECE",
+    "ELICITED",
+    "GUESSED_ACCURACY",
+    "GUESSED_CONSISTENCY",
+    "NO_QUESTION_ACCURACY",
     "OVERCONFIDENCE",
     "PREDICTIONS",
     "SAMPLED_PREDICTIONS",
     "SELECTIVE_ACCURACY",
+    "UNPARSED",
 ]
 
 
@@ -129,6 +135,57 @@ SAMPLED_PREDICTIONS = Measure(
     unit="predictions",
     bookkeeping=True,
 )
+
+UNPARSED = Measure(
+    "unparsed",
+    "questions without an answer",
+    "Share of questions of which no answer, or no confidence in it, could be read.",
+    unit="share",
+    better="lower",
+    none="0 for none.",
+    form="questions without an answer by {all}",
+)
+DISTINCT_CONFIDENCES = Measure(
+    "distinct_confidences",
+    "different confidences",
+    "How many different values confidences have: spoken ones are rounded to few.",
+    level=FULL,
+    unit="values",
+    none="1 for one that is always the same.",
+    detail_of="unparsed",
+    form="different confidences by {all}",
+)
+GUESSED_ACCURACY = Measure(
+    "guessed_accuracy",
+    "accuracy of a random option",
+    "Accuracy of options chosen at random: the mean over questions of one over how many there are.",
+    (),
+    level=FULL,
+    unit="share",
+    bookkeeping=True,
+)
+NO_QUESTION_ACCURACY = Measure(
+    "no_question_accuracy",
+    "accuracy without the question",
+    "Accuracy of the options that are most probable where the question is taken away.",
+    (),
+    level=FULL,
+    unit="share",
+    better="neither",
+    none="What a random option has, where options alone tell nothing.",
+)
+GUESSED_CONSISTENCY = Measure(
+    "guessed_consistency",
+    "consistency of random answers",
+    "Share of the commonest of as many answers drawn at random, mean over questions.",
+    (),
+    level=FULL,
+    unit="share",
+    bookkeeping=True,
+)
+
+ELICITED = (UNPARSED, DISTINCT_CONFIDENCES, GUESSED_ACCURACY, NO_QUESTION_ACCURACY, GUESSED_CONSISTENCY)
+"""Of answers that a model is asked for, beside those of their confidence."""
 
 CALIBRATION = (
     ECE,
