@@ -36,6 +36,9 @@ def capitals(number: int, seed: int = 0) -> list[Question]:
     """Questions with the right capital among three others of its continent, in a random order."""
     _, countries = world_cities(10**9, 1)
     large = [one for one in countries.values() if int(str(one["population"])) >= 5_000_000 and one["capital"]]
+    # Four to choose from, which Oceania has not.
+    continents = [one["continentcode"] for one in large]
+    large = [one for one in large if continents.count(one["continentcode"]) > 3]
     draw, found = random.Random(seed), []
     for one in draw.sample(large, min(number, len(large))):
         near = [str(other["capital"]) for other in large if other["continentcode"] == one["continentcode"]]
@@ -54,6 +57,7 @@ class Speaker:
         self.cities = sorted({one for question in questions for one in question.options}, key=len, reverse=True)
 
     def __call__(self, model: nn.Module, prompts: list[str]) -> list[tuple[str | None, float | None]]:
+        """The answer to each prompt, and how sure it says it is."""
         chats = [
             self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": one}], tokenize=False, add_generation_prompt=True
@@ -95,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
         every_n_validations=1,
     )
     start = time.perf_counter()
-    found = analyze(model, DataLoader(torch.zeros(1)), callback)
+    found = analyze(model, DataLoader(torch.zeros(1, 1, dtype=torch.long)), callback)
     print(f"{len(questions)} questions, {time.perf_counter() - start:.0f} s")
     print(f"guessed {found['guessed_accuracy']:.2f}, without the question {found['no_question_accuracy']:.2f}", end="")
     print(f", random answers agree {found['guessed_consistency']:.2f}" if arguments.say else "")
