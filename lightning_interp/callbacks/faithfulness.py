@@ -18,7 +18,7 @@ from lightning_interp.language.likelihood import Forward
 from lightning_interp.metrics.derived import ABOVE_RANDOM, RANDOM_ORDER
 from lightning_interp.metrics.measure import Measure
 from lightning_interp.metrics.measures.ablation import FAITHFULNESS, FAITHFULNESS_TEXTS, RANK_AGREEMENT, RANKING
-from lightning_interp.parts.ablated_texts import Without
+from lightning_interp.parts.ablated_texts import Predicts, Without
 from lightning_interp.parts.ranked_texts import FOUND, Rank, RankedTexts
 from lightning_interp.parts.word_weights import mean_defined
 from lightning_interp.parts.words import Words
@@ -33,9 +33,9 @@ __all__ = ["Faithfulness"]
 class Faithfulness(ValidationAnalysis):
     r"""Reads whether a ranking of each text's words says what its prediction needs, beside words in random order.
 
-    With c the class that the model predicts for the whole text x, or the token that it predicts to come next, p its
-    probability, and shares q of .05, .1, .2 and .5 of the words, at least one (DeYoung et al. 2020, arXiv 1911.03429;
-    Huang et al. 2023, arXiv 2310.11207):
+    With c the class that the model predicts for the whole text x, or the token that it predicts to come next or at a
+    mask, p its probability, and shares q of .05, .1, .2 and .5 of the words, at least one (DeYoung et al. 2020, arXiv
+    1911.03429; Huang et al. 2023, arXiv 2310.11207):
 
     .. math::
         \mathrm{comprehensiveness} = \operatorname*{mean}_q\; p(x) - p(x \setminus \mathrm{top}_q), \quad
@@ -71,12 +71,13 @@ class Faithfulness(ValidationAnalysis):
             ``rank(model, input_ids, attention_mask)``, called with one text (1, T) and gradients on, that returns
             scores (1, T), the highest of what matters most. A word of several pieces has the sum of theirs.
         without: How words are left out; see :class:`~lightning_interp.callbacks.InputAblation`, also for
-            ``mask_token_id``, ``draws``, ``words``, ``ignore_tokens``, ``forward`` and ``batch_tokens``.
+            ``predicts``, ``mask_token_id``, ``draws``, ``words``, ``ignore_tokens``, ``forward`` and ``batch_tokens``.
         orders: How many random orders of a text, and orders of equal scores.
         rollout_from: The position of the last layer whose rollout is taken, such as 0 for one that classifies by its
-            first token; by default the last one of a language model, and of a classifier the mean over all.
+            first token; by default the one whose token is predicted, and of a classifier the mean over all.
         model: Dotted name of the model of token ids in the module; ``""`` for the module.
-        mask_token_id: The id that ``"replace"`` puts in.
+        predicts: Where a model of tokens predicts: ``"last"``, or ``"masked"``.
+        mask_token_id: The id that ``"replace"`` puts in, and at which ``"masked"`` predicts.
         draws: Of ``"resample"``, how many for each set of words.
         embedding: Dotted name, within the model, of the module that embeds, for ``"gradient"`` and
             ``without="embedding"``; by default what ``get_input_embeddings`` gives, else the largest ``nn.Embedding``.
@@ -114,6 +115,7 @@ class Faithfulness(ValidationAnalysis):
         orders: int = 4,
         rollout_from: int | None = None,
         model: str = "",
+        predicts: Predicts = "last",
         mask_token_id: int | None = None,
         draws: int = 4,
         embedding: str | None = None,
@@ -137,6 +139,7 @@ class Faithfulness(ValidationAnalysis):
             orders,
             without,
             rollout_from,
+            predicts=predicts,
             mask_token_id=mask_token_id,
             draws=draws,
             embedding=embedding,

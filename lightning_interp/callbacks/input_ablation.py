@@ -26,7 +26,7 @@ from lightning_interp.metrics.measures.ablation import (
     CUE_FIRST,
     CUE_SHARE,
 )
-from lightning_interp.parts.ablated_texts import AblatedTexts, Cues, Without
+from lightning_interp.parts.ablated_texts import AblatedTexts, Cues, Predicts, Without
 from lightning_interp.parts.baseline import Baseline, beside_random
 from lightning_interp.parts.word_weights import WordWeights, mean_defined
 from lightning_interp.parts.words import Words
@@ -42,8 +42,8 @@ _MOST_READINGS, _DRAWN = 32, 3  # readings, and texts of them, in figures
 class InputAblation(ValidationAnalysis):
     r"""Reads what the prediction of a text loses without each of its words, one at a time (occlusion).
 
-    With c the class that the model predicts for the whole text x, or the token that it predicts to come next, and
-    :math:`f = \log p(c)` (Zeiler & Fergus 2014, for patches of an image):
+    With c the class that the model predicts for the whole text x, or the token that it predicts to come next or at a
+    mask, and :math:`f = \log p(c)` (Zeiler & Fergus 2014, for patches of an image):
 
     .. math::
         w_i = f(x) - f(x \setminus i), \quad a_i = \frac{|w_i|}{\sum_j |w_j|}, \quad
@@ -83,7 +83,10 @@ class InputAblation(ValidationAnalysis):
         model: Dotted name of the model of token ids in the module; ``""`` for the module.
         score: ``"log_prob"``, or ``"log_odds"``, log p(c) / (1 − p(c)), which is linear where logits of two classes are
             and does not fade as a model becomes certain.
-        mask_token_id: The id that ``"replace"`` puts in.
+        predicts: Where a model of tokens predicts: ``"last"``, at the last position, or ``"masked"``, for a masked
+            language model, at the mask. Of several masked words of a text one is drawn; in a text without a mask a word
+            is drawn, the same at every reading, and masked whole. What is masked is no word that is left out.
+        mask_token_id: The id that ``"replace"`` puts in, and at which ``"masked"`` predicts.
         draws: Of ``"resample"``, how many for each word.
         embedding: Dotted name, within the model, of the module that embeds, for ``"embedding"``; by default what
             ``get_input_embeddings`` gives, else the largest ``nn.Embedding``.
@@ -93,7 +96,7 @@ class InputAblation(ValidationAnalysis):
         max_examples: Texts of the validation run, spread evenly over it.
         baseline: Random weights; see :class:`~lightning_interp.callbacks.LayerProbe`.
         forward: Calls the model on texts without padding: ``forward(model, input_ids, attention_mask)``, logits (B, C)
-            of classes, or (B, T, V) of which the last position counts.
+            of classes, or (B, T, V) of tokens.
         batch_tokens: Tokens in a forward pass.
         decode: Token ids → text, such as a tokenizer's ``decode``, for the rows of figures and cues that are patterns.
         tokens, mask, padding_idx: Where a validation batch has its text; see
@@ -123,6 +126,7 @@ class InputAblation(ValidationAnalysis):
         cues: Cues | None = None,
         model: str = "",
         score: Score = "log_prob",
+        predicts: Predicts = "last",
         mask_token_id: int | None = None,
         draws: int = 4,
         embedding: str | None = None,
@@ -142,7 +146,7 @@ class InputAblation(ValidationAnalysis):
         super().__init__(max_examples=max_examples, **kwargs)
         self.language_model, self.without, self.seed = model, without, seed
         how = (without, score, mask_token_id, draws, embedding, words, ignore_tokens, cues, seed)
-        self.texts = AblatedTexts(*how, model, forward, batch_tokens, decode=decode)
+        self.texts = AblatedTexts(*how, model, forward, batch_tokens, decode=decode, predicts=predicts)
         self.read_words = Words(tokens, mask, padding_idx, batch_size=self.batch_size, asked=True)
         self.baseline = Baseline(baseline, seed, of=model)
         self.weights = WordWeights(_MOST_READINGS, decode)

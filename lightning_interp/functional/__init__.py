@@ -4,6 +4,7 @@ from lightning_interp.functional.ablation import (
     ablation_concentration,
     cue_first,
     cue_share,
+    masked_word,
     prediction_scores,
     word_positions,
 )
@@ -294,6 +295,7 @@ __all__ = [
     "distinct_levels",
     "prediction_scores",
     "word_positions",
+    "masked_word",
     "ablation_concentration",
     "cue_share",
     "cue_first",

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from lightning_interp.functional._numerics import as_float
 
-__all__ = ["Score", "ablation_concentration", "cue_first", "cue_share", "prediction_scores", "word_positions"]
+__all__ = [
+    "Score",
+    "ablation_concentration",
+    "cue_first",
+    "cue_share",
+    "masked_word",
+    "prediction_scores",
+    "word_positions",
+]
 
 Score = Literal["log_prob", "log_odds"]
 """What a prediction is measured by."""
@@ -76,6 +84,38 @@ def word_positions(words: Tensor) -> Tensor:
     rows = names[names >= 0, None] == words
     found: Tensor = rows[rows.int().argmax(1).argsort()]
     return found
+
+
+def masked_word(ids: Tensor, words: Tensor, mask_token_id: int, draw: float) -> tuple[Tensor, Tensor, int]:
+    """The place of a text at which a masked language model predicts: a masked one, or one that is masked for it.
+
+    Args:
+        ids: Token ids, int64 (T,).
+        words: The word of each position, int64 (T,); below 0 where there is none that may be left out.
+        mask_token_id: The id of the mask.
+        draw: Which of the masked words, or of all words where none is masked, 0 ≤ u < 1.
+
+    Returns:
+        The ids, where none was the mask with one word masked whole; the words, of which masked positions are none; and
+        the position, the first one masked of the word that was drawn, −1 where there is no word.
+
+    Example:
+        >>> masked_word(torch.tensor([5, 6, 7]), torch.tensor([0, 1, 1]), mask_token_id=2, draw=0.6)
+        (tensor([5, 2, 2]), tensor([ 0, -1, -1]), 1)
+
+    """
+    if ids.ndim != 1 or words.shape != ids.shape:
+        raise ValueError(f"`ids` and `words` must both be (T,), got {tuple(ids.shape)} and {tuple(words.shape)}.")
+    if not len(ids):
+        return ids, words, -1
+    masked, rows = ids == mask_token_id, word_positions(words)
+    if not bool(masked.any()) and len(rows):
+        masked = rows[int(draw * len(rows))]
+    # Where a mask belongs to no word it is one by itself.
+    alone = torch.arange(len(ids), device=ids.device) + words.max().clamp_min(-1) + 1
+    starts = word_positions(torch.where(words < 0, alone, words).masked_fill(~masked, -1)).int().argmax(1)
+    place = int(starts[int(draw * len(starts))]) if len(starts) else -1
+    return ids.masked_fill(masked, mask_token_id), words.masked_fill(masked, -1), place
 
 
 def ablation_concentration(weights: Tensor) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_interp.batches.contents import Key, look_up
 from lightning_interp.batches.reader import ReadBatch
 from lightning_interp.distributed import Collective, Sums, rank_in, world_size
-from lightning_interp.functional.ablation import Score, prediction_scores, word_positions
+from lightning_interp.functional.ablation import Score, masked_word, prediction_scores, word_positions
 from lightning_interp.functional.counter_noise import counter_uniform
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.language.batching import dealt
@@ -31,16 +31,18 @@ __all__ = [
     "Around",
     "Cues",
     "Decode",
+    "Predicts",
     "Without",
     "checked_cues",
     "logits_of",
-    "prediction",
 ]
 
 T = TypeVar("T")
 
 Without = Literal["replace", "hide", "resample", "embedding", "delete"]
 """Ways of leaving a word out."""
+Predicts = Literal["last", "masked"]
+"""Where a prediction of tokens is read: at the last position, or at a masked one."""
 Cues = Mapping[str, Key | Sequence[int] | re.Pattern[str]]
 """Name → where a batch marks the cue, bool (B, T), the token ids that it is, or what is looked for in each word."""
 Decode = Callable[[list[int]], str]
@@ -60,6 +62,8 @@ class AblatedText(NamedTuple):
     """The positions of each word that is left out, bool (n, T)."""
     cues: Tensor
     """Whether each word belongs to each cue, bool (cues, n)."""
+    at: int = -1
+    """The position whose token is predicted."""
 
     @property
     def first_ids(self) -> Tensor:
@@ -73,7 +77,7 @@ class Around(NamedTuple):
     place: int
     """Its place among them."""
     read: Tensor
-    """All tokens that were read, sorted."""
+    """All tokens that were read, sorted; of a masked model not the mask."""
     mean: Tensor | None
     """Their mean embedding, where words are left out by it."""
 
@@ -86,13 +90,15 @@ class AblatedTexts(IdSequences):
     Args:
         without: How words are left out.
         score: What a prediction is measured by.
-        mask_token_id: What ``"replace"`` puts in the place of a word.
+        mask_token_id: What ``"replace"`` puts in the place of a word, and what a masked model predicts at.
         draws: How many tokens ``"resample"`` draws for each position.
         embedding: Dotted name of the module that embeds, for ``"embedding"``.
         words: Where a batch has the word of each position, int (B, T).
         ignore_tokens: Ids that are never left out.
         cues: What is watched.
         decode: Token ids → text, for cues that are patterns.
+        predicts: Where the token is that a model of tokens predicts; see
+            :func:`~lightning_interp.functional.ablation.masked_word` for ``"masked"``.
         seed: Of the draws.
         model, forward, batch_tokens: See :class:`~lightning_interp.parts.id_sequences.IdSequences`.
         embeds: Whether the module that embeds is needed, however words are left out.
@@ -122,22 +128,34 @@ class AblatedTexts(IdSequences):
         batch_tokens: int = 4096,
         embeds: bool = False,
         decode: Decode | None = None,
+        predicts: Predicts = "last",
     ) -> None:
         super().__init__(model, forward, batch_tokens)
-        for name, given, kinds in (("without", without, get_args(Without)), ("score", score, get_args(Score))):
-            if given not in kinds:
-                raise ValueError(f"`{name}` must be one of {list(kinds)}, got {given!r}.")
-        for name, value, way in (("mask_token_id", mask_token_id, "replace"), ("embedding", embedding, "embedding")):
-            if value is not None and without != way and not (embeds and name == "embedding"):
-                raise ValueError(f"`{name}` is of without={way!r}: it is {value!r}, and `without` is {without!r}.")
-        if without == "replace" and (type(mask_token_id) is not int or mask_token_id < 0):
-            raise ValueError(f"`mask_token_id` must be the id that without='replace' puts in, got {mask_token_id!r}.")
+        for name, given, kinds in (
+            ("without", without, Without),
+            ("score", score, Score),
+            ("predicts", predicts, Predicts),
+        ):
+            if given not in get_args(kinds):
+                raise ValueError(f"`{name}` must be one of {list(get_args(kinds))}, got {given!r}.")
+        if embedding is not None and without != "embedding" and not embeds:
+            raise ValueError(
+                f"`embedding` is of without='embedding': it is {embedding!r}, and `without` is {without!r}."
+            )
+        if mask_token_id is not None and without != "replace" and predicts != "masked":
+            raise ValueError(
+                f"`mask_token_id` is of without='replace' or predicts='masked': it is {mask_token_id!r}, `without` is "
+                f"{without!r} and `predicts` is {predicts!r}."
+            )
+        if (without == "replace" or predicts == "masked") and (type(mask_token_id) is not int or mask_token_id < 0):
+            what = "that without='replace' puts in" if without == "replace" else "at which predicts='masked' predicts"
+            raise ValueError(f"`mask_token_id` must be the id {what}, got {mask_token_id!r}.")
         if draws < 1:
             raise ValueError(f"`draws` must be at least 1, got {draws}.")
         if not _are_ids(ignore_tokens):
             raise ValueError(f"`ignore_tokens` must be a list of token ids, got {ignore_tokens!r}.")
         self.without, self.score, self.mask_token_id, self.draws = without, score, mask_token_id, draws
-        self.embedding, self.words, self.seed = embedding, words, seed
+        self.embedding, self.words, self.seed, self.predicts = embedding, words, seed, predicts
         self.embeds = embeds or without == "embedding"
         self.ignore_tokens = list(ignore_tokens)
         self.cues, self.decode = checked_cues(cues), decode
@@ -206,13 +224,20 @@ class AblatedTexts(IdSequences):
         """Those of all ranks that have two words or more, in their order in the data set."""
         gathered = yield from gathered_texts(self._own, 2 + len(self.cues))
         found = []
-        for text in gathered:
-            words, marks = word_positions(text[:, 1]), text[:, 2:].T.bool()
+        for number, text in enumerate(gathered):
+            ids, belongs = text[:, 0], text[:, 1]
+            at = -1
+            if self.predicts == "masked":
+                assert self.mask_token_id is not None
+                # No counter of a draw in the place of a word is below 0.
+                draw = float(counter_uniform(torch.tensor(-1 - number), self.seed))
+                ids, belongs, at = masked_word(ids, belongs, self.mask_token_id, draw)
+            words, marks = word_positions(belongs), text[:, 2:].T.bool()
             cues = (marks[:, None] & words).any(-1)
             for place, cue in enumerate(self.cues.values()):
                 if isinstance(cue, re.Pattern):
                     cues[place] = torch.tensor([self._has(cue, text[word, 0]) for word in words], dtype=torch.bool)
-            found.append(AblatedText(text[:, 0], words, cues))
+            found.append(AblatedText(ids, words, cues, at))
         return [one for one in found if len(one.words) >= _FEWEST]
 
     def _has(self, pattern: re.Pattern[str], ids: Tensor) -> bool:
@@ -239,6 +264,8 @@ class AblatedTexts(IdSequences):
         own = dealt(range(len(texts)), (rank_in(group), world_size(group)))
         if own:
             read = torch.cat([one.ids for one in texts])
+            if self.predicts == "masked":
+                read = read[read != self.mask_token_id]
             with eval_mode(model):
                 mean = self._mean_embedding(read) if self.without == "embedding" else None
                 for place in own:
@@ -280,21 +307,23 @@ class AblatedTexts(IdSequences):
             text as it is; each other comes :attr:`runs` times.
 
         """
-        for which, ids, hidden in self._rows(text, gone, around):
+        for which, ids, hidden, at in self._rows(text, gone, around):
             most = max(1, self.batch_tokens // ids.shape[1])
             for rows in torch.split(torch.arange(len(ids)), most):
-                yield which[rows], self._predicts(ids[rows], hidden[rows], around.mean)
+                yield which[rows], self._predicts(ids[rows], hidden[rows], at[rows], around.mean)
 
-    def _rows(self, text: AblatedText, gone: Tensor, around: Around) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The text as it is and without each set: which set, ids, and which positions are left out."""
+    def _rows(self, text: AblatedText, gone: Tensor, around: Around) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """The text as it is and without each set: which set, ids, what is left out, and where the prediction is."""
         ids, place, read = text.ids[None], around.place, around.read
-        which, none = torch.arange(len(gone)), torch.zeros_like(gone[:1])
+        which, none, at = torch.arange(len(gone)), torch.zeros_like(gone[:1]), torch.tensor([text.at])
         if self.without == "delete":
-            yield torch.tensor([-1]), ids, none
+            yield torch.tensor([-1]), ids, none, at
             for size in torch.unique(gone.sum(1)).tolist():
                 those = which[gone.sum(1) == size]
                 left = ids.expand(len(those), -1)[~gone[those]].view(len(those), -1)
-                yield those, left, torch.zeros_like(left, dtype=torch.bool)
+                # From the end nothing moves.
+                moved = gone[those, : max(text.at, 0)].sum(1)
+                yield those, left, torch.zeros_like(left, dtype=torch.bool), at - moved
             return
         changed = ids.expand(gone.shape)
         if self.without == "replace":
@@ -305,10 +334,11 @@ class AblatedTexts(IdSequences):
             drawn = read[(chance * len(read)).long()]
             changed = torch.where(gone[:, None], drawn, ids).flatten(0, 1)
             which, gone = which.repeat_interleave(self.draws), gone.repeat_interleave(self.draws, 0)
-        yield torch.cat([torch.tensor([-1]), which]), torch.cat([ids, changed]), torch.cat([none, gone])
+        rows, gone = torch.cat([ids, changed]), torch.cat([none, gone])
+        yield torch.cat([torch.tensor([-1]), which]), rows, gone, at.expand(len(rows))
 
-    def _predicts(self, ids: Tensor, gone: Tensor, mean: Tensor | None) -> Tensor:
-        """Logits of the class, or of the token after the last one, (B, C)."""
+    def _predicts(self, ids: Tensor, gone: Tensor, at: Tensor, mean: Tensor | None) -> Tensor:
+        """Logits of the class, or of the token at its position, (B, C)."""
         here = model_device(self.model)
         ids, gone = ids.to(here), gone.to(here)
         mask = torch.ones_like(ids)
@@ -322,7 +352,27 @@ class AblatedTexts(IdSequences):
 
         edited = nullcontext() if mean is None or self._edit is None else self._edit.changing(SITE, without)
         with edited:
-            return prediction(model_output(self.model, ids, mask, self.forward), ids)
+            return self.prediction(ids, mask, at)
+
+    def prediction(self, ids: Tensor, mask: Tensor, at: Tensor) -> Tensor:
+        """The model's logits (B, C): those of classes, or of the token at a position of each row, (B,)."""
+        found = self.logits(ids, mask)
+        return found if found.dim() == 2 else found[torch.arange(len(ids), device=ids.device), at.to(ids.device)]
+
+    def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """The model's logits: of classes, (B, C), or at each position, (B, T, V).
+
+        Raises:
+            ValueError: If they are of classes where masked tokens are to be predicted.
+
+        """
+        found = logits_of(model_output(self.model, ids, mask, self.forward), ids)
+        if found.dim() == 2 and self.predicts == "masked":
+            raise ValueError(
+                f"predicts='masked' is of a model that predicts tokens, logits ({len(ids)}, {ids.shape[1]}, V), and "
+                f"{type(self.model).__name__} gives logits of classes, {tuple(found.shape)}: leave `predicts` out."
+            )
+        return found
 
     @staticmethod
     def _check_embedded(embedded: Tensor, ids: Tensor) -> None:
@@ -398,12 +448,6 @@ def _embeds(model: nn.Module) -> str:
     if not named:
         raise ValueError(f"`embedding`: {type(model).__name__} has no nn.Embedding; name the module that embeds.")
     return named[0]
-
-
-def prediction(output: Any, ids: Tensor) -> Tensor:
-    """Logits (B, C) in what a model returned: those of classes, or at the last position."""
-    found = logits_of(output, ids)
-    return found if found.dim() == 2 else found[:, -1]
 
 
 def logits_of(output: Any, ids: Tensor) -> Tensor:

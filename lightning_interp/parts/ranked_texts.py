@@ -21,8 +21,8 @@ from lightning_interp.functional.faithfulness import (
     removal_orders,
     sufficiency,
 )
-from lightning_interp.language.likelihood import eval_mode, model_device, model_output
-from lightning_interp.parts.ablated_texts import SITE, AblatedText, AblatedTexts, Around, Without, logits_of, prediction
+from lightning_interp.language.likelihood import eval_mode, model_device
+from lightning_interp.parts.ablated_texts import SITE, AblatedText, AblatedTexts, Around, Without
 from lightning_interp.parts.head_sites import HeadSites
 
 __all__ = ["FOUND", "Rank", "RankedTexts"]
@@ -40,7 +40,7 @@ class RankedTexts(AblatedTexts):
     Args:
         rank: The ranking.
         orders: How many orders are drawn: of words with equal scores, and at random.
-        rollout_from: The position whose rollout is taken; by default the last one of a language model, and the mean
+        rollout_from: The position whose rollout is taken; by default that of the token that is predicted, and the mean
             over all of a classifier.
         without: How words are left out; ``how``: see :class:`~lightning_interp.parts.ablated_texts.AblatedTexts`.
 
@@ -155,29 +155,29 @@ class RankedTexts(AblatedTexts):
             if callable(self.rank):
                 scores = self.rank(self.model, ids, mask)
             elif self.rank == "rollout":
-                scores = self._rollout(ids, mask)
+                scores = self._rollout(ids, mask, text.at)
             else:
-                scores = self._gradient_times_input(ids, mask, target)
+                scores = self._gradient_times_input(ids, mask, torch.tensor([text.at]), target)
         if not isinstance(scores, Tensor) or scores.shape != ids.shape:
             told = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise ValueError(f"`rank` must return scores (B, T) = {tuple(ids.shape)}, and returned {told}.")
         return text.words.double() @ scores[0].detach().double().cpu()
 
-    def _rollout(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def _rollout(self, ids: Tensor, mask: Tensor, at: int) -> Tensor:
         """Of each position how much of it reaches the position that predicts, (1, T)."""
         assert self._heads is not None
         weights: list[Tensor] = []  # in the order in which layers attend
         with self._heads.tap.reading(lambda site, call: weights.append(call.weights)), torch.no_grad():
-            logits = logits_of(model_output(self.model, ids, mask, self.forward), ids)
+            logits = self.logits(ids, mask)
         rows, position = rollout(weights), self.rollout_from
         if position is None and logits.dim() == 2:
             return rows.mean(1)
-        position = -1 if position is None else position
+        position = at if position is None else position
         if not -ids.shape[1] <= position < ids.shape[1]:
             raise ValueError(f"`rollout_from` is {position}, and a text has {ids.shape[1]} tokens.")
         return rows[:, position]
 
-    def _gradient_times_input(self, ids: Tensor, mask: Tensor, target: int) -> Tensor:
+    def _gradient_times_input(self, ids: Tensor, mask: Tensor, at: Tensor, target: int) -> Tensor:
         leaves: list[Tensor] = []
 
         def leaf(embedded: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ class RankedTexts(AblatedTexts):
 
         assert self._edit is not None
         with self._edit.changing(SITE, leaf, call=0):
-            logits = prediction(model_output(self.model, ids, mask, self.forward), ids)
+            logits = self.prediction(ids, mask, at)
         self._check_embedded(leaves[0], ids)
         (gradient,) = torch.autograd.grad(prediction_scores(_two_or_more(logits), target).sum(), leaves[:1])
         return (gradient * leaves[0].detach()).sum(-1)

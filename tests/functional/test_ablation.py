@@ -15,6 +15,7 @@ from lightning_interp.functional import (
     ablation_concentration,
     cue_first,
     cue_share,
+    masked_word,
     prediction_scores,
     word_positions,
 )
@@ -32,6 +33,18 @@ def test_scores_are_those_of_a_loop(seed: int, classes: int, kind: Any) -> None:
 def test_words_stand_where_a_loop_finds_them(words: list[int]) -> None:
     found = word_positions(torch.tensor(words, dtype=torch.int64))
     assert [row.nonzero().flatten().tolist() for row in found] == plain.positions(words)
+
+
+@given(
+    tokens=st.lists(st.tuples(st.integers(5, 7), st.integers(-1, 3)), max_size=9),
+    masks=st.sets(st.integers(0, 8)),
+    draw=st.floats(0, 1, exclude_max=True),
+)
+def test_masked_words_are_those_of_a_loop(tokens: list[tuple[int, int]], masks: set[int], draw: float) -> None:
+    ids = [5 if place in masks else one + 1 for place, (one, _) in enumerate(tokens)]
+    words = [word for _, word in tokens]
+    found = masked_word(torch.tensor(ids, dtype=torch.int64), torch.tensor(words, dtype=torch.int64), 5, draw)
+    assert tuple(one if isinstance(one, int) else one.tolist() for one in found) == plain.masked(ids, words, 5, draw)
 
 
 @given(
@@ -70,3 +83,8 @@ def test_arguments() -> None:
         word_positions(torch.zeros(1, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"cue bool \(n,\), got \(2,\) and a cue torch.float32 \(2,\)"):
         cue_share(torch.ones(2), torch.ones(2))
+
+
+def test_a_text_to_be_masked_is_a_row() -> None:
+    with pytest.raises(ValueError, match=r"`ids` and `words` must both be \(T,\), got \(3,\) and \(2,\)"):
+        masked_word(torch.zeros(3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), 2, 0.5)

@@ -23,6 +23,24 @@ def positions(words: Sequence[int]) -> list[list[int]]:
     return list(found.values())
 
 
+def masked(ids: Sequence[int], words: Sequence[int], mask: int, draw: float) -> tuple[list[int], list[int], int]:
+    """Where a masked word is, or one that is masked whole where none is."""
+    found, own = list(ids), list(words)
+    if mask not in found and positions(words):
+        rows = positions(words)
+        for place in rows[int(draw * len(rows))]:
+            found[place] = mask
+    starts: list[int] = []
+    seen: set[int] = set()
+    for place, one in enumerate(found):
+        if one == mask:
+            if words[place] < 0 or words[place] not in seen:
+                starts.append(place)
+            seen.add(words[place])
+            own[place] = -1
+    return found, own, starts[int(draw * len(starts))] if starts else -1
+
+
 def concentration(weights: Sequence[float]) -> float:
     """1 less the entropy of what words weigh, over its maximum."""
     total = math.fsum(abs(w) for w in weights)
