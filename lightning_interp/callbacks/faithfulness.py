@@ -17,9 +17,18 @@ from lightning_interp.isolation.seen import Seen
 from lightning_interp.language.likelihood import Forward
 from lightning_interp.metrics.derived import ABOVE_RANDOM, RANDOM_ORDER
 from lightning_interp.metrics.measure import Measure
-from lightning_interp.metrics.measures.ablation import FAITHFULNESS, FAITHFULNESS_TEXTS, RANK_AGREEMENT, RANKING
-from lightning_interp.parts.ablated_texts import Predicts, Without
-from lightning_interp.parts.ranked_texts import FOUND, Rank, RankedTexts
+from lightning_interp.metrics.measures.ablation import (
+    EXPLANATION_ACCURACY,
+    EXPLANATION_COST,
+    EXPLANATION_UNPARSED,
+    FAITHFULNESS,
+    FAITHFULNESS_TEXTS,
+    RANK_AGREEMENT,
+    RANKING,
+    RANKING_LEVELS,
+)
+from lightning_interp.parts.ablated_texts import Decode, Predicts, Without
+from lightning_interp.parts.ranked_texts import FOUND, Explain, Rank, Ranked, RankedTexts
 from lightning_interp.parts.word_weights import mean_defined
 from lightning_interp.parts.words import Words
 from lightning_interp.reading.analysis import Draw, ValidationAnalysis
@@ -58,20 +67,35 @@ class Faithfulness(ValidationAnalysis):
     ``rank_agreement_above_random/<ranking>``  summary  the one less the other (conditional)
     ``…_random/<ranking>``                     full     each of words in random order, the same at every reading
     ``…_above_random/<ranking>``               summary  the one less the other
+    ``ranking_levels/<ranking>``               full     how many different scores a text's words have, mean
     ``faithfulness_texts/<ranking>``           full     how many texts were read
+    ``explanation_unparsed/<ranking>``         summary  share of texts without an explanation that could be read, which
+                                                        are in no other measure; of ``rank="explanation"``
+    ``explanation_accuracy/<ranking>``         full     accuracy of the classes that the model says with explanations,
+                                                        where there is a ``target`` (conditional: it may say none)
+    ``explanation_cost/<ranking>``             summary  accuracy of its own predictions of those texts less that
+                                                        (conditional)
     =========================================  =======  ================================================================
 
-    A ranking is called ``ablation``, ``gradient``, ``rollout``, or as the function is. Where a model must guess without
-    its cue, some guesses agree: ``decision_flip`` is at most 1 − 1/C of C classes. Compare only texts of as many words.
+    A ranking is called ``ablation``, ``gradient``, ``rollout``, ``explanation``, or as the function is. Where a model
+    must guess without its cue, some guesses agree: ``decision_flip`` is at most 1 − 1/C of C classes. Compare only
+    texts of as many words.
 
     Args:
         rank: ``"ablation"``: by what p loses without each word alone. ``"gradient"``: gradient × input of log p(c) at
             the embedding. ``"rollout"``: attention rollout
-            (:func:`~lightning_interp.functional.attention.rollout`), as it reaches one position. A function
+            (:func:`~lightning_interp.functional.attention.rollout`), as it reaches one position. ``"explanation"``: by
+            what the model says when it is asked, by ``explain``. A function
             ``rank(model, input_ids, attention_mask)``, called with one text (1, T) and gradients on, that returns
             scores (1, T), the highest of what matters most. A word of several pieces has the sum of theirs.
         without: How words are left out; see :class:`~lightning_interp.callbacks.InputAblation`, also for
             ``predicts``, ``mask_token_id``, ``draws``, ``words``, ``ignore_tokens``, ``forward`` and ``batch_tokens``.
+        explain: ``explain(model, words)`` asks for the scores of a text's words, given as text, and returns them, or
+            ``None`` where they could not be read, and the number of the class that the model says with them, or
+            ``None``. It is called for one text at a time, without gradients, and what it draws is the same at every
+            reading. What a model says is rounded to few levels, so that ``decision_flip`` and ``rank_agreement``, which
+            hang on single words, say less than the others.
+        target: Where a batch has the class of each text, int (B,): what explaining costs in accuracy.
         orders: How many random orders of a text, and orders of equal scores.
         rollout_from: The position of the last layer whose rollout is taken, such as 0 for one that classifies by its
             first token; by default the one whose token is predicted, and of a classifier the mean over all.
@@ -86,6 +110,7 @@ class Faithfulness(ValidationAnalysis):
         max_examples: Texts of the validation run, spread evenly over it.
         forward: Calls the model on texts without padding.
         batch_tokens: Tokens in a forward pass.
+        decode: Token ids → text, such as a tokenizer's ``decode``, of ``"explanation"``.
         tokens, mask, padding_idx: Where a validation batch has its text; see
             :class:`~lightning_interp.callbacks.RepresentationMetrics`.
         seed: Of orders and draws.
@@ -114,6 +139,8 @@ class Faithfulness(ValidationAnalysis):
         without: Without = "resample",
         orders: int = 4,
         rollout_from: int | None = None,
+        explain: Explain | None = None,
+        target: Key | None = None,
         model: str = "",
         predicts: Predicts = "last",
         mask_token_id: int | None = None,
@@ -124,6 +151,7 @@ class Faithfulness(ValidationAnalysis):
         max_examples: int | None = 16,
         forward: Forward | None = None,
         batch_tokens: int = 4096,
+        decode: Decode | None = None,
         tokens: Key | None = None,
         mask: Key | None = None,
         padding_idx: int | None = None,
@@ -139,6 +167,7 @@ class Faithfulness(ValidationAnalysis):
             orders,
             without,
             rollout_from,
+            explain,
             predicts=predicts,
             mask_token_id=mask_token_id,
             draws=draws,
@@ -149,6 +178,8 @@ class Faithfulness(ValidationAnalysis):
             model=model,
             forward=forward,
             batch_tokens=batch_tokens,
+            decode=decode,
+            target=target,
         )
         self.read_words = Words(tokens, mask, padding_idx, batch_size=self.batch_size, asked=True)
 
@@ -157,7 +188,9 @@ class Faithfulness(ValidationAnalysis):
     def declares(self) -> list[Measure]:
         """Each measure, with random orders beside it."""
         kinds = [made for one in self._read() for made in (one, RANDOM_ORDER.of(one), ABOVE_RANDOM.of(one))]
-        return [*kinds, FAITHFULNESS_TEXTS]
+        asked = [EXPLANATION_UNPARSED] if self.texts.rank == "explanation" else []
+        told = [EXPLANATION_ACCURACY, EXPLANATION_COST] if asked and self.texts.target is not None else []
+        return [*kinds, RANKING_LEVELS, FAITHFULNESS_TEXTS, *asked, *told]
 
     def _read(self) -> list[Measure]:
         return [one for one in FAITHFULNESS if one is not RANK_AGREEMENT or self.texts.rank != "ablation"]
@@ -176,9 +209,15 @@ class Faithfulness(ValidationAnalysis):
     def merge(self, reading: Reading) -> Collective[Mapping[str, Tensor | float]]:
         """Run the texts without the first words of their ranking, and of random orders."""
         texts = yield from self.texts.texts()
-        found = yield from self.texts.merged([one.flatten() for one in self.texts.measured(texts, reading.group)])
-        rows = torch.stack(found).view(-1, 2, len(FOUND)) if found else torch.zeros(0, 2, len(FOUND))
+        found = yield from self.texts.measured(texts, reading.group)
+        nothing = torch.zeros(0, 2, len(FOUND))
+        rows = torch.stack([one.faithful for one in found]) if found else nothing
         values = {FAITHFULNESS_TEXTS.key(self.ranking): float(len(texts))}
+        values[RANKING_LEVELS.key(self.ranking)] = mean_defined([one.levels for one in found])
+        if self.texts.rank == "explanation":
+            values[EXPLANATION_UNPARSED.key(self.ranking)] = mean_defined([float(one.unread) for one in found])
+        if self.texts.rank == "explanation" and self.texts.target is not None:
+            values |= self._costs([(one.label, own) for one, own in zip(texts, found, strict=True)])
         for one in self._read():
             pairs = rows[:, :, FOUND.index(one.name)].tolist()
             # Of the same texts.
@@ -188,6 +227,13 @@ class Faithfulness(ValidationAnalysis):
             values[RANDOM_ORDER.of(one).key(self.ranking)] = random
             values[ABOVE_RANDOM.of(one).key(self.ranking)] = ranked - random
         return values
+
+    def _costs(self, texts: Sequence[tuple[int, Ranked]]) -> dict[str, float]:
+        """Accuracy of what the model says, and what that costs, of the texts whose class it says."""
+        told = [(label, one) for label, one in texts if one.said >= 0]
+        said = mean_defined([float(one.said == label) for label, one in told])
+        own = mean_defined([float(one.own == label) for label, one in told])
+        return {EXPLANATION_ACCURACY.key(self.ranking): said, EXPLANATION_COST.key(self.ranking): own - said}
 
     # ------------------------------------------------- pictures
 

@@ -64,6 +64,8 @@ class AblatedText(NamedTuple):
     """Whether each word belongs to each cue, bool (cues, n)."""
     at: int = -1
     """The position whose token is predicted."""
+    label: int = -1
+    """Which class is right, where a batch says that."""
 
     @property
     def first_ids(self) -> Tensor:
@@ -99,6 +101,7 @@ class AblatedTexts(IdSequences):
         decode: Token ids → text, for cues that are patterns.
         predicts: Where the token is that a model of tokens predicts; see
             :func:`~lightning_interp.functional.ablation.masked_word` for ``"masked"``.
+        target: Where a batch has the class of each text, int (B,).
         seed: Of the draws.
         model, forward, batch_tokens: See :class:`~lightning_interp.parts.id_sequences.IdSequences`.
         embeds: Whether the module that embeds is needed, however words are left out.
@@ -129,6 +132,7 @@ class AblatedTexts(IdSequences):
         embeds: bool = False,
         decode: Decode | None = None,
         predicts: Predicts = "last",
+        target: Key | None = None,
     ) -> None:
         super().__init__(model, forward, batch_tokens)
         for name, given, kinds in (
@@ -156,6 +160,7 @@ class AblatedTexts(IdSequences):
             raise ValueError(f"`ignore_tokens` must be a list of token ids, got {ignore_tokens!r}.")
         self.without, self.score, self.mask_token_id, self.draws = without, score, mask_token_id, draws
         self.embedding, self.words, self.seed, self.predicts = embedding, words, seed, predicts
+        self.target = target
         self.embeds = embeds or without == "embedding"
         self.ignore_tokens = list(ignore_tokens)
         self.cues, self.decode = checked_cues(cues), decode
@@ -199,7 +204,8 @@ class AblatedTexts(IdSequences):
         """Keep the selected texts of a batch.
 
         Raises:
-            ValueError: If the batch does not say its token ids, which of them are padding, their words, or a cue.
+            ValueError: If the batch does not say its token ids, which of them are padding, their words, classes, or a
+                cue.
 
         """
         ids, real = read.text()
@@ -214,15 +220,27 @@ class AblatedTexts(IdSequences):
                 columns.append(_among(ids, cue))
             else:
                 columns.append(_like(ids, look_up(seen.batch, cue, "cues"), f"cues[{name!r}]", "a mask").bool())
+        if self.target is not None:
+            columns.append(self._classes(seen.batch, self.target, ids))
         texts = torch.stack([seen.selection.of(one).cpu().long() for one in columns], -1)
         for position, text, here in zip(
             seen.selection.positions.tolist(), texts, seen.selection.of(real).cpu(), strict=True
         ):
             self._own.append((position, text[here]))
 
+    def _classes(self, batch: Any, target: Key, ids: Tensor) -> Tensor:
+        """The class of each text at all of its positions."""
+        given = look_up(batch, target, "target")
+        if not isinstance(given, Tensor) or given.shape != ids.shape[:1] or given.is_floating_point():
+            told = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+            raise ValueError(
+                f"`target` must lead to the class of each text, whole numbers (B,) = ({len(ids)},), got {told}."
+            )
+        return given[:, None].to(ids.device).expand_as(ids)
+
     def texts(self) -> Collective[list[AblatedText]]:
         """Those of all ranks that have two words or more, in their order in the data set."""
-        gathered = yield from gathered_texts(self._own, 2 + len(self.cues))
+        gathered = yield from gathered_texts(self._own, 2 + len(self.cues) + (self.target is not None))
         found = []
         for number, text in enumerate(gathered):
             ids, belongs = text[:, 0], text[:, 1]
@@ -232,12 +250,13 @@ class AblatedTexts(IdSequences):
                 # No counter of a draw in the place of a word is below 0.
                 draw = float(counter_uniform(torch.tensor(-1 - number), self.seed))
                 ids, belongs, at = masked_word(ids, belongs, self.mask_token_id, draw)
-            words, marks = word_positions(belongs), text[:, 2:].T.bool()
+            words, marks = word_positions(belongs), text[:, 2 : 2 + len(self.cues)].T.bool()
+            label = -1 if self.target is None or not len(text) else int(text[0, -1])
             cues = (marks[:, None] & words).any(-1)
             for place, cue in enumerate(self.cues.values()):
                 if isinstance(cue, re.Pattern):
                     cues[place] = torch.tensor([self._has(cue, text[word, 0]) for word in words], dtype=torch.bool)
-            found.append(AblatedText(ids, words, cues, at))
+            found.append(AblatedText(ids, words, cues, at, label))
         return [one for one in found if len(one.words) >= _FEWEST]
 
     def _has(self, pattern: re.Pattern[str], ids: Tensor) -> bool:

@@ -13,6 +13,7 @@ import lightning_interp
 from lightning_interp import (
     AcquisitionByClass,
     AttentionStructure,
+    Faithfulness,
     InductionHeads,
     LayerProbe,
     MinimalPairs,
@@ -38,6 +39,9 @@ FULLEST: dict[str, Callable[[], ValidationAnalysis]] = {
     # Without heads to watch, whose values are of another level.
     "AttentionStructure": lambda: AttentionStructure(SITE),
     "InductionHeads": lambda: InductionHeads(sites=SITE),
+    "Faithfulness": lambda: Faithfulness(
+        "explanation", explain=lambda model, words: (None, None), decode=str, target="label"
+    ),
     "AcquisitionByClass": lambda: AcquisitionByClass("head", target="tags", names=["zero", "one"]),
 }
 """With every option that adds keys, where the recipe has not."""

@@ -224,6 +224,118 @@ def test_what_cannot_be_rolled_out_is_told() -> None:
         read(Bag(), [padded(ROWS)], faithfulness("rollout"))
 
 
+# ------------------------------------------------- what a model says of itself
+
+
+def spelled(ids: list[int]) -> str:
+    return " ".join(f"w{one}" for one in ids)
+
+
+def said_of(words: list[str]) -> list[int]:
+    return [int(one[1:]) for one in words]
+
+
+def test_an_explanation_that_tells_the_truth_is_the_ranking_that_it_tells(tmp_path: Path) -> None:
+    model = trained(tmp_path, [])
+    data = DataLoader(cued(24, 1), batch_size=8)
+
+    def scores(ids: Tensor) -> Tensor:
+        return torch.isin(ids, torch.tensor(CUES)) + ids / 100
+
+    def explain(model: nn.Module, words: list[str]) -> tuple[list[float], int]:
+        assert not torch.is_grad_enabled()
+        ids = torch.tensor(said_of(words))
+        return scores(ids).tolist(), int((ids == CUES[1]).any())
+
+    by_function = read(model, data, faithfulness(lambda model, ids, mask: scores(ids)))
+    found = read(model, data, faithfulness("explanation", explain=explain, decode=spelled, target="label"))
+    for name in NAMES:
+        assert found[name] == pytest.approx(by_function[name], abs=1e-9), name
+    assert found["explanation_unparsed"] == 0
+    assert found["explanation_accuracy"] == 1
+    assert found["explanation_cost"] == 0
+    assert found["ranking_levels"] > 9  # of 12 words some come twice
+
+
+def test_rounded_explanations_have_few_levels_and_are_averaged_over_orders(tmp_path: Path) -> None:
+    model = trained(tmp_path, [])
+    data = DataLoader(cued(24, 1), batch_size=8)
+
+    def explain(model: nn.Module, words: list[str]) -> tuple[list[float], None]:
+        return [0.8 if one % 2 or one in CUES else 0.2 for one in said_of(words)], None
+
+    found, again = (
+        read(model, data, faithfulness("explanation", explain=explain, decode=spelled, orders=orders, seed=seed))
+        for orders, seed in ((200, 0), (200, 1))
+    )
+    assert found["ranking_levels"] == 2
+    assert not {"explanation_accuracy", "explanation_cost"} & set(found)
+    # The cue is one of half of the words, in an order that is drawn.
+    assert found["comprehensiveness"] == pytest.approx(again["comprehensiveness"], abs=0.02)
+    assert found["comprehensiveness_above_random"] > 0.02
+
+
+def test_what_explaining_costs_and_what_cannot_be_read() -> None:
+    batch = {**padded(ROWS), "label": torch.tensor([0, 1, 1, 0])}
+    right = [int(sum(Bag().embedding.weight[row, 0].tolist()) > 0) for row in ROWS]
+    own = sum(a == b for a, b in zip(right, batch["label"].tolist(), strict=True)) / 4
+    place = {tuple(row): number for number, row in enumerate(ROWS)}
+
+    def explain(model: nn.Module, words: list[str]) -> tuple[list[float] | None, int | None]:
+        number = place[tuple(said_of(words))]
+        return (None if number == 1 else [1.0] * len(words)), [1, 1, 1, 1][number]
+
+    found = read(Bag(), [batch], faithfulness("explanation", explain=explain, decode=spelled, target="label"))
+    assert found["explanation_unparsed"] == 0.25
+    assert found["faithfulness_texts"] == 4
+    assert found["ranking_levels"] == 1
+    assert found["explanation_accuracy"] == 0.5
+    assert found["explanation_cost"] == pytest.approx(own - 0.5)
+    # Equal scores are random orders, of the texts that could be read.
+    others = read(Bag(), [padded([row for row in ROWS if row != ROWS[1]])], faithfulness())
+    for name in NAMES[:-1]:
+        assert found[f"{name}_above_random"] == 0
+        assert found[f"{name}_random"] == pytest.approx(others[f"{name}_random"], abs=0.3)
+    with pytest.raises(
+        ValueError, match=r"`target` must lead to the class of each text, whole numbers \(B,\) = \(4,\)"
+    ):
+        read(Bag(), [batch], faithfulness("explanation", explain=explain, decode=spelled, target="input_ids"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, r"`explain` must return a pair \(scores, class\), and returned NoneType"),
+        (([1.0], None), r"a finite score of each of \d words, or None .*, and returned \[1.0\]"),
+        (("nan", None), r"a finite score of each of \d words"),
+        ((None, "good"), "the number of a class or None, and returned 'good'"),
+        ((None, True), "the number of a class or None, and returned True"),
+    ],
+)
+def test_what_is_no_explanation_is_told(given: Any, message: str) -> None:
+    def explain(model: nn.Module, words: list[str]) -> Any:
+        return ([math.nan] * len(words), None) if given == ("nan", None) else given
+
+    with pytest.raises(ValueError, match=message):
+        read(Bag(), [padded(ROWS)], faithfulness("explanation", explain=explain, decode=spelled))
+
+
+def explained_over_ranks() -> dict[str, float]:
+    def explain(model: nn.Module, words: list[str]) -> tuple[list[float] | None, int]:
+        drawn = torch.rand(len(words))
+        return (None if drawn[0] < 0.3 else drawn.tolist()), int(drawn[0] < 0.5)
+
+    how: dict[str, Any] = {"explain": explain, "decode": spelled, "orders": 2, "max_examples": None}
+    return validated(faithfulness("explanation", model="lm", **how), Letters(), loader(batch_size=2))
+
+
+def test_ranks_explain_as_one_process_does(ranks: Any) -> None:
+    alone = explained_over_ranks()
+    assert 0 < alone["explanation_unparsed/explanation"] < 1
+    for found in ranks.run(explained_over_ranks):
+        assert found == pytest.approx(alone, abs=1e-12)
+
+
 # ------------------------------------------------- any way, any batch, any number of ranks
 
 
@@ -275,11 +387,14 @@ def test_ranks_read_what_one_process_reads(ranks: Any) -> None:
     [
         (
             {"rank": "lime"},
-            r"`rank` must be one of .*'rollout'\], or a function .*, got 'lime'",
+            r"`rank` must be one of .*'explanation'\], or a function .*, got 'lime'",
         ),
         ({"rollout_from": 0}, "`rollout_from` is the position of rank='rollout': it is 0, and `rank` is 'ablation'"),
         ({"rank": "rollout", "rollout_from": 0.5}, "`rollout_from` is the position .* it is 0.5"),
         ({"orders": 0}, "`orders` must be at least 1, got 0"),
+        ({"rank": "explanation"}, "`explain` is the function of rank='explanation' .* it is None"),
+        ({"explain": len, "decode": str}, "`explain` is the function of rank='explanation' .* `rank` is 'ablation'"),
+        ({"rank": "explanation", "explain": len}, "asks for words as text: give `decode`"),
         ({"without": "drop"}, "`without` must be one of"),
         ({"embedding": "wte"}, "`embedding` is of without='embedding'"),
     ],

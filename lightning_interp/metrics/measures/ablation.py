@@ -13,10 +13,14 @@ __all__ = [
     "CUE_FIRST",
     "CUE_SHARE",
     "DECISION_FLIP",
+    "EXPLANATION_ACCURACY",
+    "EXPLANATION_COST",
+    "EXPLANATION_UNPARSED",
     "FAITHFULNESS",
     "FAITHFULNESS_TEXTS",
     "FLIP_FRACTION",
     "RANKING",
+    "RANKING_LEVELS",
     "RANK_AGREEMENT",
     "SUFFICIENCY",
 ]
@@ -151,10 +155,54 @@ FAITHFULNESS_TEXTS = Measure(
     bookkeeping=True,
     form="texts read by {all}",
 )
+RANKING_LEVELS = Measure(
+    "ranking_levels",
+    "different scores of words",
+    "How many different scores a ranking gives the words of a text, mean over texts.",
+    (RANKING,),
+    level=FULL,
+    unit="scores",
+    none="As many as words where no two are equal; equal ones are drawn.",
+    form="different scores of words by {all}",
+)
+EXPLANATION_UNPARSED = Measure(
+    "explanation_unparsed",
+    "explanations that could not be read",
+    "Share of texts of which the model gave no scores that could be read; they are in no other measure.",
+    (RANKING,),
+    unit="share",
+    better="lower",
+    none="0 for none.",
+    form="texts without an {all} that could be read",
+)
+EXPLANATION_ACCURACY = Measure(
+    "explanation_accuracy",
+    "accuracy with an explanation",
+    "Share of texts whose class the model says rightly where it explains itself.",
+    (RANKING,),
+    level=FULL,
+    unit="share",
+    better="higher",
+    none="One over the number of classes at chance.",
+    instead="",
+    form="accuracy with an {all}",
+)
+EXPLANATION_COST = Measure(
+    "explanation_cost",
+    "what explaining costs",
+    "Accuracy of the model's own predictions less that of the classes that it says where it explains itself.",
+    (RANKING,),
+    unit="share",
+    better="lower",
+    none="0 where asking changes nothing.",
+    instead="",
+    form="accuracy that asking for an {all} costs",
+)
 FAITHFULNESS = (COMPREHENSIVENESS, SUFFICIENCY, DECISION_FLIP, FLIP_FRACTION, RANK_AGREEMENT)
 """What is read of a ranking."""
 
 ABLATION = (
     *(ABLATION_CONCENTRATION, ABLATION_STABILITY, ABLATION_TOTAL, ABLATION_TEXTS, CUE_SHARE, CUE_FIRST),
-    *(*FAITHFULNESS, FAITHFULNESS_TEXTS),
+    *(*FAITHFULNESS, FAITHFULNESS_TEXTS, RANKING_LEVELS),
+    *(EXPLANATION_UNPARSED, EXPLANATION_ACCURACY, EXPLANATION_COST),
 )
