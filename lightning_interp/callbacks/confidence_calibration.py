@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, Unpack
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lightning_interp.batches.predictions import PredictedRows, Scores
 from lightning_interp.batches.reader import Key
 from lightning_interp.distributed import Collective
 from lightning_interp.distributed.positions import Selection
+from lightning_interp.figures import measure_curves
 from lightning_interp.functional._numerics import as_float
 from lightning_interp.functional.calibration import multiclass_brier
 from lightning_interp.isolation.seen import Seen
@@ -29,6 +31,14 @@ from lightning_interp.sites import Call
 __all__ = ["ConfidenceCalibration", "SpokenConfidence"]
 
 SpokenConfidence: TypeAlias = Callable[[Any, Any], tuple[Any, Any]]
+
+_PANELS = {
+    "calibration error": {"equal width": "ece", "equal mass": "adaptive_ece"},
+    "Brier score": {"": "brier"},
+    "AUROC of confidence": {"": "auroc_confidence"},
+    "accuracy and confidence": {"accuracy": "accuracy", "confidence": "confidence"},
+    "over-confidence": {"": "overconfidence"},
+}
 
 
 class ConfidenceCalibration(ValidationAnalysis):
@@ -159,7 +169,7 @@ class ConfidenceCalibration(ValidationAnalysis):
         self.predictions = PredictionSites(sites, output, elsewhere, how) if confidence is None else None
         self.spoken = OutputSite(sites, elsewhere, call) if confidence is not None else None
         self.output = output
-        self.kept = ConfidencePictures(self.metric.coverages)
+        self.kept = ConfidencePictures()
         """What the diagrams show, by place."""
         self._metrics: dict[str, ConfidenceMetric] = {}
 
@@ -261,7 +271,27 @@ class ConfidenceCalibration(ValidationAnalysis):
 
     def figures(self) -> Mapping[str, Draw]:
         """Curves of the measures, and for each site its reliability diagram and selective accuracy."""
-        return self.kept.draws(self.names(), self._series, "calibration")
+        return {"calibration/curves": self._curves, **self.kept.diagrams(self.names(), "calibration")}
 
-    def _series(self, key: str) -> tuple[list[int], list[float]]:
-        return self.history.series(self.full_key(key))
+    def _curves(self) -> Figure:
+        names = self.names()
+        panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+        for panel, lines in _PANELS.items():
+            found = {
+                ", ".join(part for part in (name if len(names) > 1 or not label else "", label) if part): (
+                    self.history.series(self.full_key(f"{key}/{name}"))
+                )
+                for name in names
+                for label, key in lines.items()
+            }
+            panels[panel] = {label: line for label, line in found.items() if line[0]}
+        shares = {
+            f"{name}, coverage {share:g}" if len(names) > 1 else f"coverage {share:g}": self.history.series(
+                self.full_key(f"selective_accuracy/{name}/{share:g}")
+            )
+            for name in names
+            for share in self.metric.coverages
+        }
+        if shares:
+            panels["accuracy at coverage"] = {label: line for label, line in shares.items() if line[0]}
+        return measure_curves(panels, "Confidence")

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, Unpack, get_args
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lightning_interp.distributed import Collective, Sum, alone
+from lightning_interp.figures import measure_curves
 from lightning_interp.functional.elicited import distinct_levels
 from lightning_interp.language.encoding import Tokenizer
 from lightning_interp.language.likelihood import Forward
@@ -50,6 +52,14 @@ ConfidenceMethod = Literal[
     "average_confidence",
 ]
 """Ways of reading a confidence."""
+_PANELS = {
+    "calibration error": "ece",
+    "AUROC of confidence, chance .5": "auroc_confidence",
+    "Brier score": "brier",
+    "accuracy": "accuracy",
+    "over-confidence": "overconfidence",
+    "without an answer": "unparsed",
+}
 _METHOD, _SAID = "method", "method of what is said"
 _SELDOM = 5  # validations
 
@@ -219,7 +229,7 @@ class ElicitedConfidence(ValidationAnalysis):
                 self.questions, answer, spoken, lm.model, samples, prompts, misleading, batch_questions, seed
             )
         self.metric = ConfidenceMetric(bins=bins, coverages=coverages, max_rows=len(self.questions), seed=seed)
-        self.kept = ConfidencePictures(coverages)
+        self.kept = ConfidencePictures()
         """What the diagrams show, by method."""
 
     # ------------------------------------------------- keys
@@ -294,11 +304,20 @@ class ElicitedConfidence(ValidationAnalysis):
     # ------------------------------------------------- pictures
 
     def figures(self) -> Mapping[str, Draw]:
-        """Curves of the measures, and for each method its reliability diagram and selective accuracy."""
-        return self.kept.draws(self.methods, self._series, "elicited")
+        """Curves of the methods side by side, and of each its reliability diagram and selective accuracy."""
+        pictures = self.kept.diagrams(self.methods, "elicited")
+        return {"elicited/curves": self._curves, **pictures} if pictures else {}
 
-    def _series(self, key: str) -> tuple[list[int], list[float]]:
-        return self.history.series(self.full_key(key))
+    def _curves(self) -> Figure:
+        panels = {title: self._lines(name) for title, name in _PANELS.items()}
+        beside = {"random option": GUESSED_ACCURACY, "without the question": NO_QUESTION_ACCURACY}
+        for label, measure in beside.items():
+            panels["accuracy"][label] = self.history.series(self.full_key(measure.key()))
+        drawn = {title: {label: line for label, line in of.items() if line[0]} for title, of in panels.items()}
+        return measure_curves({title: of for title, of in drawn.items() if of}, "Confidence by how it is asked for")
+
+    def _lines(self, name: str) -> dict[str, tuple[list[int], list[float]]]:
+        return {method: self.history.series(self.full_key(site_key(name, method))) for method in self.methods}
 
 
 def _methods(methods: Sequence[str] | None, questions: Sequence[Question], asked: bool) -> list[str]:
