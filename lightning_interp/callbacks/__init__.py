@@ -14,6 +14,7 @@ from lightning_interp.callbacks.label_anchors import LabelAnchors
 from lightning_interp.callbacks.layer_probe import LayerProbe
 from lightning_interp.callbacks.minimal_pairs import MinimalPairs
 from lightning_interp.callbacks.noise_robustness import NoiseRobustness
+from lightning_interp.callbacks.patch_ablation import PatchAblation
 from lightning_interp.callbacks.phase_early_stopping import PhaseEarlyStopping
 from lightning_interp.callbacks.representation_drift import RepresentationDrift
 from lightning_interp.callbacks.representation_geometry import RepresentationGeometry
@@ -47,6 +48,7 @@ __all__ = [
     "AttentionBudget",
     "LabelAnchors",
     "InputAblation",
+    "PatchAblation",
     "Faithfulness",
     "ElicitedConfidence",
     "ConfidenceCalibration",

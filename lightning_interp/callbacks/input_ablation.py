@@ -4,31 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import isnan
 from typing import Unpack
 
 from torch import Tensor, nn
 
 from lightning_interp.batches.contents import Key
 from lightning_interp.distributed import Collective
-from lightning_interp.functional.ablation import Score, ablation_concentration, cue_first, cue_share
+from lightning_interp.functional.ablation import Score
 from lightning_interp.isolation.random_weights import Reinit
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.language.likelihood import Forward
-from lightning_interp.metrics.derived import ABOVE_CHANCE, CHANCE, with_random
 from lightning_interp.metrics.measure import Measure
-from lightning_interp.metrics.measures.ablation import (
-    ABLATION_CONCENTRATION,
-    ABLATION_STABILITY,
-    ABLATION_TEXTS,
-    ABLATION_TOTAL,
-    CUE,
-    CUE_FIRST,
-    CUE_SHARE,
-)
+from lightning_interp.metrics.measures.ablation import CUE
 from lightning_interp.parts.ablated_texts import AblatedTexts, Cues, Predicts, Without
-from lightning_interp.parts.baseline import Baseline, beside_random
-from lightning_interp.parts.word_weights import WordWeights, mean_defined
+from lightning_interp.parts.ablation_measures import ablation_measured, ablation_measures
+from lightning_interp.parts.baseline import Baseline
+from lightning_interp.parts.word_weights import WordWeights
 from lightning_interp.parts.words import Words
 from lightning_interp.reading.analysis import Draw, ValidationAnalysis
 from lightning_interp.reading.arguments import LoaderArgs
@@ -156,12 +147,7 @@ class InputAblation(ValidationAnalysis):
 
     def declares(self) -> list[Measure]:
         """How weight is spread, with random weights beside it, whether it stays, and what cues have of it."""
-        spread = [ABLATION_CONCENTRATION]
-        return [
-            *(with_random(spread) if self.baseline.wanted else spread),
-            *(ABLATION_STABILITY, CUE_SHARE, CHANCE.of(CUE_SHARE), ABOVE_CHANCE.of(CUE_SHARE)),
-            *(CUE_FIRST, CHANCE.of(CUE_FIRST), ABLATION_TOTAL, ABLATION_TEXTS),
-        ]
+        return ablation_measures(self.baseline)
 
     def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
         """The cues."""
@@ -180,41 +166,10 @@ class InputAblation(ValidationAnalysis):
 
     def merge(self, reading: Reading) -> Collective[Mapping[str, Tensor | float]]:
         """Run the texts without each word, with random weights too where that is due."""
-        texts = yield from self.texts.texts()
-        run = partial(self.texts.losses, texts, reading.group)
-        if reading.changed is not None or not reading.counts:
-            self.baseline.values = {}  # of other texts
-        yield from self.baseline.read(self.texts.model, type(self).__name__, run, self._concentration)
-        weights = yield from self.texts.merged(run())
-        values = {ABLATION_CONCENTRATION.key(): mean_defined([ablation_concentration(w) for w in weights])}
-        values |= self.baseline.beside(values, beside_random([ABLATION_CONCENTRATION], {}))
-        values[ABLATION_TOTAL.key()] = mean_defined([float(w.abs().sum()) for w in weights])
-        values[ABLATION_TEXTS.key()] = float(len(texts))
-        for place, cue in enumerate(self.texts.cues):
-            values |= self._of_cue(cue, weights, [one.cues[place] for one in texts])
-        values[ABLATION_STABILITY.key()] = self.weights.take(texts, weights, anew=reading.changed is not None)
-        if not reading.counts:
-            self.baseline.values = {}
-        return values
-
-    def _concentration(self, own: Sequence[Tensor]) -> Collective[dict[str, float]]:
-        """What stands beside random weights."""
-        weights = yield from self.texts.merged(own)
-        return {ABLATION_CONCENTRATION.key(): mean_defined([ablation_concentration(w) for w in weights])}
-
-    @staticmethod
-    def _of_cue(cue: str, weights: Sequence[Tensor], marked: Sequence[Tensor]) -> dict[str, float]:
-        shares = [cue_share(w, one) for w, one in zip(weights, marked, strict=True)]
-        # Of the same texts.
-        by_chance = [float(one.double().mean()) for one, share in zip(marked, shares, strict=True) if not isnan(share)]
-        share, chance = mean_defined(shares), mean_defined(by_chance)
-        return {
-            CUE_SHARE.key(cue): share,
-            CHANCE.of(CUE_SHARE).key(cue): chance,
-            ABOVE_CHANCE.of(CUE_SHARE).key(cue): share - chance,
-            CUE_FIRST.key(cue): mean_defined([cue_first(w, one) for w, one in zip(weights, marked, strict=True)]),
-            CHANCE.of(CUE_FIRST).key(cue): chance,
-        }
+        read = yield from self.texts.texts()
+        losses = partial(self.texts.losses, read, reading.group)
+        names, own = list(self.texts.cues), (self.weights, self.baseline, reading)
+        return (yield from ablation_measured(type(self).__name__, self.texts.model, read, losses, names, *own))
 
     # ------------------------------------------------- pictures
 

@@ -8,6 +8,7 @@ from lightning_interp.figures.head_map import head_map
 from lightning_interp.figures.information_plane import information_plane
 from lightning_interp.figures.interval_curves import interval_curves
 from lightning_interp.figures.measure_curves import measure_curves
+from lightning_interp.figures.patch_maps import patch_maps
 from lightning_interp.figures.reliability_diagram import reliability_diagram
 from lightning_interp.figures.representation_map import representation_map
 from lightning_interp.figures.retention_curves import retention_curves
@@ -23,6 +24,7 @@ __all__ = [
     "head_map",
     "information_plane",
     "measure_curves",
+    "patch_maps",
     "retention_curves",
     "site_heatmap",
     "training_phases",

@@ -94,6 +94,7 @@ from lightning_interp.functional.mass_mean import mass_mean
 from lightning_interp.functional.mds import Alignment, TaskMap, classical_mds, cosine_distance, procrustes
 from lightning_interp.functional.ngrams import next_token_labels, ngram_labels
 from lightning_interp.functional.overlap import OverlapAboveNull, overlap_above_null, overlap_matrix
+from lightning_interp.functional.patches import marked_patches, patch_edges, patch_index
 from lightning_interp.functional.principal import principal_axes
 from lightning_interp.functional.projection import random_projection
 from lightning_interp.functional.rank_correlation import Concordance, kendall_w, matrix_correlation, spearman
@@ -299,4 +300,7 @@ __all__ = [
     "ablation_concentration",
     "cue_share",
     "cue_first",
+    "patch_edges",
+    "patch_index",
+    "marked_patches",
 ]

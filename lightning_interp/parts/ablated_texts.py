@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_interp.batches.contents import Key, look_up
 from lightning_interp.batches.reader import ReadBatch
-from lightning_interp.distributed import Collective, Sums, rank_in, world_size
+from lightning_interp.distributed import Collective, rank_in, world_size
 from lightning_interp.functional.ablation import Score, masked_word, prediction_scores, word_positions
 from lightning_interp.functional.counter_noise import counter_uniform
 from lightning_interp.isolation.seen import Seen
@@ -35,6 +35,7 @@ __all__ = [
     "Without",
     "checked_cues",
     "logits_of",
+    "outputs",
 ]
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ Decode = Callable[[list[int]], str]
 """Token ids → their text."""
 
 _FEWEST = 2  # words of a text: of one alone nothing can be compared
+_KINDS = "a batch key, a list of token ids or a compiled pattern"
 SITE = "embedding"
 """What the site is called whose output is replaced."""
 
@@ -291,11 +293,6 @@ class AblatedTexts(IdSequences):
                     found[place] = work(texts[place], Around(place, read.sort().values, mean))
         return found
 
-    def merged(self, own: Sequence[Tensor]) -> Collective[list[Tensor]]:
-        """The same over all ranks."""
-        (whole,) = yield Sums([torch.cat([torch.zeros(0, dtype=torch.float64), *own])])
-        return list(torch.split(whole, [len(one) for one in own]))
-
     def _losses(self, text: AblatedText, around: Around) -> Tensor:
         target, full = -1, torch.zeros(())
         found = torch.zeros(len(text.words), dtype=torch.float64)
@@ -410,8 +407,12 @@ class AblatedTexts(IdSequences):
         return mean
 
 
-def checked_cues(cues: object) -> dict[str, Any]:
+def checked_cues(cues: object, kinds: str = _KINDS) -> dict[str, Any]:
     """Cues by name, ids as lists.
+
+    Args:
+        cues: What was given.
+        kinds: What a cue may be; patterns where that names them.
 
     Raises:
         ValueError: If it is no mapping, a name can be no part of a key, or a cue is neither ids nor a place in a batch
@@ -423,18 +424,16 @@ def checked_cues(cues: object) -> dict[str, Any]:
 
     """
     if cues is not None and not isinstance(cues, Mapping):
-        raise ValueError(f"`cues` must map names to a batch key, a list of token ids or a pattern, got {cues!r}.")
+        raise ValueError(f"`cues` must map names to {kinds}, got {cues!r}.")
     found: dict[str, Any] = {}
     for name, cue in (cues or {}).items():
         if not isinstance(name, str) or "/" in name or safe_keys([name]) != {name: name}:
             raise ValueError(f"`cues` names {name!r}: letters, digits, '_', '-' and '.' make a part of a key.")
         ids = not isinstance(cue, str) and isinstance(cue, Sequence)
         key = (isinstance(cue, str | int) and not isinstance(cue, bool)) or callable(cue)
-        pattern = isinstance(cue, re.Pattern) and isinstance(cue.pattern, str)
+        pattern = kinds == _KINDS and isinstance(cue, re.Pattern) and isinstance(cue.pattern, str)
         if not (key or pattern or (ids and len(cue) and _are_ids(cue))):
-            raise ValueError(
-                f"`cues` of {name!r} must be a batch key, a list of token ids or a compiled pattern, got {cue!r}."
-            )
+            raise ValueError(f"`cues` of {name!r} must be {kinds}, got {cue!r}.")
         found[name] = list(cue) if ids else cue
     return found
 
@@ -469,15 +468,18 @@ def _embeds(model: nn.Module) -> str:
     return named[0]
 
 
+def outputs(output: Any) -> Sequence[Any]:
+    """What of a model's output may be logits: those that it calls so, else all that it holds."""
+    if isinstance(output, Mapping) and "logits" in output:
+        return [output["logits"]]
+    if hasattr(output, "logits"):
+        return [output.logits]
+    return output if isinstance(output, tuple | list) else [output]
+
+
 def logits_of(output: Any, ids: Tensor) -> Tensor:
     """Logits in what a model returned: of classes, (B, C), or at each position, (B, T, V)."""
-    if isinstance(output, Mapping) and "logits" in output:
-        parts: Sequence[Any] = [output["logits"]]
-    elif hasattr(output, "logits"):
-        parts = [output.logits]
-    else:
-        parts = output if isinstance(output, tuple | list) else [output]
-    for one in parts:
+    for one in outputs(output):
         if not (isinstance(one, Tensor) and one.is_floating_point() and len(one) == len(ids)):
             continue
         if one.dim() == 2 or (one.dim() == 3 and one.shape[1] == ids.shape[1]):

@@ -29,6 +29,7 @@ from lightning_interp.functional.faithfulness import (
 from lightning_interp.isolation.guards import seed_all
 from lightning_interp.language.likelihood import eval_mode, model_device
 from lightning_interp.parts.ablated_texts import SITE, AblatedText, AblatedTexts, Around, Without
+from lightning_interp.parts.ablation_measures import summed
 from lightning_interp.parts.head_sites import HeadSites
 
 __all__ = ["FOUND", "Explain", "Rank", "Ranked", "RankedTexts"]
@@ -154,7 +155,7 @@ class RankedTexts(AblatedTexts):
         found = [torch.zeros(2 * len(FOUND) + 4, dtype=torch.float64) for _ in texts]
         for place, one in self.dealt(texts, self._measured, group).items():
             found[place] = one.row
-        return [Ranked.of(row) for row in (yield from self.merged(found))]
+        return [Ranked.of(row) for row in (yield from summed(found))]
 
     def _measured(self, text: AblatedText, around: Around) -> Ranked:
         n = len(text.words)

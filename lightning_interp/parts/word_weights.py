@@ -73,11 +73,15 @@ class WordWeights(Kept):
         lengths = last["lengths"].tolist()
         ids = last["first_ids"].split(lengths)[place].tolist()
         names = [str(one) if self.decode is None else self.decode([one]) for one in ids]
-        # Readings of other texts are forgotten once texts change.
-        values = torch.stack([one["weights"].split(lengths)[place] for one in self.values], 1)
         rows = [f"{number} {name}" for number, name in enumerate(names)]
         title = f"what the prediction of text {place} loses without each word"
-        return site_heatmap(self.steps, rows, values.numpy(), title, "nats")
+        return site_heatmap(self.steps, rows, self.over_readings(place).numpy(), title, "nats")
+
+    def over_readings(self, place: int) -> Tensor:
+        """What each word of one text weighed at each reading, (n, readings)."""
+        # Readings of other texts are forgotten once texts change.
+        lengths = self.values[-1]["lengths"].tolist()
+        return torch.stack([one["weights"].split(lengths)[place] for one in self.values], 1)
 
 
 def mean_defined(values: Sequence[float]) -> float:

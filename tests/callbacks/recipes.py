@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -26,6 +27,7 @@ from lightning_interp import (
     LayerProbe,
     MinimalPairs,
     NoiseRobustness,
+    PatchAblation,
     PhaseEarlyStopping,
     RepresentationDrift,
     RepresentationGeometry,
@@ -38,6 +40,7 @@ from lightning_interp import (
     ValidationAnalysis,
     ValidationSchedule,
 )
+from lightning_interp.batches.contents import look_up
 from lightning_interp.metrics import SpectralGeometry
 from lightning_interp.probing import Entities, Statement
 from lightning_interp.probing.treebank import Sentence
@@ -107,6 +110,18 @@ def as_language_model(model: nn.Module, input_ids: torch.Tensor, attention_mask:
     """The tagger with a word for every mixture of tags."""
     logits = model(input_ids)
     return logits @ torch.arange(3.0 * VOCABULARY).view(3, VOCABULARY).cos().to(logits)
+
+
+def vectors(batch: Any) -> torch.Tensor:
+    """Words as vectors, (B, T, vocabulary)."""
+    return nn.functional.one_hot(look_up(batch, "input_ids", "inputs"), VOCABULARY).float()
+
+
+def as_classifier(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """The tagger of such vectors, the mean of what it says of each."""
+    weight = model.embedding(torch.arange(VOCABULARY, device=inputs.device))  # type: ignore[operator]
+    found: torch.Tensor = model.head(model.encoder(inputs.to(weight) @ weight)).mean(1)  # type: ignore[operator,arg-type]
+    return found
 
 
 MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
@@ -222,6 +237,17 @@ MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
             draw_figures=draw,
         )
     ],
+    "PatchAblation": lambda draw: [
+        PatchAblation(
+            1,
+            cues={"low": [1, 2], "tagged": "tags"},
+            inputs=vectors,
+            channels=-1,
+            prefix="patches/",
+            forward=as_classifier,
+            draw_figures=draw,
+        )
+    ],
     "Faithfulness": lambda draw: [
         Faithfulness("gradient", ignore_tokens=[11], draws=2, forward=as_language_model, draw_figures=draw)
     ],
@@ -293,6 +319,7 @@ PARTICULAR: dict[str, Particular] = {
     "AttentionBudget": Particular(counts_omitted=None),
     "LabelAnchors": Particular(counts_omitted=None),
     "InputAblation": Particular(counts_omitted=None),
+    "PatchAblation": Particular(counts_omitted=None, refused={"length 1": "`units` of 1 makes 1 of an input (1, 12)"}),
     "Faithfulness": Particular(counts_omitted=None),
     "ElicitedConfidence": Particular(counts_omitted=None),
     "ValidationSchedule": Particular(every_step=lambda: ValidationSchedule(steps=None, every=1)),

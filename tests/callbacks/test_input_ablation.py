@@ -253,7 +253,10 @@ def test_texts_of_one_word_are_left_out() -> None:
         ({"predicts": "masked"}, "`mask_token_id` must be the id at which predicts='masked' predicts, got None"),
         ({"draws": 0}, "`draws` must be at least 1, got 0"),
         ({"ignore_tokens": ["[CLS]"]}, r"`ignore_tokens` must be a list of token ids, got \['\[CLS\]'\]"),
-        ({"cues": ["name"]}, r"`cues` must map names to a batch key, a list of token ids or a pattern, got \['name'\]"),
+        (
+            {"cues": ["name"]},
+            r"`cues` must map names to a batch key, a list of token ids or a compiled pattern, got \['name'\]",
+        ),
         ({"cues": {"a/b": [3]}}, "`cues` names 'a/b'"),
         (
             {"cues": {"a": []}},
