@@ -42,7 +42,8 @@ class InputAblation(ValidationAnalysis):
 
     with n words and S those of a cue, such as one that a model must not decide by: a share that rises to far above its
     chance while the loss falls is a shortcut. Weights of one removal at a time are the ranking that the measures of
-    DeYoung et al. (2020) compare others with; where either of two words is enough, neither has any.
+    DeYoung et al. (2020) compare others with; where either of two words is enough, neither has any. Of images, signals
+    and embeddings :class:`~lightning_interp.callbacks.PatchAblation` reads the same.
 
     ============================  =======  =============================================================================
     key                           level    what it is

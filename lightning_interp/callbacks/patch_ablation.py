@@ -14,9 +14,10 @@ from lightning_interp.functional.ablation import Score
 from lightning_interp.isolation.random_weights import Reinit
 from lightning_interp.metrics.measure import Measure
 from lightning_interp.metrics.measures.ablation import CUE
-from lightning_interp.parts.ablated_inputs import AblatedInputs, Instead, RunInputs, UnitCues, Units
+from lightning_interp.parts.ablated_inputs import AblatedInputs, Instead, RunInputs, UnitCues
 from lightning_interp.parts.ablation_measures import ablation_measured, ablation_measures
 from lightning_interp.parts.baseline import Baseline
+from lightning_interp.parts.input_units import Units
 from lightning_interp.parts.patch_weights import PatchWeights
 from lightning_interp.reading.analysis import Draw, ValidationAnalysis
 from lightning_interp.reading.arguments import LoaderArgs
@@ -124,7 +125,7 @@ class PatchAblation(ValidationAnalysis):
         how = (inputs, units, channels, without, score, draws, cues, seed)
         self.read_inputs = AblatedInputs(*how, model, forward, batch_inputs)
         self.baseline = Baseline(baseline, seed, of=model)
-        self.weights = PatchWeights(_MOST_READINGS, self.read_inputs)
+        self.weights = PatchWeights(_MOST_READINGS, self.read_inputs.made_of)
         """Weight of each patch of each input, of evenly spread readings and the last."""
 
     # ------------------------------------------------- keys

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise, product
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -15,19 +14,18 @@ from lightning_interp.distributed import Collective, Gather, rank_in, world_size
 from lightning_interp.distributed.sharding import refuse_sharded
 from lightning_interp.functional.ablation import Score, prediction_scores
 from lightning_interp.functional.counter_noise import counter_uniform
-from lightning_interp.functional.patches import marked_patches, patch_edges, patch_index
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.language.batching import dealt
 from lightning_interp.language.likelihood import eval_mode, model_device
-from lightning_interp.parts.ablated_texts import checked_cues, outputs
+from lightning_interp.parts.ablated_texts import outputs
+from lightning_interp.parts.cues import checked_cues
+from lightning_interp.parts.input_units import InputUnits, Units
 from lightning_interp.reading.part import Part
 from lightning_interp.reading.reading import Reading
 from lightning_interp.tasks.loading import find_language_model
 
-__all__ = ["AblatedInput", "AblatedInputs", "Instead", "RunInputs", "UnitCues", "Units"]
+__all__ = ["AblatedInput", "AblatedInputs", "Instead", "RunInputs", "UnitCues"]
 
-Units = int | Sequence[int] | Literal["channels"]
-"""The sides of a patch, one for all axes or one for each, or channels."""
 Instead = Literal["mean", "zero", "resample"]
 """What stands in the place of a unit that is left out."""
 UnitCues = dict[str, Key | Sequence[int]]
@@ -35,10 +33,8 @@ UnitCues = dict[str, Key | Sequence[int]]
 RunInputs = Callable[[nn.Module, Tensor], Any]
 """(model, inputs (B, …)) → logits (B, C), or an output that has them."""
 
-_FEWEST = 2  # units of an input: of one alone nothing can be compared
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MOST_AXES = 8
-_CUES = "a batch key or a list of the numbers of units"
 
 
 class AblatedInput(NamedTuple):
@@ -62,8 +58,7 @@ class AblatedInputs(Part):
 
     Args:
         inputs: Where a batch has them, a floating tensor (B, …).
-        units: What is left out at a time.
-        channels: The dimension of channels, that of the batch counted; ``None`` where there is none.
+        units, channels: What is left out at a time; see :class:`~lightning_interp.parts.input_units.InputUnits`.
         without: What stands in its place.
         score: What a prediction is measured by.
         draws: How many other inputs ``"resample"`` takes a unit from.
@@ -102,19 +97,9 @@ class AblatedInputs(Part):
         for name, number in (("draws", draws), ("batch_inputs", batch_inputs)):
             if number < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {number}.")
-        sides = [units] if isinstance(units, int) else units
-        patches = isinstance(sides, tuple | list) and len(sides) > 0 and all(type(s) is int and s > 0 for s in sides)
-        if units != "channels" and not patches:
-            raise ValueError(f"`units` must be the side of a patch, the sides, or 'channels', got {units!r}.")
-        if channels is not None and (type(channels) is not int or channels == 0):
-            raise ValueError(
-                f"`channels` must be a dimension other than 0, that of the batch, or None, got {channels!r}."
-            )
-        if units == "channels" and channels is None:
-            raise ValueError("units='channels' needs `channels`, the dimension that they are, and that is None.")
-        self.inputs, self.channels, self.without, self.score, self.draws = inputs, channels, without, score, draws
-        self.units: int | str | list[int] = units if isinstance(units, int | str) else list(units)
-        self.cues, self.seed, self.batch_inputs = checked_cues(cues, _CUES), seed, batch_inputs
+        self.made_of = InputUnits(units, channels)
+        self.inputs, self.without, self.score, self.draws = inputs, without, score, draws
+        self.cues, self.seed, self.batch_inputs = checked_cues(cues, "the numbers of units", False), seed, batch_inputs
         self.name, self.forward = model, checked_forward(forward, ("model", "inputs"))
         self._model: nn.Module | None = None
         self.forget()
@@ -143,6 +128,10 @@ class AblatedInputs(Part):
         """The reading is over, or given up."""
         self._own: list[tuple[int, Tensor, Tensor]] = []
 
+    def keeps(self) -> Sequence[object]:
+        """What keeps the arguments."""
+        return self, self.made_of
+
     # ------------------------------------------------- inputs
 
     def before_batch(self, seen: Seen) -> None:
@@ -155,17 +144,8 @@ class AblatedInputs(Part):
         values, number = self._of(seen.batch), len(seen.selection.batch)
         if len(values) != number:
             raise ValueError(f"`inputs` must lead to an input for each of {number} samples, got {tuple(values.shape)}.")
-        index = self.index(values.shape[1:])
-        n = int(index.max()) + 1
-        if n < _FEWEST:
-            raise ValueError(
-                f"`units` of {self.units!r} makes {n} of an input {tuple(values.shape[1:])}: of fewer than two nothing "
-                "can be compared."
-            )
-        marks = [
-            self._marked(name, seen.batch, values, index.squeeze(tuple(self._channel(values.shape[1:]))), n)
-            for name in self.cues
-        ]
+        n = self.made_of.number(values.shape[1:])
+        marks = [self._marked(name, seen.batch, values, n) for name in self.cues]
         cues = torch.stack([torch.zeros(number, n, dtype=torch.bool), *marks], 1)[:, 1:]
         chosen = seen.selection.of(values).detach().cpu().clone(), seen.selection.of(cues).clone()
         self._own += zip(seen.selection.positions.tolist(), *chosen, strict=True)
@@ -184,57 +164,7 @@ class AblatedInputs(Part):
             )
         return found
 
-    def _channel(self, shape: Sequence[int]) -> list[int]:
-        """The dimension of channels in the shape of a single input, in a list; empty where there is none."""
-        if self.channels is None:
-            return []
-        axes = len(shape) + 1
-        if not -axes < self.channels < axes:
-            raise ValueError(f"`channels` is {self.channels}, and inputs are (B, {', '.join(map(str, shape))}).")
-        return [self.channels % axes - 1]
-
-    def index(self, shape: Sequence[int]) -> Tensor:
-        """The unit that each number of an input belongs to, int64 that broadcasts to its shape."""
-        channel = self._channel(shape)
-        if self.units == "channels":
-            return torch.arange(shape[channel[0]]).view([-1 if axis in channel else 1 for axis in range(len(shape))])
-        found = patch_index(*self._patches(shape))
-        return found.unsqueeze(channel[0]) if channel else found
-
-    def _patches(self, shape: Sequence[int]) -> tuple[list[int], list[int]]:
-        """The sizes of an input beside its channels, and the sides of a patch."""
-        sizes = [size for axis, size in enumerate(shape) if axis not in self._channel(shape)]
-        sides = [self.units] * len(sizes) if isinstance(self.units, int) else [int(side) for side in self.units]
-        if not sizes or len(sides) != len(sizes):
-            raise ValueError(
-                f"`units` is {self.units!r}, and an input {tuple(shape)} has {len(sizes)} dimensions beside `channels`."
-            )
-        return sizes, sides
-
-    def edges(self, shape: Sequence[int]) -> list[list[int]]:
-        """Of each dimension beside channels, where patches begin and the last one ends."""
-        return [patch_edges(*pair) for pair in zip(*self._patches(shape), strict=True)]
-
-    def names(self, shape: Sequence[int]) -> list[str]:
-        """What the units of an input are called: the channel, or the positions of a patch."""
-        if self.units == "channels":
-            return [f"channel {number}" for number in range(shape[self._channel(shape)[0]])]
-        axes = [
-            [str(start) if end == start + 1 else f"{start}–{end - 1}" for start, end in pairwise(edges)]
-            for edges in self.edges(shape)
-        ]
-        return [", ".join(one) for one in product(*axes)]
-
-    def of_images(self, shape: Sequence[int]) -> bool:
-        """Whether units are patches of two dimensions."""
-        return self.units != "channels" and len(shape) - len(self._channel(shape)) == 2
-
-    def channels_first(self, values: Tensor) -> Tensor:
-        """A single input with its channels first, one where it has no dimension of channels."""
-        channel = self._channel(values.shape)
-        return values.movedim(channel[0], 0) if channel else values[None]
-
-    def _marked(self, name: str, batch: Any, values: Tensor, index: Tensor, n: int) -> Tensor:
+    def _marked(self, name: str, batch: Any, values: Tensor, n: int) -> Tensor:
         """Which units of each input belong to a cue, bool (B, n)."""
         cue = self.cues[name]
         if isinstance(cue, list):
@@ -243,12 +173,11 @@ class AblatedInputs(Part):
             found = torch.zeros(len(values), n, dtype=torch.bool)
             found[:, cue] = True
             return found
-        marks = look_up(batch, cue, "cues")
-        shape = (len(values), n) if self.units == "channels" else (len(values), *index.shape)
+        marks, shape = look_up(batch, cue, "cues"), (len(values), *self.made_of.marks(values.shape[1:]))
         if not isinstance(marks, Tensor) or tuple(marks.shape) != shape or marks.is_floating_point():
             told = f"{marks.dtype} {tuple(marks.shape)}" if isinstance(marks, Tensor) else type(marks).__name__
             raise ValueError(f"`cues[{name!r}]` must lead to a mask, whole numbers {shape}, got {told}.")
-        return marks.cpu() != 0 if self.units == "channels" else marked_patches(index, marks.cpu())
+        return self.made_of.marked(values.shape[1:], marks.cpu())
 
     def gathered(self) -> Collective[list[AblatedInput]]:
         """Those of all ranks, in their order in the data set.
@@ -269,7 +198,7 @@ class AblatedInputs(Part):
             raise ValueError(f"inputs must have one shape and dtype, and have the shapes {shapes}: give `inputs`.")
         kind, *sizes = kinds[0].tolist()
         shape, number = [one for one in sizes if one], len(self.cues)
-        n = int(self.index(shape).max()) + 1
+        n = self.made_of.number(shape)
         empty = torch.zeros(0, *shape, dtype=_DTYPES[kind])
         values: list[Tensor] = yield Gather(torch.cat([empty, *(x[None] for _, x, _ in self._own)]))
         marks: list[Tensor] = yield Gather(
@@ -288,10 +217,10 @@ class AblatedInputs(Part):
         own = dealt(range(len(read)), (rank_in(group), world_size(group)))
         if own:
             pool = torch.stack([one.values for one in read])
-            index = self.index(pool.shape[1:])
+            index, instead = self.made_of.index(pool.shape[1:]), self._instead(pool)
             with eval_mode(self.model):
                 for place in own:
-                    found[place] = self._losses(pool, place, index, self._instead(pool))
+                    found[place] = self._losses(pool, place, index, instead)
         return found
 
     def _losses(self, pool: Tensor, place: int, index: Tensor, instead: Tensor | None) -> Tensor:
@@ -318,7 +247,7 @@ class AblatedInputs(Part):
             return None
         if self.without == "zero":
             return torch.zeros((), dtype=pool.dtype)
-        channel = [axis + 1 for axis in self._channel(pool.shape[1:])]
+        channel = [axis + 1 for axis in self.made_of.channel_axis(pool.shape[1:])]
         mean: Tensor = pool.double().mean([axis for axis in range(pool.ndim) if axis not in channel], keepdim=True)[0]
         return mean.to(pool)
 

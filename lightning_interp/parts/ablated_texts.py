@@ -19,9 +19,9 @@ from lightning_interp.isolation.seen import Seen
 from lightning_interp.language.batching import dealt
 from lightning_interp.language.id_range import check_ids
 from lightning_interp.language.likelihood import Forward, eval_mode, model_device, model_output, takes_mask
+from lightning_interp.parts.cues import are_ids, checked_cues
 from lightning_interp.parts.id_sequences import IdSequences, gathered_texts
 from lightning_interp.reading.reading import Reading
-from lightning_interp.reporting.safe_keys import safe_keys
 from lightning_interp.sites.edit import SiteEdit
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "Decode",
     "Predicts",
     "Without",
-    "checked_cues",
     "logits_of",
     "outputs",
 ]
@@ -50,7 +49,6 @@ Decode = Callable[[list[int]], str]
 """Token ids → their text."""
 
 _FEWEST = 2  # words of a text: of one alone nothing can be compared
-_KINDS = "a batch key, a list of token ids or a compiled pattern"
 SITE = "embedding"
 """What the site is called whose output is replaced."""
 
@@ -158,7 +156,7 @@ class AblatedTexts(IdSequences):
             raise ValueError(f"`mask_token_id` must be the id {what}, got {mask_token_id!r}.")
         if draws < 1:
             raise ValueError(f"`draws` must be at least 1, got {draws}.")
-        if not _are_ids(ignore_tokens):
+        if not are_ids(ignore_tokens):
             raise ValueError(f"`ignore_tokens` must be a list of token ids, got {ignore_tokens!r}.")
         self.without, self.score, self.mask_token_id, self.draws = without, score, mask_token_id, draws
         self.embedding, self.words, self.seed, self.predicts = embedding, words, seed, predicts
@@ -405,41 +403,6 @@ class AblatedTexts(IdSequences):
         vectors: Tensor = self._edit.modules[SITE](ids[None].to(model_device(self.model)))[0].double()
         mean: Tensor = (vectors * number.to(vectors)[:, None]).sum(0) / len(read)
         return mean
-
-
-def checked_cues(cues: object, kinds: str = _KINDS) -> dict[str, Any]:
-    """Cues by name, ids as lists.
-
-    Args:
-        cues: What was given.
-        kinds: What a cue may be; patterns where that names them.
-
-    Raises:
-        ValueError: If it is no mapping, a name can be no part of a key, or a cue is neither ids nor a place in a batch
-            nor a compiled pattern of text.
-
-    Example:
-        >>> checked_cues({"name": (3, 4), "marked": "is_cue"})
-        {'name': [3, 4], 'marked': 'is_cue'}
-
-    """
-    if cues is not None and not isinstance(cues, Mapping):
-        raise ValueError(f"`cues` must map names to {kinds}, got {cues!r}.")
-    found: dict[str, Any] = {}
-    for name, cue in (cues or {}).items():
-        if not isinstance(name, str) or "/" in name or safe_keys([name]) != {name: name}:
-            raise ValueError(f"`cues` names {name!r}: letters, digits, '_', '-' and '.' make a part of a key.")
-        ids = not isinstance(cue, str) and isinstance(cue, Sequence)
-        key = (isinstance(cue, str | int) and not isinstance(cue, bool)) or callable(cue)
-        pattern = kinds == _KINDS and isinstance(cue, re.Pattern) and isinstance(cue.pattern, str)
-        if not (key or pattern or (ids and len(cue) and _are_ids(cue))):
-            raise ValueError(f"`cues` of {name!r} must be {kinds}, got {cue!r}.")
-        found[name] = list(cue) if ids else cue
-    return found
-
-
-def _are_ids(given: object) -> bool:
-    return isinstance(given, Sequence) and all(type(one) is int and one >= 0 for one in given)
 
 
 def _among(ids: Tensor, some: Sequence[int]) -> Tensor:

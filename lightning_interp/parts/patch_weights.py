@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_interp.figures import patch_maps, site_heatmap
 from lightning_interp.functional.evenly_spread import evenly_spread
-from lightning_interp.parts.ablated_inputs import AblatedInputs
+from lightning_interp.parts.input_units import InputUnits
 from lightning_interp.parts.word_weights import WordWeights
 
 __all__ = ["PatchWeights"]
@@ -26,20 +26,20 @@ class PatchWeights(WordWeights):
 
     Args:
         most: How many readings are kept, at least 2.
-        inputs: What runs the inputs.
+        units: What the inputs are made of.
 
     """
 
-    def __init__(self, most: int, inputs: AblatedInputs) -> None:
+    def __init__(self, most: int, units: InputUnits) -> None:
         super().__init__(most)
-        self.inputs = inputs
+        self.units = units
 
     def take(self, read: Sequence[Any], weights: Sequence[Tensor], anew: bool) -> float:
         """As of words, with small images of the first inputs beside them."""
         found = super().take(read, weights, anew)
         first = read[:_DRAWN]
         kept: dict[str, Any] = {**(self.now or {}), "shape": list(first[0].values.shape) if first else []}
-        if first and self.inputs.of_images(kept["shape"]):
+        if first and self.units.of_images(kept["shape"]):
             kept["pictures"] = torch.stack([self._small(one.values) for one in first])
             kept["cued"] = torch.stack([one.cues.any(0) for one in first])
         self.now = kept
@@ -47,7 +47,7 @@ class PatchWeights(WordWeights):
 
     def _small(self, values: Tensor) -> Tensor:
         """An image of no more than so many pixels a side, from dark to light, uint8 (h, w) or (h, w, 3)."""
-        image = self.inputs.channels_first(values).float()
+        image = self.units.channels_first(values).float()
         image = image if len(image) == 3 else image.mean(0, keepdim=True)
         if max(image.shape[1:]) > _SIDE:
             scale = _SIDE / max(image.shape[1:])
@@ -67,7 +67,7 @@ class PatchWeights(WordWeights):
     def maps(self) -> Figure:
         """Weights of patches of the first images at some readings, over the images; a frame around those of a cue."""
         at = evenly_spread(len(self), _COLUMNS)
-        last, edges = self.values[-1], self.inputs.edges(self.values[-1]["shape"])
+        last, edges = self.values[-1], self.units.edges(self.values[-1]["shape"])
         sides = [len(one) - 1 for one in edges]
         pictures = last["pictures"].numpy()
         weights = [self.over_readings(place)[:, at].T.reshape(len(at), *sides) for place in range(len(pictures))]
@@ -83,6 +83,6 @@ class PatchWeights(WordWeights):
 
     def heatmap(self, place: int) -> Figure:
         """Units of one input × readings."""
-        rows = self.inputs.names(self.values[-1]["shape"])
+        rows = self.units.names(self.values[-1]["shape"])
         title = f"what the prediction of input {place} loses without each part"
         return site_heatmap(self.steps, rows, self.over_readings(place).numpy(), title, "nats")

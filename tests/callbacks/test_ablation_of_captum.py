@@ -9,9 +9,13 @@ import torch
 from captum.attr import FeatureAblation
 from torch import Tensor
 
+from lightning_interp.functional import patch_index
 from tests.callbacks.attending import Letters, texts
 from tests.callbacks.planted_cue import CUES, Classifier, cued
+from tests.callbacks.planted_patch import Convolutional, images
 from tests.callbacks.test_input_ablation import MASK, ablation, read_weights
+from tests.callbacks.test_patch_ablation import ablation as patches
+from tests.callbacks.test_patch_ablation import read_weights as read_patches
 
 
 def classifier() -> tuple[Any, list[list[int]]]:
@@ -36,6 +40,23 @@ def test_captum_gives_the_same(without: str, score: str, given: Any) -> None:
     assert max(abs(one) for row in ours for one in row) > 1e-3, "words matter"
     for row, weights in zip(rows, ours, strict=True):
         assert weights == pytest.approx(of_captum(lm, row, without, score), abs=1e-6)
+
+
+@pytest.mark.parametrize("units", [5, "channels"])
+def test_captum_gives_the_same_of_images(units: Any) -> None:
+    model, pixels = Convolutional().eval(), torch.stack([row["pixels"] for row in images(4, 2)])
+    ours = read_patches(model, pixels, patches(units, "zero"))
+    where = patch_index((16, 16), (5, 5))[None] if units == 5 else torch.arange(3).view(3, 1, 1)
+    # A place of each patch, where captum puts what the whole weighs.
+    first = [(where.expand(3, 16, 16) == number).nonzero()[0].tolist() for number in range(int(where.max()) + 1)]
+    for x, weights in zip(pixels, ours, strict=True):
+        with torch.no_grad():
+            target = int(model(x[None]).argmax())
+            found = FeatureAblation(lambda x, c=target: model(x).double().log_softmax(1)[:, c]).attribute(
+                x[None].requires_grad_(False), baselines=0, feature_mask=where[None]
+            )
+        assert weights == pytest.approx([float(found[0][tuple(place)]) for place in first], abs=1e-6)
+        assert max(map(abs, weights)) > 1e-3
 
 
 def of_captum(model: Any, row: list[int], without: str, score: str) -> list[float]:

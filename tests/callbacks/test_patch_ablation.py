@@ -33,7 +33,7 @@ def read_weights(model: nn.Module, inputs: Tensor, callback: PatchAblation) -> l
     """What the prediction of each input loses without each unit."""
     callback.resolve(model)
     source = callback.read_inputs
-    n = int(source.index(inputs.shape[1:]).max()) + 1
+    n = source.made_of.number(inputs.shape[1:])
     source._own = [(place, one, torch.zeros(0, n, dtype=torch.bool)) for place, one in enumerate(inputs)]
     found = source.losses(over_ranks(source.gathered()))
     callback.release()

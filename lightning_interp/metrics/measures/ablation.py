@@ -1,4 +1,4 @@
-"""Measures of what a prediction loses without each word of its text."""
+"""Measures of what a prediction loses without each word of its text, or each patch of its image."""
 
 from lightning_interp.metrics.measure import FULL, Measure
 
@@ -30,39 +30,39 @@ CUE = "cue"
 RANKING = "ranking"
 """The axis of measures of a ranking of words."""
 
-_AS_MANY = "as many words whatever they are"
+_AS_MANY = "as many words or patches whatever they are"
 
 ABLATION_CONCENTRATION = Measure(
     "ablation_concentration",
-    "concentration on few words",
-    "How few words a prediction hangs on: 1 less the entropy of what it loses without each, over its maximum.",
+    "concentration on few words or patches",
+    "How few words or patches a prediction hangs on: 1 less the entropy of what it loses without each, over its most.",
     (),
     unit="share",
-    none="0 where all words weigh alike, 1 where one has all; random weights are not at 0.",
+    none="0 where all weigh alike, 1 where one has all; random weights are not at 0.",
     beside_random=True,
 )
 ABLATION_STABILITY = Measure(
     "ablation_stability",
-    "stability of what words weigh",
-    "Rank correlation of what a prediction loses without each word with that of the reading before.",
+    "stability of what words or patches weigh",
+    "Rank correlation of what a prediction loses without each word or patch with that of the reading before.",
     (),
     none="0 for no agreement, 1 for the same order.",
     instead="",
 )
 ABLATION_TOTAL = Measure(
     "ablation_total",
-    "what all words weigh",
-    "Sum over the words of a text of what its prediction loses or gains without each.",
+    "what all words or patches weigh",
+    "Sum over the words of a text, or patches of an image, of what its prediction loses or gains without each.",
     (),
     level=FULL,
     unit="nats",
-    none="0 where no word matters.",
+    none="0 where nothing matters.",
     detail_of="ablation_concentration",
 )
 ABLATION_TEXTS = Measure(
     "ablation_texts",
-    "texts read without words",
-    "How many texts were read without each of their words.",
+    "texts or images read without parts",
+    "How many texts or images were read without each of their words or patches.",
     (),
     level=FULL,
     unit="texts",
@@ -72,10 +72,10 @@ ABLATION_TEXTS = Measure(
 CUE_SHARE = Measure(
     "cue_share",
     "share of a cue",
-    "Share of what all words of a text weigh in its prediction that a cue does.",
+    "Share of what all words of a text, or patches of an image, weigh in its prediction that a cue does.",
     (CUE,),
     unit="share",
-    none="The share of words that are the cue.",
+    none="The share of words or patches that are the cue.",
     chance=_AS_MANY,
     instead="",
     form="share of the cue {all}",
@@ -83,13 +83,13 @@ CUE_SHARE = Measure(
 CUE_FIRST = Measure(
     "cue_first",
     "cue first",
-    "Share of texts with a cue in which the word that weighs most belongs to it.",
+    "Share of texts or images with a cue in which what weighs most belongs to it.",
     (CUE,),
     unit="share",
-    none="The share of words that are the cue.",
+    none="The share of words or patches that are the cue.",
     chance=_AS_MANY,
     instead="",
-    form="texts in which the cue {all} weighs most",
+    form="texts or images in which the cue {all} weighs most",
 )
 
 _NO_MORE = "What words in a random order give."
