@@ -43,8 +43,17 @@ from lightning_interp.functional.calibration import (
 from lightning_interp.functional.cka import debiased_cka, linear_cka, unbiased_hsic
 from lightning_interp.functional.codelength import Codelength, multinomial_logistic, online_codelength
 from lightning_interp.functional.counter_noise import counter_normal, counter_uniform
+from lightning_interp.functional.damped_solve import damped_solve
 from lightning_interp.functional.design_effect import design_effect, effective_count, sample_sums
 from lightning_interp.functional.divergence import js_divergence
+from lightning_interp.functional.drawn_labels import drawn_labels
+from lightning_interp.functional.ekfac import (
+    KroneckerSums,
+    eigenbasis,
+    ekfac_inverse_product,
+    kronecker_sums,
+    rotated,
+)
 from lightning_interp.functional.elicited import (
     Agreed,
     average_confidence,
@@ -53,6 +62,12 @@ from lightning_interp.functional.elicited import (
     distinct_levels,
     option_probabilities,
     p_true,
+)
+from lightning_interp.functional.example_gradients import (
+    example_gradients,
+    example_squared_norms,
+    gradient_products,
+    squared_gradient_sum,
 )
 from lightning_interp.functional.faithfulness import (
     comprehensiveness,
@@ -67,6 +82,7 @@ from lightning_interp.functional.faithfulness import (
 from lightning_interp.functional.folds import block_folds, random_folds
 from lightning_interp.functional.frequency_bands import frequency_bands
 from lightning_interp.functional.geography import great_circle, proximity_error, r_squared
+from lightning_interp.functional.group_means import GroupMeans, group_means
 from lightning_interp.functional.holm import holm
 from lightning_interp.functional.induction import (
     icl_score,
@@ -76,6 +92,7 @@ from lightning_interp.functional.induction import (
     repeat_gain,
     repeated_sequences,
 )
+from lightning_interp.functional.input_similarity import input_products
 from lightning_interp.functional.jackknife import jackknife_se
 from lightning_interp.functional.knees import KneeFit, fit_knees
 from lightning_interp.functional.label_anchors import (
@@ -303,4 +320,18 @@ __all__ = [
     "patch_edges",
     "patch_index",
     "marked_patches",
+    "example_gradients",
+    "example_squared_norms",
+    "gradient_products",
+    "squared_gradient_sum",
+    "KroneckerSums",
+    "kronecker_sums",
+    "eigenbasis",
+    "rotated",
+    "ekfac_inverse_product",
+    "damped_solve",
+    "drawn_labels",
+    "GroupMeans",
+    "group_means",
+    "input_products",
 ]
