@@ -29,6 +29,7 @@ class OwnData:
         data: A ``DataLoader`` that does not shuffle, or any other iterable of batches that can be iterated again.
         forward: How a batch goes through the module, ``forward(model, batch)``; by default the module's own, which gets
             what it takes of a dict by name, or the first entry of a tuple.
+        argument: What messages call the data.
 
     Raises:
         ValueError: If the data cannot be iterated again, shuffle, or are dealt out to ranks already.
@@ -43,19 +44,24 @@ class OwnData:
 
     """
 
-    def __init__(self, data: Iterable[Any], forward: Forward | None = None) -> None:
+    def __init__(self, data: Iterable[Any], forward: Forward | None = None, argument: str = "data") -> None:
         # Asked of the type: making an iterator of a DataLoader draws from the global stream and starts its workers.
         if not isinstance(data, Iterable) or isinstance(data, Iterator):
             raise ValueError(
-                f"`data` must be a DataLoader or another iterable of batches that can be iterated again, got "
+                f"`{argument}` must be a DataLoader or another iterable of batches that can be iterated again, got "
                 f"{type(data).__name__}."
             )
         if SamplePositions(data).shuffled:
-            raise ValueError("`data` shuffles; it must be the same at every reading: give its loader shuffle=False.")
+            raise ValueError(
+                f"`{argument}` shuffles; it must be the same at every reading: give its loader shuffle=False."
+            )
         samplers = (data, getattr(data, "batch_sampler", None))
         if any(isinstance(getattr(one, "sampler", None), DistributedSampler) for one in samplers):
-            raise ValueError("`data` has a DistributedSampler; its batches are dealt out to ranks here: leave it off.")
+            raise ValueError(
+                f"`{argument}` has a DistributedSampler; its batches are dealt out to ranks here: leave it off."
+            )
         self.value = data
+        self.argument = argument
         self.forward = checked_forward(forward)
 
     def __deepcopy__(self, memo: Any) -> OwnData:
@@ -107,7 +113,7 @@ class OwnData:
                 yield moved(batch), selection, True
             number += 1
         if not number:
-            raise ValueError("`data` gave no batch.")
+            raise ValueError(f"`{self.argument}` gave no batch.")
         if number % world and rank >= number % world:
             yield moved(spare), selection, False
 

@@ -226,7 +226,14 @@ class Predictions:
             "of a dict, an index of a tuple, or a callable on the batch."
         )
 
-    def rows(self, output: Any, targets: Tensor, counted: Tensor, selection: Selection | None = None) -> PredictedRows:
+    def rows(
+        self,
+        output: Any,
+        targets: Tensor,
+        counted: Tensor,
+        selection: Selection | None = None,
+        graph: bool = False,
+    ) -> PredictedRows:
         """Logits and targets side by side, one row a prediction; nothing is read back from the device.
 
         Args:
@@ -234,6 +241,7 @@ class Predictions:
             targets: From :meth:`targets`.
             counted: From :meth:`targets`.
             selection: The samples to take; all of the batch by default.
+            graph: Keep the graph of the logits, for gradients.
 
         Raises:
             ValueError: If logits and targets do not fit.
@@ -269,7 +277,7 @@ class Predictions:
             flat, right, counts = flat[:, : -self.shift], right[:, self.shift :], counts[:, self.shift :]
         flat, right, counts = selection.of(flat), selection.of(right), selection.of(counts)
         number, length, given = flat.shape
-        scores = flat.reshape(-1, given).detach()
+        scores = flat.reshape(-1, given) if graph else flat.reshape(-1, given).detach()
         rows = _two_classes(scores, self.scores) if given == 1 else scores
         if self.scores == "probabilities" and given > 1:
             rows = as_float(scores).clamp(min=0).log()
@@ -280,7 +288,7 @@ class Predictions:
         finite = log_norm.isfinite()
         place = torch.arange(self.shift, self.shift + length, device=rows.device)
         kept = counts & known & finite
-        whole = as_float(scores)
+        whole = as_float(scores.detach())
         likely = whole.amin(-1) >= 0
         likely &= whole[:, 0] <= 1 if given == 1 else (whole.sum(-1) - 1).abs() <= _SUM
         # Not only rows that are kept: the logarithm of a negative number is no number.

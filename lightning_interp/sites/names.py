@@ -161,19 +161,19 @@ def is_called(module: nn.Module) -> bool:
     return type(module).forward is not nn.Module.forward or "forward" in vars(module)
 
 
-def match_sites(request: str, modules: Mapping[str, nn.Module], model: str) -> list[str]:
+def match_sites(request: str, modules: Mapping[str, nn.Module], model: str, argument: str = "sites") -> list[str]:
     """The names that a dotted name or a glob stands for; an error that lists what there is if there are none."""
     name = clean_name(request)
     if name in modules:
         if isinstance(modules[name], torch.jit.ScriptModule):
             raise ValueError(
-                f"sites={request!r} is a ScriptModule of torch.jit, to which nothing can be hooked: name a module "
+                f"{argument}={request!r} is a ScriptModule of torch.jit, to which nothing can be hooked: name a module "
                 "around it, or read the model before it is scripted."
             )
         if not is_called(modules[name]):
             raise ValueError(
-                f"sites={request!r} is a {type(modules[name]).__name__}, which has no forward to read; its children: "
-                f"{listed(_children(name, modules))}"
+                f"{argument}={request!r} is a {type(modules[name]).__name__}, which has no forward to read; its "
+                f"children: {listed(_children(name, modules))}"
             )
         return [name]
     matches: dict[int, str] = {}
@@ -189,7 +189,7 @@ def match_sites(request: str, modules: Mapping[str, nn.Module], model: str) -> l
         prefix = prefix.rpartition(".")[0]
     nearest = difflib.get_close_matches(name, modules, n=5, cutoff=0.5)
     raise ValueError(
-        f"sites={request!r} matches no module of {model}; nearest: {listed(nearest)}; "
+        f"{argument}={request!r} matches no module of {model}; nearest: {listed(nearest)}; "
         f"inside {prefix or 'the model'}: {listed(_children(prefix, modules))}"
     )
 

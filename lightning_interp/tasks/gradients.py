@@ -14,6 +14,7 @@ from lightning_interp.distributed.sharding import refuse_sharded
 from lightning_interp.functional import hashed_sample
 from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.functional.sketch import add_to_sketch
+from lightning_interp.isolation.float32_copies import float32_copies, with_tensors
 from lightning_interp.language.batching import length_batches, pad_right
 from lightning_interp.language.encoding import EncodedPair
 from lightning_interp.language.likelihood import Forward, eval_mode, model_device, sentence_log_probs
@@ -27,7 +28,6 @@ ALL = "all"
 _BLOCK = re.compile(r"(?:^|\.)(?:h|layers?|blocks?)\.(\d+)\.")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:wte|wpe|\w*emb\w*)\.")
 _HEAD = re.compile(r"(?:^|\.)\w*head\.")
-_HALF = (torch.float16, torch.bfloat16)
 
 
 class TaskGradients(NamedTuple):
@@ -184,9 +184,9 @@ class GradientReader:
     def _evaluate(self, work: Callable[[Mapping[str, Tensor]], Any]) -> None:
         """Run with what gradients are taken of by name, and leave no trace."""
         with eval_mode(self.model, gradients=True):
-            copies = _float32(self.model)
+            copies = float32_copies(self.model)
             leaves = {name: copies.get(name, parameter) for name, parameter in self._trainable().items()}
-            _replaced(self.model, copies, lambda: work(leaves))
+            with_tensors(self.model, copies, lambda: work(leaves))
 
     def _add(
         self,
@@ -316,39 +316,3 @@ def _offsets(model: nn.Module) -> Iterator[tuple[str, int]]:
     for name, parameter in model.named_parameters():
         yield name, offset
         offset += parameter.numel()
-
-
-def _float32(model: nn.Module) -> dict[str, Tensor]:
-    """Float32 copies of the parameters, and of the buffers, that are in half precision; no others."""
-    copies: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.dtype in _HALF:
-            copies[name] = parameter.detach().float().requires_grad_(parameter.requires_grad)
-    if copies:
-        copies |= {name: buffer.float() for name, buffer in model.named_buffers() if buffer.dtype in _HALF}
-    return copies
-
-
-def _replaced(model: nn.Module, tensors: Mapping[str, Tensor], work: Callable[[], None]) -> None:
-    """Run with these in place of the model's own; all of it, since a checkpointed forward runs again in backward."""
-    if not tensors:
-        work()
-        return
-    recurrent = [name for name, module in model.named_modules() if isinstance(module, nn.RNNBase)]
-    if recurrent:
-        raise ValueError(
-            f"{recurrent[0]!r} is a recurrent module in half precision, whose weights cannot be stood in for: train it "
-            "in float32 or mixed precision."
-        )
-    torch.func.functional_call(_Around(model), {f"model.{name}": value for name, value in tensors.items()}, (work,))
-
-
-class _Around(nn.Module):
-    """A module to call with what is to happen while its weights are others."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, work: Callable[[], Any]) -> None:
-        work()
