@@ -36,6 +36,8 @@ from lightning_interp.offline.acquisition_order import acquisition, acquisition_
 from lightning_interp.offline.analyze import analyze
 from lightning_interp.offline.checkpoints import analyze_checkpoints
 from lightning_interp.offline.compare import compare
+from lightning_interp.offline.influence import influence
+from lightning_interp.offline.influence_scores import Influence
 from lightning_interp.offline.readings import Readings
 from lightning_interp.tasks.probe import task_space
 
@@ -72,6 +74,8 @@ __all__ = [
     "analyze",
     "analyze_checkpoints",
     "compare",
+    "influence",
+    "Influence",
     "Readings",
     "acquisition",
     "acquisition_agreement",

@@ -5,6 +5,7 @@ from lightning_interp.figures.attention_grid import attention_grid
 from lightning_interp.figures.coordinate_map import coordinate_map
 from lightning_interp.figures.dependency_tree import dependency_tree
 from lightning_interp.figures.head_map import head_map
+from lightning_interp.figures.influence_examples import ShownExample, influence_examples
 from lightning_interp.figures.information_plane import information_plane
 from lightning_interp.figures.interval_curves import interval_curves
 from lightning_interp.figures.measure_curves import measure_curves
@@ -22,6 +23,8 @@ __all__ = [
     "acquisition_chart",
     "attention_grid",
     "head_map",
+    "influence_examples",
+    "ShownExample",
     "information_plane",
     "measure_curves",
     "patch_maps",
