@@ -34,7 +34,7 @@ def kronecker_sums(inputs: Tensor, errors: Tensor) -> KroneckerSums:
             the model.
 
     Returns:
-        Sums in float64 (float32 where there is none).
+        Sums in float64 (float32 where there is none), of products in the precision of what is given.
 
     Example:
         >>> inputs, errors = torch.tensor([[[1.0, 2.0], [5.0, 5.0]]]), torch.tensor([[[3.0], [0.0]]])
@@ -45,8 +45,8 @@ def kronecker_sums(inputs: Tensor, errors: Tensor) -> KroneckerSums:
     """
     reached = errors.any(-1).flatten()
     wide = wide_dtype(inputs.device)
-    a, d = (one.flatten(0, 1)[reached].to(wide) for one in (inputs, errors))
-    return KroneckerSums(a.T @ a, d.T @ d, len(a))
+    a, d = (one.flatten(0, 1)[reached] for one in (inputs, errors))
+    return KroneckerSums((a.T @ a).to(wide), (d.T @ d).to(wide), len(a))
 
 
 def eigenbasis(factor: Tensor) -> Tensor:

@@ -259,10 +259,14 @@ class _Work:
                 inputs += [] if own is None else [own.part(part)]
                 labels += [] if examples.labels is None else [examples.labels[part].cpu()]
                 if len(gradients) == self.query_batch:
-                    yield _block(gradients, inputs, labels)
+                    block = _block(gradients, inputs, labels)
+                    # Before they are scored: memory is for one copy of them.
                     gradients, inputs, labels = [], [], []
+                    yield block
         if gradients:
-            yield _block(gradients, inputs, labels)
+            block = _block(gradients, inputs, labels)
+            gradients.clear()
+            yield block
 
     def _scored(
         self, gradients: _Gradients, inputs: list[Inputs] | None, labels: Tensor | None

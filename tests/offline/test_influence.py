@@ -140,7 +140,9 @@ def test_a_query_that_is_a_training_example_is_helped_by_it() -> None:
 
 @pytest.fixture(scope="module")
 def study() -> Any:
-    return load("influence", ROOT / "benchmarks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        return load("influence", ROOT / "benchmarks")
 
 
 @pytest.mark.slow
