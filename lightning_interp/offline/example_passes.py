@@ -73,6 +73,8 @@ class ExamplePasses:
         self.progress = progress and rank_in() == 0
         self.losses: Tensor | None = None
         """Of each example in nats, float64 (N,), after the first pass."""
+        self.reached: set[str] = set()
+        """Layers to which a gradient of the examples' losses came back, after a pass of these."""
         self._checked = False
 
     def __len__(self) -> int:
@@ -83,7 +85,10 @@ class ExamplePasses:
     def own(self) -> Iterator[Examples]:
         """Gradients of the examples' losses."""
         for forward in self._forwards():
-            yield forward.examples(forward.losses.sum(), False)
+            examples = forward.examples(forward.losses.sum(), False)
+            factors = examples.factors.items()
+            self.reached |= {name for name, one in factors if name not in self.reached and bool(one.errors.any())}
+            yield examples
 
     def drawn(self, seed: int, draws: int = 1) -> Iterator[Examples]:
         """Gradients of the losses with labels that are drawn from the model, so many times a batch.

@@ -182,11 +182,15 @@ def influence(
     # Before the model's buffers are copied: a graph cannot hold what is copied in inference mode.
     with torch.inference_mode(False), eval_mode(model, gradients=True):
         with_tensors(model, float32_copies(model), work.run)
-    unread = set(curvature.unreached)
-    if unread and layers is not None:
-        raise ValueError(f"`layers` names {sorted(unread)[0]!r}, which no gradient of the loss reaches.")
-    left_out |= {f"{name}.weight": "no gradient of the loss reaches it" for name in sorted(unread)}
-    kept = [layer for layer in found if layer.name not in unread]
+    reached = training.reached - set(curvature.unreached)
+    unread = [layer.name for layer in found if layer.name not in reached]
+    if unread and (layers is not None or not reached):
+        raise ValueError(
+            f"no gradient of the loss reaches layer {unread[0]!r}: the model does not use it, or runs it without a "
+            "graph (`torch.no_grad`, a reentrant checkpoint). Leave it out by `layers`."
+        )
+    left_out |= {f"{name}.weight" if name else "weight": "no gradient of the loss reaches it" for name in unread}
+    kept = [layer for layer in found if layer.name in reached]
     assert training.losses is not None
     assert asked.losses is not None
     return Influence(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lightning_interp.sites.eager_stance import EagerStance
 from lightning_interp.sites.linear_layers import LinearLayer
 
 __all__ = ["LayerFactors", "LayerGradients"]
@@ -57,10 +58,13 @@ class LayerGradients:
         self._inputs: dict[str, Tensor] = {}
 
     def run(self, forward: Callable[[], T]) -> T:
-        """Run a forward pass and record what the layers are given; hooks are off again afterwards."""
+        """Run a forward pass, without compiled graphs, and record what layers are given; hooks are off afterwards."""
         self._calls = {layer.name: [] for layer in self.layers}
         self._inputs = {}
         with ExitStack() as stack:
+            stance = EagerStance()
+            stance.begin()  # a graph that was compiled before knows nothing of these hooks
+            stack.callback(stance.end)
             for layer in self.layers:
                 # First of all hooks: what others make of the layer's output is not the layer.
                 hook = layer.module.register_forward_hook(self._hook(layer.name), prepend=True, with_kwargs=True)
@@ -87,9 +91,14 @@ class LayerGradients:
 
         """
         probes = [probe for calls in self._calls.values() for _, probe in calls]
-        found = torch.autograd.grad(loss, probes, retain_graph=keep, allow_unused=True) if probes else ()
+        found: Sequence[Tensor | None] = ()
+        if probes and loss.requires_grad:
+            found = torch.autograd.grad(loss, probes, retain_graph=keep, allow_unused=True)
         if not any(one is not None for one in found):
-            raise ValueError(f"no gradient reaches any of the layers {[layer.name for layer in self.layers][:12]}.")
+            raise ValueError(
+                f"no gradient reaches any of the layers {[layer.name for layer in self.layers][:12]}: the model does "
+                "not use them, or runs without a graph (`torch.no_grad`)."
+            )
         back, factors = iter(found), {}
         for layer in self.layers:
             calls = self._calls[layer.name]

@@ -12,11 +12,13 @@ import torch
 from example_files import ROOT, load
 from reference import influence as plain
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp import Influence, influence
 from lightning_interp.models import small_gpt2
 from lightning_interp.sites.linear_layers import linear_layers
+from tests.toy import Tagger, loader
 
 METHODS = ("ekfac", "exact", "gradient_dot", "cosine")
 
@@ -312,6 +314,34 @@ def test_gpt2_is_read_as_it_is_and_with_linear_layers() -> None:
     assert [name.rpartition(".")[2] for name in only.layers] == ["c_fc", "c_proj"] * 2
 
 
+def test_a_fact_is_known_from_the_texts_that_say_it() -> None:
+    # 8 facts "a subject, a relation, an object", each said 3 times among other words; a query asks for the object.
+    torch.manual_seed(0)
+    facts = torch.tensor([[subject, 8 + subject % 2, 10 + (5 * subject) % 8] for subject in range(8)])
+    said = torch.cat([torch.randint(18, 24, (24, 3)), facts.repeat(3, 1)], 1)
+    model = small_gpt2(range(24), 32, layers=2, heads=2, length=6)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(said, labels=said).loss.backward()
+        optimizer.step()
+    words = torch.randint(18, 24, (8, 3))
+    asked = torch.cat([words, facts], 1)
+    queries = {"input_ids": asked, "labels": asked.masked_fill(torch.arange(6) < 5, -100)}
+    train = [{"input_ids": part, "labels": part} for part in said.split(7)]
+    how: dict[str, Any] = {"target": "labels", "shift": 1, "layers": "**.mlp.*"}
+    found, without = (of(model, train, [queries], method, **how) for method in ("ekfac", "cosine"))
+    shares = [
+        sum(one.example % 8 == query for query in range(8) for one in scores.top(query, 3).proponents) / 24
+        for scores in (found, without)
+    ]
+    assert shares[0] > 0.9  # by chance 1/8
+    assert shares[0] > shares[1] > 0.3
+    first = [found.by_source([i % 8 for i in range(24)], query)[0] for query in range(8)]
+    assert [row["source"] for row in first] == list(range(8))
+    assert all(row["deviations"] > 3 and row["mean"] > 0 for row in first)
+
+
 def test_images_through_convolutions_and_batch_norm() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(True), nn.Flatten(), nn.Linear(3 * 16, 2))
@@ -464,13 +494,75 @@ def test_layers_that_nothing_reaches_are_told_or_refused_by_name() -> None:
             return self.used(x)
 
     model = Unused().double()
-    for method in ("ekfac", "exact"):
+    for method in METHODS:
         found = of(model, [examples(6)], [examples(2)], method)
         assert found.layers == ("used",)
         assert found.left_out == {"unused.weight": "no gradient of the loss reaches it"}
         assert found.parameters == (15, 30)
-        with pytest.raises(ValueError, match="`layers` names 'unused', which no gradient of the loss reaches"):
+        with pytest.raises(ValueError, match="no gradient of the loss reaches layer 'unused': the model does not"):
             of(model, [examples(6)], [examples(2)], method, layers=["used", "unused"])
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_blocks(reentrant: bool) -> None:
+    class Block(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.inner, x, use_reentrant=reentrant)
+
+    model = small(0.0)
+    plain_scores = of(model, [examples(6)], [examples(2)], "gradient_dot").scores
+    block = nn.Sequential(Block(model[:3]), model[3])
+    if not reentrant:
+        assert torch.equal(of(block, [examples(6)], [examples(2)], "gradient_dot").scores, plain_scores)
+        return
+    found = of(block, [examples(6)], [examples(2)], "gradient_dot")
+    assert found.left_out["0.inner.0.weight"] == "no gradient of the loss reaches it"
+    assert found.layers == ("1",)
+    with pytest.raises(ValueError, match=r"reaches layer '0.inner.0': .* a reentrant checkpoint"):
+        of(block, [examples(6)], [examples(2)], "gradient_dot", layers=["0.inner.0", "1"])
+
+
+def test_a_compiled_model_is_read_as_it_is_without() -> None:
+    model, train, queries = small(), examples(6), examples(2, 1)
+    compiled = torch.compile(model, backend="eager")
+    compiled(train[0])
+    expected = of(model, [train], [queries], "ekfac")
+    for _ in range(2):
+        found = of(compiled, [train], [queries], "ekfac")
+        assert torch.equal(found.scores, expected.scores)
+        assert found.layers == expected.layers
+
+
+def test_a_forward_without_a_graph_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no gradient reaches any of the layers \['0', '3'\]: .*`torch.no_grad`"):
+        of(small(), [examples(6)], [examples(2)], "cosine", forward=torch.no_grad()(lambda net, batch: net(batch[0])))
+
+
+def test_transformers_of_torch_are_read_where_the_batch_comes_first() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), nn.Flatten(), nn.Linear(12, 3))
+    x, y = torch.randn(6, 3, 4), torch.randint(3, (6,))
+    found = of(model, [(x, y)], [(x[:2], y[:2])], "gradient_dot")
+    assert found.layers == ("0.linear1", "0.linear2", "2")
+    reason = "nn.MultiheadAttention uses its weight without calling it"
+    assert found.left_out["0.self_attn.out_proj.weight"] == reason
+    model.eval()
+    losses = [lambda i=i: nn.functional.cross_entropy(model(x[i : i + 1]), y[i : i + 1]) for i in range(6)]
+    read = plain.parameters_of(model, [f"{name}.{own}" for name in found.layers for own in ("weight", "bias")])
+    G = plain.gradients(losses, read)
+    assert torch.allclose(found.scores, G[:2] @ G.T / 6, atol=1e-5)
+
+
+def test_a_lightning_module_and_a_loader() -> None:
+    model, random = Tagger().eval(), torch.get_rng_state()
+    found = influence(model, loader(seed=1), loader(seed=2), target="tags", layers=["head"], progress=False)
+    assert found.layers == ("head",)
+    assert found.scores.isfinite().all()
+    assert torch.equal(random, torch.get_rng_state())
 
 
 def test_sharded_models_are_refused() -> None:
