@@ -189,8 +189,10 @@ def influence(
             f"no gradient of the loss reaches layer {unread[0]!r}: the model does not use it, or runs it without a "
             "graph (`torch.no_grad`, a reentrant checkpoint). Leave it out by `layers`."
         )
-    left_out |= {f"{name}.weight" if name else "weight": "no gradient of the loss reaches it" for name in unread}
     kept = [layer for layer in found if layer.name in reached]
+    for layer in found:
+        if layer.name not in reached:
+            left_out |= dict.fromkeys(layer.parameter_names, "no gradient of the loss reaches it")
     assert training.losses is not None
     assert asked.losses is not None
     return Influence(

@@ -24,7 +24,7 @@ class RankedExample(NamedTuple):
     """A training example for a query."""
 
     example: int
-    """Its place in the training data."""
+    """Its place in the order in which ``train`` gives examples."""
     score: float
     """Its influence, in :attr:`Influence.unit`."""
 

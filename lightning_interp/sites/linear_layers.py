@@ -44,6 +44,12 @@ class LinearLayer:
         return self.errors_size * self.inputs_size
 
     @property
+    def parameter_names(self) -> list[str]:
+        """Dotted names of the parameters that are read."""
+        own = ["weight", "bias"] if self.bias else ["weight"]
+        return [f"{self.name}.{one}" if self.name else one for one in own]
+
+    @property
     def _weight(self) -> Tensor:
         weight = self.module.weight
         assert isinstance(weight, Tensor)

@@ -497,7 +497,8 @@ def test_layers_that_nothing_reaches_are_told_or_refused_by_name() -> None:
     for method in METHODS:
         found = of(model, [examples(6)], [examples(2)], method)
         assert found.layers == ("used",)
-        assert found.left_out == {"unused.weight": "no gradient of the loss reaches it"}
+        why = "no gradient of the loss reaches it"
+        assert found.left_out == {"unused.weight": why, "unused.bias": why}
         assert found.parameters == (15, 30)
         with pytest.raises(ValueError, match="no gradient of the loss reaches layer 'unused': the model does not"):
             of(model, [examples(6)], [examples(2)], method, layers=["used", "unused"])

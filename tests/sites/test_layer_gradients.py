@@ -122,6 +122,18 @@ def test_what_other_hooks_make_of_a_layer_is_not_the_layer() -> None:
     assert example_gradients(*found).tolist() == [[[5.0, 10.0]]]
 
 
+def test_what_a_layer_was_given_may_be_written_into_afterwards() -> None:
+    model, x = nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 2.0]])
+
+    def run() -> Tensor:
+        output = model(x)
+        x.zero_()
+        return output
+
+    recorder = LayerGradients(linear_layers(model)[0])
+    assert example_gradients(*recorder.factors(recorder.run(run).sum(), 1)[""]).tolist() == [[[1.0, 2.0]]]
+
+
 class Odd(nn.Module):
     """One layer of each kind that cannot be read."""
 
