@@ -163,6 +163,7 @@ RANKING_LEVELS = Measure(
     level=FULL,
     unit="scores",
     none="As many as words where no two are equal; equal ones are drawn.",
+    detail_of="comprehensiveness",
     form="different scores of words by {all}",
 )
 EXPLANATION_UNPARSED = Measure(
@@ -185,6 +186,7 @@ EXPLANATION_ACCURACY = Measure(
     better="higher",
     none="One over the number of classes at chance.",
     instead="",
+    detail_of="explanation_cost",
     form="accuracy with an {all}",
 )
 EXPLANATION_COST = Measure(

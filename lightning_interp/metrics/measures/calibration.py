@@ -152,7 +152,7 @@ DISTINCT_CONFIDENCES = Measure(
     level=FULL,
     unit="values",
     none="1 for one that is always the same.",
-    detail_of="unparsed",
+    detail_of="ece",
     form="different confidences by {all}",
 )
 GUESSED_ACCURACY = Measure(
@@ -171,8 +171,8 @@ NO_QUESTION_ACCURACY = Measure(
     (),
     level=FULL,
     unit="share",
-    better="neither",
     none="What a random option has, where options alone tell nothing.",
+    detail_of="ece",
 )
 GUESSED_CONSISTENCY = Measure(
     "guessed_consistency",
