@@ -13,6 +13,7 @@ from lightning_interp.distributed.sharding import refuse_sharded
 from lightning_interp.functional.counter_noise import counter_hash
 from lightning_interp.functional.elicited import option_probabilities, p_true
 from lightning_interp.language.batching import dealt, length_batches
+from lightning_interp.language.context_length import context_length
 from lightning_interp.language.continuations import Continuations, encode_continuations
 from lightning_interp.language.id_range import check_ids
 from lightning_interp.language.likelihood import eval_mode
@@ -61,7 +62,7 @@ class OptionConfidences(Part):
 
     Raises:
         ValueError: If a template lacks a place; when attached, if a name matches nothing, the tokenizer cannot tell two
-            options apart, an id is none of the model's, or parameters are sharded over ranks.
+            options apart, an id is none of the model's, a question is too long, or parameters are sharded over ranks.
 
     """
 
@@ -100,11 +101,22 @@ class OptionConfidences(Part):
         self._encoded = [
             _Encoded(self._options(one.text, one.options), self._options("", one.options)) for one in self.questions
         ]
-        check_ids(lm, [ids for one in self._encoded for ids in (*one.options.ids, *one.alone.ids)])
+        ids = [ids for one in self._encoded for ids in (*one.options.ids, *one.alone.ids)]
         if "p_true" in self.methods:
             # Said at once, not at the first question that comes to this rank.
-            for question in self.questions:
-                check_ids(lm, self._asked(question, 0).ids)
+            ids += [
+                ids
+                for one in self.questions
+                for option in range(len(one.options))
+                for ids in self._asked(one, option).ids
+            ]
+        check_ids(lm, ids)
+        most, longest = max(map(len, ids)), context_length(lm)
+        if longest is not None and most > longest:
+            raise ValueError(
+                f"`questions`: the longest has {most} tokens with its template, and {type(lm).__name__} takes up to "
+                f"{longest}."
+            )
 
     def detach(self) -> None:
         """Let go of the model."""

@@ -360,6 +360,16 @@ def test_words_that_the_tokenizer_does_not_know_are_told() -> None:
         read(elicited([Question("q0", "rome", ("rome", "ulm"))]))
 
 
+def test_questions_that_are_too_long_are_told() -> None:
+    pytest.importorskip("transformers")
+    module = Table(SURE)
+    module.lm = small_gpt2(WORDS, 24, heads=2, length=5)
+    with pytest.raises(
+        ValueError, match="the longest has 6 tokens with its template, and GPT2LMHeadModel takes up to 5"
+    ):
+        read(elicited(p_true_template="{question} {question} {question} {option} {word}", model="lm"), module)
+
+
 def test_options_that_an_answer_cannot_tell_apart_are_refused() -> None:
     with pytest.raises(ValueError, match=r"differ in case, spaces or a full stop only.*\['Red', 'red\.'\]"):
         elicited([Question("q0", "Red", ("Red", "red."))], answer=drawn)
