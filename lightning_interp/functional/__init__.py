@@ -26,7 +26,7 @@ from lightning_interp.functional.alignment import (
 )
 from lightning_interp.functional.attention import attention_sums, head_redundancy, rollout, uniform_sums, value_weighted
 from lightning_interp.functional.attention_budget import kept_keys, renormalised
-from lightning_interp.functional.auroc import auroc, auroc_chance_sd, best_threshold
+from lightning_interp.functional.auroc import auroc, auroc_chance_sd, best_threshold, permuted_auroc
 from lightning_interp.functional.binned import bin_indices, binned_entropy
 from lightning_interp.functional.binomial import binomial_se
 from lightning_interp.functional.bootstrap import bootstrap_interval
@@ -102,6 +102,7 @@ from lightning_interp.functional.label_anchors import (
     label_flow,
     label_match,
 )
+from lightning_interp.functional.last_layer import error_norm, last_layer_norm, last_layer_products, output_errors
 from lightning_interp.functional.layers import best_layer, centre_of_gravity
 from lightning_interp.functional.linear_probe import LinearMap, ProbeMoments, held_out_probes
 from lightning_interp.functional.linear_rule import LinearRule
@@ -140,6 +141,7 @@ from lightning_interp.functional.structural_probe import (
 )
 from lightning_interp.functional.structure import StructureMeasures, structure_measures
 from lightning_interp.functional.student import mean_interval, t_quantile, t_upper_tail
+from lightning_interp.functional.top_mass import top_mass, top_mass_chance
 from lightning_interp.functional.trees import (
     TreeScores,
     chain_scores,
@@ -258,6 +260,7 @@ __all__ = [
     "auroc",
     "auroc_chance_sd",
     "best_threshold",
+    "permuted_auroc",
     "unseen_topic_scores",
     "likelihood_rule",
     "score_by_topic",
@@ -334,4 +337,10 @@ __all__ = [
     "GroupMeans",
     "group_means",
     "input_products",
+    "output_errors",
+    "error_norm",
+    "last_layer_norm",
+    "last_layer_products",
+    "top_mass",
+    "top_mass_chance",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_interp.functional.rank_correlation import average_ranks
 
-__all__ = ["auroc", "auroc_chance_sd", "best_threshold"]
+__all__ = ["auroc", "auroc_chance_sd", "best_threshold", "permuted_auroc"]
 
 
 def auroc(scores: Tensor, labels: Tensor) -> float:
@@ -65,6 +65,33 @@ def auroc_chance_sd(scores: Tensor, labels: Tensor) -> float:
     ties = torch.unique(scores.detach().cpu(), return_counts=True)[1].double()
     equal = float((ties**3 - ties).sum()) / (number * (number - 1))
     return math.sqrt(max(0.0, number + 1 - equal) / (12 * ones * (number - ones)))
+
+
+def permuted_auroc(scores: Tensor, labels: Tensor, permutations: int = 20, seed: int = 0) -> float:
+    """:func:`auroc` with labels dealt to other scores at random, mean over several permutations.
+
+    A single one lies within sqrt((N + 1) / (12 · ones · zeros)) of .5, the mean nearer by the root of their number.
+
+    Args:
+        scores: (N,), without NaN.
+        labels: Two classes, bool or 0 and 1, (N,).
+        permutations: How often labels are dealt.
+        seed: Of the permutations; torch's random streams are not read.
+
+    Raises:
+        ValueError: As :func:`auroc`, and if ``permutations`` is below 1.
+
+    Example:
+        >>> found = permuted_auroc(torch.arange(200.0), torch.arange(200) >= 100)
+        >>> 0.45 < found < 0.55
+        True
+
+    """
+    if permutations < 1:
+        raise ValueError(f"`permutations` must be at least 1, got {permutations}.")
+    draw = torch.Generator().manual_seed(seed)
+    orders = [torch.randperm(len(labels), generator=draw) for _ in range(permutations)]
+    return sum(auroc(scores, labels.cpu()[order]) for order in orders) / permutations
 
 
 def best_threshold(scores: Tensor, labels: Tensor) -> float:
