@@ -28,6 +28,7 @@ from lightning_interp import (
     RepresentationDrift,
     RepresentationGeometry,
     RepresentationStructure,
+    SelfInfluence,
     StructuralProbe,
     TaskSpace,
     TrainingPhases,
@@ -61,6 +62,7 @@ CALLBACKS: dict[str, Any] = {
     "InputAblation": lambda: InputAblation(cues={"name": [3]}),
     "PatchAblation": lambda: PatchAblation(8, cues={"name": [3]}),
     "Faithfulness": lambda: Faithfulness("gradient"),
+    "SelfInfluence": lambda: SelfInfluence("head", flags="flipped"),
     "MinimalPairs": lambda: MinimalPairs("grammar", tokenizer="grammar", max_pairs=4),
     "ClozeFacts": lambda: ClozeFacts([Fact("capital", "the capital is ___ .", a, ("x", "y")) for a in ("x", "y")]),
     "AcquisitionByClass": lambda: AcquisitionByClass("head", "tags", labels="tags", names=3),
@@ -88,7 +90,9 @@ def test_keys_of_the_table_are_those_that_are_logged(name: str) -> None:
     callback = CALLBACKS[name]()
     logged = {"phase"}
     if name != "TrainingPhases":
-        logged = {one.measure.name for one in declared(callback, None).values() if one.measure.level == SUMMARY}
+        logged = {
+            one.measure.name.split("/")[0] for one in declared(callback, None).values() if one.measure.level == SUMMARY
+        }
     listed = {key.split("/")[0] for key in re.findall(r"`([^`]+)`", rows()[name])} - {
         "<measure>",
         "",

@@ -45,8 +45,8 @@ class PredictedRows:
     """Place in the data set of each row's sample, int64 (R,)."""
     columns: Tensor
     """Which position of the targets a row predicts, int64 (R,); 0 where a sample has one target."""
-    nonfinite: Tensor
-    """Rows left out since their logits are not finite: int64 ()."""
+    omitted: Tensor
+    """Rows with a target that are left out since their logits are not finite, bool (R,)."""
     unknown: Tensor
     """Rows left out since no logit belongs to their target: int64 (). Not 0 is a mistake in the arguments."""
     scored: Tensor
@@ -55,6 +55,11 @@ class PredictedRows:
     taken off the last number: int64 (3,)."""
     shape: tuple[int, ...]
     """Shape of the targets as the batch had them, of the selected samples: (B,) or (B, T)."""
+
+    @property
+    def nonfinite(self) -> Tensor:
+        """How many rows are left out since their logits are not finite: int64 ()."""
+        return self.omitted.sum()
 
     def log_probs(self) -> Tensor:
         """Log-probability of each row's target in nats, (R,), at least float32; of no meaning where not counted."""
@@ -301,7 +306,7 @@ class Predictions:
             log_norm=log_norm,
             samples=selection.positions.to(rows.device)[:, None].expand(number, length).flatten(),
             columns=place.expand(number, length).flatten(),
-            nonfinite=(counts & known & ~finite).sum(),
+            omitted=counts & known & ~finite,
             unknown=(counts & ~known).sum(),
             scored=torch.stack([told.sum(), (told & ~likely).sum(), told.sum() if given == 1 else -bounded.sum()]),
             shape=(number,) if single else (number, targets.shape[1]),

@@ -20,6 +20,7 @@ from lightning_interp.callbacks.representation_drift import RepresentationDrift
 from lightning_interp.callbacks.representation_geometry import RepresentationGeometry
 from lightning_interp.callbacks.representation_metrics import RepresentationMetrics
 from lightning_interp.callbacks.representation_structure import RepresentationStructure
+from lightning_interp.callbacks.self_influence import SelfInfluence
 from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceProbe
 from lightning_interp.callbacks.structural_probe import StructuralProbe
 from lightning_interp.callbacks.task_space import TaskSpace
@@ -51,6 +52,7 @@ __all__ = [
     "PatchAblation",
     "Faithfulness",
     "ElicitedConfidence",
+    "SelfInfluence",
     "ConfidenceCalibration",
     "TrainingPhases",
     "PhaseEarlyStopping",

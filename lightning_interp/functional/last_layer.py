@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_interp.functional._numerics import as_float
+from lightning_interp.functional._numerics import as_float, norms
 
 __all__ = ["error_norm", "last_layer_norm", "last_layer_products", "output_errors"]
 
@@ -68,7 +68,7 @@ def error_norm(errors: Tensor) -> Tensor:
         0.866
 
     """
-    lengths = as_float(errors).norm(dim=-1)
+    lengths = norms(errors)
     return lengths.sum(-1) if errors.ndim > 2 else lengths
 
 

@@ -17,7 +17,7 @@ def top_mass(values: Tensor, share: float = 0.01) -> float:
         share: Which share of the values count as the largest; one at least.
 
     Returns:
-        The part, :func:`top_mass_chance` to 1; NaN where there is no value or all are 0.
+        The part, from :func:`top_mass_chance`, which it is where all are equal, also all 0, to 1; NaN without a value.
 
     Raises:
         ValueError: If the shape or the share is another, or a value is negative or NaN.
@@ -32,7 +32,7 @@ def top_mass(values: Tensor, share: float = 0.01) -> float:
     if not bool((wide >= 0).all()):
         raise ValueError(f"`values` must not be negative or NaN, got {int((~(wide >= 0)).sum())} such of {len(wide)}.")
     total = float(wide.sum())
-    return float(wide.topk(number).values.sum()) / total if total > 0 else math.nan
+    return float(wide.topk(number).values.sum()) / total if total > 0 else top_mass_chance(len(wide), share)
 
 
 def top_mass_chance(number: int, share: float = 0.01) -> float:

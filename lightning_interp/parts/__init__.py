@@ -3,9 +3,11 @@
 from lightning_interp.parts.acquisition import Acquisition
 from lightning_interp.parts.baseline import Baseline
 from lightning_interp.parts.class_tally import ClassTally
+from lightning_interp.parts.example_sums import ExampleSums
 from lightning_interp.parts.gradients import Gradients
 from lightning_interp.parts.kept import Kept
 from lightning_interp.parts.language_model import LanguageModel
+from lightning_interp.parts.last_layer import LastLayer
 from lightning_interp.parts.noisy_sites import NoisySites
 from lightning_interp.parts.prediction_sites import OutputSite, PredictionSites
 from lightning_interp.parts.probe_set import ProbeSet
@@ -17,6 +19,7 @@ from lightning_interp.parts.site_drift import SiteDrift
 from lightning_interp.parts.site_maps import SiteMaps
 from lightning_interp.parts.site_metrics import SiteMetrics
 from lightning_interp.parts.start_values import StartValues
+from lightning_interp.parts.training_examples import TrainingExamples
 from lightning_interp.parts.validation_sites import ValidationSites
 from lightning_interp.parts.words import Words
 
@@ -24,9 +27,11 @@ __all__ = [
     "Acquisition",
     "Baseline",
     "ClassTally",
+    "ExampleSums",
     "Gradients",
     "Kept",
     "LanguageModel",
+    "LastLayer",
     "NoisySites",
     "OutputSite",
     "PredictionSites",
@@ -39,6 +44,7 @@ __all__ = [
     "SiteMaps",
     "SiteMetrics",
     "StartValues",
+    "TrainingExamples",
     "ValidationSites",
     "Words",
 ]

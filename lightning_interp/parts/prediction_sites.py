@@ -29,7 +29,7 @@ class _Places(Part):
 
     """
 
-    attached = ("_recorder",)
+    attached: tuple[str, ...] = ("_recorder",)
 
     def __init__(self, sites: Sites | None, name: str) -> None:
         self.sites, self.name = sites, name

@@ -33,6 +33,8 @@ _LOADER = re.compile(r"(?P<key>.+)/dataloader_idx_(?P<number>\d+)")
 _PREFIXES = [one for one in DERIVED if one.prefix]
 _SUFFIXES = [one for one in DERIVED if one.suffix]
 _ENDS = {one.end: one for one in DERIVED if one.end}
+_WITH_SECOND = {name.partition("/")[0] for name in MEASURES if "/" in name}
+_OWN_WITH_SECOND = {name.partition("/")[0] for name, one in MEASURES.items() if "/" in name and not one.common}
 
 
 class ParsedKey(NamedTuple):
@@ -48,7 +50,7 @@ class ParsedKey(NamedTuple):
 
     @property
     def measure(self) -> str:
-        """The first part without what is derived of it; with its second for ``phase/…``."""
+        """The first part without what is derived of it; with its second for ``phase/…`` and others of two."""
         return self.words.name
 
     @property
@@ -103,9 +105,8 @@ def _read_at_site(key: ParsedKey) -> bool:
 
 def _parse(key: str, prefix: str, loader: int | None) -> ParsedKey | None:
     first, *parts = key.split("/")
-    if first == "phase":
-        name = "/".join([first, *parts[:1]])
-        return ParsedKey(prefix, MEASURES[name], (), tuple(parts[1:]), loader) if name in MEASURES else None
+    if first in _WITH_SECOND and parts:
+        first = f"{first}/{parts.pop(0)}"
     derived: list[Derived] = []
     while before := [one for one in _PREFIXES if first.startswith(one.prefix) and one not in derived]:
         first = first.removeprefix(before[0].prefix)
@@ -150,7 +151,7 @@ def is_measure(first: str) -> bool:
     """
     if _is_common(first) or first in {one.name for one in COSTS}:
         return False
-    return _parse(f"{first}/<site>", "", None) is not None
+    return first in _OWN_WITH_SECOND or _parse(f"{first}/<site>", "", None) is not None
 
 
 def is_bookkeeping(key: ParsedKey) -> bool:

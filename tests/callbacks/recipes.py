@@ -33,6 +33,7 @@ from lightning_interp import (
     RepresentationGeometry,
     RepresentationMetrics,
     RepresentationStructure,
+    SelfInfluence,
     StructuralProbe,
     TaskSpace,
     TrainingPhases,
@@ -45,7 +46,7 @@ from lightning_interp.metrics import SpectralGeometry
 from lightning_interp.probing import Entities, Statement
 from lightning_interp.probing.treebank import Sentence
 from lightning_interp.tasks import Fact, Question, Task
-from tests.toy import VOCABULARY
+from tests.toy import VOCABULARY, loader
 
 SITE = {"enc": "encoder"}
 LETTERS = "abcdefghijk"
@@ -87,6 +88,33 @@ def statements() -> list[Statement]:
         Statement(f"{LETTERS[b]} {LETTERS[a]} {LETTERS[c]}", (b + c) % 2 == 0, str(a), negated=b > 5)
         for a, b, c in kinds
     ]
+
+
+def ids_of(batch: Any) -> torch.Tensor:
+    """Of a batch with keys or with attributes."""
+    found: torch.Tensor = look_up(batch, "input_ids", "tokens")
+    return found
+
+
+def begins_low(batch: Any) -> torch.Tensor:
+    return ids_of(batch)[:, 0] < 6
+
+
+def tagged(model: nn.Module, batch: Any) -> torch.Tensor:
+    found: torch.Tensor = model(ids_of(batch))
+    return found
+
+
+def self_influence(**kwargs: Any) -> SelfInfluence:
+    return SelfInfluence(
+        "head",
+        flags=begins_low,
+        target="tags",
+        mask="attention_mask",
+        max_examples=20,
+        forward=tagged,
+        **kwargs,
+    )
 
 
 FACTS = [Fact("next", f"{start}b___", "cd"[place % 2], ("c", "d", "e")) for place, start in enumerate("abfgh")]
@@ -267,6 +295,7 @@ MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
             draw_figures=draw,
         )
     ],
+    "SelfInfluence": lambda draw: [self_influence(draw_figures=draw)],
     "TrainingPhases": lambda draw: [phases(draw)],
     "PhaseEarlyStopping": lambda draw: [
         phases(draw),
@@ -292,6 +321,8 @@ class Particular:
     """The key of what is left out where representations are not finite; ``None`` where none are read."""
     refused: dict[str, str] = field(default_factory=dict)
     """States that leave nothing to read, and what is said then."""
+    adds_up: bool = False
+    """Whether values are sums over a fit, and not those of the model as it is."""
     every_step: Callable[[], pl.Callback] | None = None
     """Of one that moves validations: made so that there is one after each step."""
 
@@ -322,6 +353,11 @@ PARTICULAR: dict[str, Particular] = {
     "PatchAblation": Particular(counts_omitted=None, refused={"length 1": "`units` of 1 makes 1 of an input (1, 12)"}),
     "Faithfulness": Particular(counts_omitted=None),
     "ElicitedConfidence": Particular(counts_omitted=None),
+    "SelfInfluence": Particular(
+        offline=lambda: self_influence(data=loader(24), draw_figures=False),
+        counts_omitted="nonfinite/training_examples",
+        adds_up=True,
+    ),
     "ValidationSchedule": Particular(every_step=lambda: ValidationSchedule(steps=None, every=1)),
 }
 

@@ -11,6 +11,7 @@ from lightning_interp.metrics.measures.calibration import CALIBRATION, ELICITED
 from lightning_interp.metrics.measures.classes import CLASSES
 from lightning_interp.metrics.measures.costs import COSTS
 from lightning_interp.metrics.measures.geometry import GEOMETRY
+from lightning_interp.metrics.measures.influence import INFLUENCE
 from lightning_interp.metrics.measures.noise import NOISE
 from lightning_interp.metrics.measures.phases import PHASES
 from lightning_interp.metrics.measures.probes import PROBES
@@ -22,8 +23,9 @@ __all__ = ["MEASURES"]
 
 _FAMILIES = (
     *(STRUCTURE, GEOMETRY, NOISE, PROBES, TASKS, CLASSES, SIMILARITY, CALIBRATION, ELICITED, ATTENTION, ABLATION),
-    *(COSTS, PHASES),
+    *(INFLUENCE, COSTS, PHASES),
 )
 
 MEASURES: Mapping[str, Measure] = {one.name: one for family in _FAMILIES for one in family}
-"""Name → measure, without what is derived of one (``…_above_chance``, ``…/se``); of phases ``phase/current`` …"""
+"""Name → measure, without what is derived of one (``…_above_chance``, ``…/se``); of phases ``phase/current`` …,
+of the influence of examples ``self_influence/top1_mass`` …"""

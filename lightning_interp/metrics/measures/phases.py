@@ -10,6 +10,7 @@ PHASE_CURRENT = Measure(
     "phase",
     "The phase of training, confirmed: 1 while the loss falls, 2 once it is on its plateau and others improve.",
     (),
+    common=True,
     unit="number of the phase",
     none="0 where the loss is on its plateau and nothing improves.",
     rank=200,
@@ -20,6 +21,7 @@ PHASE_PROVISIONAL = Measure(
     "phase, provisional",
     "The phase that the readings point to, before it is confirmed.",
     (),
+    common=True,
     unit="number of the phase",
     none="As the confirmed phase where they point to no other.",
 )
@@ -28,6 +30,7 @@ PHASE_FITS = Measure(
     "phases as expected",
     "1 while the readings agree with the template of phases, else 0.",
     (),
+    common=True,
     level=FULL,
 )
 PHASE_BOUNDARY_STEP = Measure(
@@ -35,6 +38,7 @@ PHASE_BOUNDARY_STEP = Measure(
     "beginning of the phase",
     "The step at which the current phase began.",
     (),
+    common=True,
     level=FULL,
     unit="steps",
     none="Not logged in the first phase.",
@@ -45,6 +49,7 @@ PHASE_LAG = Measure(
     "lag behind the phase",
     "How much later a curve bends than the phase begins, in decades of steps.",
     ("key",),
+    common=True,
     level=FULL,
     unit="decades of steps",
     none="0 for at the same time, below 0 for earlier.",
