@@ -22,6 +22,7 @@ from lightning_interp.callbacks.representation_metrics import RepresentationMetr
 from lightning_interp.callbacks.representation_structure import RepresentationStructure
 from lightning_interp.callbacks.self_influence import SelfInfluence
 from lightning_interp.callbacks.sentence_probe import Probed, ProbedSite, SentenceProbe
+from lightning_interp.callbacks.source_influence import SourceInfluence
 from lightning_interp.callbacks.structural_probe import StructuralProbe
 from lightning_interp.callbacks.task_space import TaskSpace
 from lightning_interp.callbacks.training_phases import TrainingPhases
@@ -53,6 +54,7 @@ __all__ = [
     "Faithfulness",
     "ElicitedConfidence",
     "SelfInfluence",
+    "SourceInfluence",
     "ConfidenceCalibration",
     "TrainingPhases",
     "PhaseEarlyStopping",

@@ -111,6 +111,7 @@ from lightning_interp.functional.mantel import MantelTest, mantel, partial_mante
 from lightning_interp.functional.mass_mean import mass_mean
 from lightning_interp.functional.mds import Alignment, TaskMap, classical_mds, cosine_distance, procrustes
 from lightning_interp.functional.ngrams import next_token_labels, ngram_labels
+from lightning_interp.functional.optimizer_step import adam_scale, first_order_change
 from lightning_interp.functional.overlap import OverlapAboveNull, overlap_above_null, overlap_matrix
 from lightning_interp.functional.patches import marked_patches, patch_edges, patch_index
 from lightning_interp.functional.principal import principal_axes
@@ -343,4 +344,6 @@ __all__ = [
     "last_layer_products",
     "top_mass",
     "top_mass_chance",
+    "adam_scale",
+    "first_order_change",
 ]

@@ -70,7 +70,8 @@ class Measure:
         beside_random: Whether it is also read with random weights.
         end: The last part of its keys, such as ``"mean"``.
         form: How the parts of a key behind its measure are said: a pattern of ``{site}``, the first of them,
-            ``{last}``, ``{rest}``, what is left, and ``{all}``. Without one they are a site and what is read there.
+            ``{first}``, which it is where it is no site, ``{last}``, ``{rest}``, what is left, and ``{all}``. Without
+            one they are a site and what is read there.
         apart: Whether each ``{rest}`` has a scale of its own, so that no chart holds two of them.
         bookkeeping: Whether it says how readings were taken or what values are compared with, and not what was found.
         common: Whether others use its name for keys of their own: it counts only where a callback here logs it.

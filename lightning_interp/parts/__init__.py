@@ -8,6 +8,7 @@ from lightning_interp.parts.gradients import Gradients
 from lightning_interp.parts.kept import Kept
 from lightning_interp.parts.language_model import LanguageModel
 from lightning_interp.parts.last_layer import LastLayer
+from lightning_interp.parts.loss_gradients import LossGradients
 from lightning_interp.parts.noisy_sites import NoisySites
 from lightning_interp.parts.prediction_sites import OutputSite, PredictionSites
 from lightning_interp.parts.probe_set import ProbeSet
@@ -32,6 +33,7 @@ __all__ = [
     "Kept",
     "LanguageModel",
     "LastLayer",
+    "LossGradients",
     "NoisySites",
     "OutputSite",
     "PredictionSites",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -61,7 +61,9 @@ class TrainingExamples(Part):
         self.own = None if data is None else OwnData(data, forward)
         self.forward = checked_forward(forward)
 
-    def batches(self, reading: Reading, count: Callable[[Any], int]) -> Iterator[Seen]:
+    def batches(
+        self, reading: Reading, count: Callable[[Any], int], look: Callable[[Any, Selection], None] | None = None
+    ) -> Iterator[Seen]:
         """This rank's batches, on the model's device; positions are places in the data set.
 
         The last does not count where it is there only because another rank has one more. To be iterated where random
@@ -70,22 +72,24 @@ class TrainingExamples(Part):
         Args:
             reading: The reading.
             count: The number of samples in a batch.
+            look: Shown every batch of all ranks before the first is given, with the samples that are read. A sample of
+                the training data is then held in memory.
 
         """
-        own, places = self._source(reading)
-        sizes = None if places is None else iter(own.value.sizes)  # type: ignore[attr-defined]
-
-        def counted(batch: Any) -> int:
-            number = count(batch)
-            if sizes is not None and number != (items := next(sizes)):
-                raise ValueError(
-                    f"{items} items of the training data make a batch of {number} samples, so which is which is not "
-                    "known: give the examples with `data=`."
-                )
-            return number
-
-        positions = own.positions(None if places is not None else self.max_examples)
-        found = own.batches(reading.model, positions, counted, reading.group, reading.trainer)
+        if self.own is not None:
+            own, places, sizes = self.own, None, None
+        else:
+            items = self._drawn(reading)
+            own, places, sizes = OwnData(items if look is None else [*items]), items.places, items.sizes
+        most = self.max_examples if places is None else None
+        if look is not None:
+            positions, number = own.positions(most), _counting(count, sizes)
+            for batch in own.value:
+                selection = positions.select(number(batch))
+                if len(selection):
+                    look(batch, _placed(selection, places))
+        number = _counting(count, sizes)
+        found = own.batches(reading.model, own.positions(most), number, reading.group, reading.trainer)
         for index, (batch, selection, counts) in enumerate(found):
             yield Seen(batch, index, 0, _placed(selection, places), counted=counts)
 
@@ -93,13 +97,26 @@ class TrainingExamples(Part):
         """A batch through the model."""
         OwnData([], self.forward).run(model, batch)
 
-    def _source(self, reading: Reading) -> tuple[OwnData, Tensor | None]:
-        if self.own is not None:
-            return self.own, None
+    def _drawn(self, reading: Reading) -> DrawnItems:
         if reading.trainer is None:
             raise ValueError("There are no training data here, outside of a fit: give the examples with `data=`.")
-        items = DrawnItems(training_loader(reading.trainer), self.max_examples, self.seed)
-        return OwnData(items), items.places
+        return DrawnItems(training_loader(reading.trainer), self.max_examples, self.seed)
+
+
+def _counting(count: Callable[[Any], int], sizes: Sequence[int] | None) -> Callable[[Any], int]:
+    """Counts samples, and sees that there are as many as items."""
+    expected = None if sizes is None else iter(sizes)
+
+    def counted(batch: Any) -> int:
+        number = count(batch)
+        if expected is not None and number != (items := next(expected)):
+            raise ValueError(
+                f"{items} items of the training data make a batch of {number} samples, so which is which is not "
+                "known: give the examples with `data=`."
+            )
+        return number
+
+    return counted
 
 
 def _placed(selection: Selection, places: Tensor | None) -> Selection:

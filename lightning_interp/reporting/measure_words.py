@@ -310,7 +310,7 @@ def _said(key: ParsedKey, loaders: Sequence[str] | None) -> str:
 def _rest(key: ParsedKey) -> dict[str, str]:
     """What a form can say of a key beside its site."""
     rest = key.parts[1:-1] if "{last}" in key.words.form else key.parts[1:]
-    return {"last": key.parts[-1], "rest": "/".join(rest), "all": "/".join(key.parts)}
+    return {"first": key.parts[0], "last": key.parts[-1], "rest": "/".join(rest), "all": "/".join(key.parts)}
 
 
 def _site(name: str) -> str:

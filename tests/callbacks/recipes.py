@@ -34,6 +34,7 @@ from lightning_interp import (
     RepresentationMetrics,
     RepresentationStructure,
     SelfInfluence,
+    SourceInfluence,
     StructuralProbe,
     TaskSpace,
     TrainingPhases,
@@ -115,6 +116,34 @@ def self_influence(**kwargs: Any) -> SelfInfluence:
         forward=tagged,
         **kwargs,
     )
+
+
+def source_influence(**kwargs: Any) -> SourceInfluence:
+    return SourceInfluence(
+        begins_with,
+        {"low": 1, "high": 0},
+        queries={"all": None, "right": loss_of_tags},
+        data=sequences(),
+        target="tags",
+        mask="attention_mask",
+        max_queries=16,
+        forward=tagged,
+        **kwargs,
+    )
+
+
+def sequences() -> list[Any]:
+    return list(loader(20, batch_size=5))
+
+
+def begins_with(batch: Any) -> torch.Tensor:
+    return begins_low(batch).long()
+
+
+def loss_of_tags(model: nn.Module, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    logits, mask = tagged(model, batch), look_up(batch, "attention_mask", "mask")
+    losses = nn.functional.cross_entropy(logits.movedim(-1, 1), look_up(batch, "tags", "target"), reduction="none")
+    return (losses * mask).sum(1), mask.sum(1)
 
 
 FACTS = [Fact("next", f"{start}b___", "cd"[place % 2], ("c", "d", "e")) for place, start in enumerate("abfgh")]
@@ -296,6 +325,7 @@ MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
         )
     ],
     "SelfInfluence": lambda draw: [self_influence(draw_figures=draw)],
+    "SourceInfluence": lambda draw: [source_influence(draw_figures=draw)],
     "TrainingPhases": lambda draw: [phases(draw)],
     "PhaseEarlyStopping": lambda draw: [
         phases(draw),
@@ -358,6 +388,7 @@ PARTICULAR: dict[str, Particular] = {
         counts_omitted="nonfinite/training_examples",
         adds_up=True,
     ),
+    "SourceInfluence": Particular(counts_omitted="nonfinite/gradients"),
     "ValidationSchedule": Particular(every_step=lambda: ValidationSchedule(steps=None, every=1)),
 }
 

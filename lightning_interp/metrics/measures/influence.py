@@ -9,10 +9,18 @@ __all__ = [
     "SELF_INFLUENCE_EXAMPLES",
     "SELF_INFLUENCE_STABILITY",
     "SELF_INFLUENCE_TOP",
+    "SOURCE",
+    "SOURCE_EFFECT",
+    "SOURCE_INFLUENCE",
+    "QUERY",
 ]
 
 SCORE = "score"
 """The axis of what examples are ordered by."""
+SOURCE = "source"
+"""The axis of the sources of a mixture of training data."""
+QUERY = "query"
+"""The axis of what is watched: losses."""
 
 SELF_INFLUENCE_TOP = Measure(
     "self_influence/top1_mass",
@@ -52,4 +60,31 @@ FLAG_AUROC = Measure(
     form="flagged examples found by {all}",
 )
 
-INFLUENCE = (SELF_INFLUENCE_TOP, SELF_INFLUENCE_STABILITY, SELF_INFLUENCE_EXAMPLES, FLAG_AUROC)
+_DEALT = "the same examples with labels dealt to one another"
+
+SOURCE_INFLUENCE = Measure(
+    "source_influence",
+    "influence of a source",
+    "Cosine of the mean gradient of a source of the training data with that of a loss that is watched.",
+    (SOURCE, QUERY),
+    none="0 for a source that neither helps nor harms; above 0 it helps.",
+    chance=_DEALT,
+    form="influence of {first} on {rest}",
+)
+SOURCE_EFFECT = Measure(
+    "source_effect",
+    "effect of a source",
+    "Change of a loss that is watched, to first order, for each unit of learning rate on a source's mean gradient.",
+    (SOURCE, QUERY),
+    level=FULL,
+    none="0 for a source that does nothing to it; below 0 the loss falls.",
+    chance=_DEALT,
+    instead="",
+    detail_of="source_influence",
+    form="effect of {first} on {rest}",
+)
+
+INFLUENCE = (
+    *(SELF_INFLUENCE_TOP, SELF_INFLUENCE_STABILITY, SELF_INFLUENCE_EXAMPLES, FLAG_AUROC),
+    *(SOURCE_INFLUENCE, SOURCE_EFFECT),
+)
