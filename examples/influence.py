@@ -4,7 +4,7 @@ Handwritten digits from three sources: one that is clean but for a tenth of its 
 labels are dealt out at random; one whose pictures are shifted by two pixels. The loss on clean validation digits is
 watched. While it falls, ``SourceInfluence`` says at each reading whether a step on a source's data alone would lower
 it: clean data help all along; random labels help by a little at first and harm as they come to be learned by heart;
-shifted pictures do next to nothing. Beside each stands what the same pictures do with labels dealt to one another.
+shifted pictures do next to nothing. The clean pictures with their labels dealt to one another harm as random ones do.
 
 ``SelfInfluence`` sums over readings how far each example moves its own loss at the last layer, and finds the wrong
 labels. So does the sum of the losses, just as well, which stands beside it.
@@ -130,13 +130,11 @@ def main(argv: Sequence[str] | None = None) -> tuple[Readings, str]:
         f"label, by chance {share * len(top):.1f}"
     )
     print(f"{rows.table(COLUMNS, digits=2)}\n{said}")
-    kinds = {"": "", ", labels dealt": "_control"}
     panels = {
         "validation loss": {"": "val_loss"},
         "influence on it": {
-            f"{one}{word}": f"source_influence{kind}/{one}/validation"
-            for one in SOURCES
-            for word, kind in kinds.items()
+            **{one: f"source_influence/{one}/validation" for one in SOURCES},
+            "clean, labels dealt": "source_influence_control/clean/validation",
         },
         "wrong labels found (ROC area)": {
             name: f"flag_auroc/{name.replace(' ', '_')}" for name in ("self influence", "loss", "error norm")
