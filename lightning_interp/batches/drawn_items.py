@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from lightning_interp.functional.counter_noise import counter_hash
 from lightning_interp.isolation import seed_all
 
 __all__ = ["DrawnItems", "drawn_places"]
+
+T = TypeVar("T")
 
 _BATCH = 32  # where the loader does not say
 
@@ -72,16 +74,42 @@ class DrawnItems:
     @property
     def sizes(self) -> list[int]:
         """How many items make each batch."""
-        return [len(one) for one in self._batches()]
+        return [len(one) for one in self._cut(self.places.tolist())]
 
     def __iter__(self) -> Iterator[Any]:
-        for places in self._batches():
-            seed_all(self.seed + places[0])
-            yield self.collate([self.dataset[place] for place in places])
+        return (self.collate(items) for _, items in self._loaded())
 
-    def _batches(self) -> list[list[int]]:
-        places = self.places.tolist()
-        return [places[start : start + self.batch_size] for start in range(0, len(places), self.batch_size)]
+    def by_group(self, group: Callable[[Any], Tensor]) -> tuple[list[Any], Tensor, list[int]]:
+        """All batches, each of items of one group, the groups in order.
+
+        Args:
+            group: Gives the group of each item of a batch, integers (B,).
+
+        Returns:
+            The batches; the place of each item in the data set, as they stand there; and how many make each batch.
+
+        Example:
+            >>> items = DrawnItems(DataLoader(range(10), batch_size=4), None)
+            >>> [batch.tolist() for batch in items.by_group(lambda batch: batch % 2)[0]]
+            [[0, 2, 4, 6], [8], [1, 3, 5, 7], [9]]
+
+        """
+        groups: dict[int, list[tuple[int, Any]]] = {}
+        for places, items in self._loaded():
+            for number, *one in zip(group(self.collate(items)).tolist(), places, items, strict=True):
+                groups.setdefault(number, []).append((one[0], one[1]))
+        cut = [some for number in sorted(groups) for some in self._cut(groups[number])]
+        seed_all(self.seed)  # a collate function may draw, too
+        batches = [self.collate([item for _, item in some]) for some in cut]
+        return batches, torch.tensor([place for some in cut for place, _ in some]), [len(some) for some in cut]
+
+    def _loaded(self) -> Iterator[tuple[list[int], list[Any]]]:
+        for places in self._cut(self.places.tolist()):
+            seed_all(self.seed + places[0])
+            yield places, [self.dataset[place] for place in places]
+
+    def _cut(self, things: list[T]) -> list[list[T]]:
+        return [things[start : start + self.batch_size] for start in range(0, len(things), self.batch_size)]
 
 
 def _why_not(loader: Any) -> str:

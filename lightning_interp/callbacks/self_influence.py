@@ -89,7 +89,7 @@ class SelfInfluence(ValidationAnalysis):
     embedding, this is the part of the output only. With Adam an update is no multiple of the gradient: the sum is that
     of SGD with Adam's learning rates, a way to weigh readings. Class weights and label smoothing are not read.
 
-    Readings weigh alike, however many steps lie between them: on a logarithmic schedule early ones have most of the sum.
+    Readings weigh alike, however many steps lie between them: on a logarithmic schedule most of them are early.
 
     :meth:`most` has the examples with most, which loggers with texts (TensorBoard, Weights & Biases, MLflow) show at
     the end of a fit as ``self_influence/top``. Outside of a fit the sums of the fit before stand; without one the model

@@ -84,8 +84,8 @@ class SourceInfluence(ValidationAnalysis):
             numbers are not read.
         queries: What is watched, by name: ``None`` for the loss on the validation run; a loss of its own on the same
             batches, ``loss(model, batch)``; or batches of one's own, in a fixed order.
-        data: Batches of training data to read instead of a sample of the Trainer's, in a fixed order. Needed outside of
-            a fit, and where the training data are a stream.
+        data: Batches of training data to read instead of a sample of the Trainer's, in a fixed order; all of them are
+            held in memory while a reading lasts. Needed outside of a fit, and where the training data are a stream.
         loss: ``loss(model, batch)`` → the loss of each example with its graph, (B,), or sums (B,) and counts (B,); by
             default cross entropy of the logits, in nats, mean over all that is predicted.
         max_examples: Examples of training data to read, over all ranks and sources; ``None`` for all.
@@ -105,10 +105,11 @@ class SourceInfluence(ValidationAnalysis):
         ValueError: If an argument is out of range, a source has no example, parameters are sharded over ranks, or what
             the optimizer does is not known; in the sanity check, if a batch lacks what is asked for.
 
-    Cost: a forward pass over the training examples, and for each batch two backward passes for each source in it; a
-        forward and a backward pass over the queries; 7 ns a parameter for each sketch, two in a backward pass for a
-        source. In memory a gradient, the validation batches of the queries, and 16 · buckets bytes for each source
-        twice and each query, which ranks exchange.
+    Cost: a forward pass over the training examples, in batches of one source each, and two backward passes; one of each
+        over the queries; 7 ns a parameter for each sketch, four of a source and one of a query. Batches of one's own
+        that hold several sources take two backward passes and four sketches for each of them. In memory two gradients,
+        the examples read, and 16 · buckets bytes for each source twice and each query, which ranks exchange. Beside a
+        training step and a validation run: ``benchmarks/influence_live.py``.
 
     Example:
         >>> callback = SourceInfluence("corpus", ["web", "books"])
@@ -194,8 +195,7 @@ class SourceInfluence(ValidationAnalysis):
     def _read(self, reading: Reading, sketches: Sketches, scales: Scales | None) -> None:
         found = self._found = GradientSums.zeros(sketches, len(self.sources), len(self.queries), scales is not None)
         dealt = DealtTargets(self.seed)
-        look = partial(self._look, dealt) if self.loss is None else None
-        for seen in self.examples.batches(reading, self.count, look):
+        for seen in self.examples.grouped(reading, self.count, self._group, partial(self._look, dealt)):
             if seen.counted:
                 self._add_sources(reading.model, sketches, seen, dealt, found, scales)
         for place, name in enumerate(self.queries):
@@ -208,6 +208,8 @@ class SourceInfluence(ValidationAnalysis):
 
     def _look(self, dealt: DealtTargets, batch: Any, selection: Selection) -> None:
         """Take in the targets of a batch, wherever it is run."""
+        if self.loss is not None:
+            return
         targets, counted = self.predictions.targets(batch)
         rows = (selection.of(one) for one in (targets, counted, self._sources_of(batch, len(selection.batch))))
         dealt.add(selection.positions, *rows)
@@ -240,6 +242,9 @@ class SourceInfluence(ValidationAnalysis):
                     work.append((sums.sum(), found.sources[place, kind]))
         for left, (loss, into) in enumerate(work, 1 - len(work)):
             sketches.add(loss, into, scales, retain=left < 0)
+
+    def _group(self, batch: Any) -> Tensor:
+        return self._sources_of(batch, self.count(batch))
 
     def _sources_of(self, batch: Any, size: int) -> Tensor:
         """The source of each example, on the CPU."""

@@ -22,6 +22,7 @@ from lightning_interp.reading.step_scale import Scales
 __all__ = ["LossGradients", "Sketches", "ordinary"]
 
 _HALF = (torch.float16, torch.bfloat16)
+_WAIT = 2  # gradients that are held whole: of one source, plain and with labels dealt
 
 
 class Sketches:
@@ -44,13 +45,16 @@ class Sketches:
         self.length = number if self._exact else buckets
         """Of a sketch; a model that has no more parameters is read as it is."""
         self.device = next(iter(leaves.values())).device
+        self._waiting: dict[int, tuple[Tensor, Scales | None, dict[str, Tensor]]] = {}
 
     def zeros(self, *rows: int) -> Tensor:
         """Sums to add to, (…, length), wide."""
         return torch.zeros(*rows, self.length, dtype=wide_dtype(self.device), device=self.device)
 
     def add(self, loss: Tensor, into: Tensor, scales: Scales | None = None, retain: bool = False) -> None:
-        """Add the gradient of a loss to sums, in place.
+        """Add the gradient of a loss to sums, which hold all of it after :meth:`flush`.
+
+        Gradients for one sum, one after another or in turn with another one's, are added up before they are sketched.
 
         Args:
             loss: A number with its graph.
@@ -66,16 +70,31 @@ class Sketches:
         found = torch.autograd.grad(loss, list(self.leaves.values()), allow_unused=True, retain_graph=retain)
         if all(one is None for one in found):
             raise ValueError(f"no gradient reaches any of the {len(self.leaves)} trainable parameters.")
+        where = into.data_ptr()
+        if where not in self._waiting:
+            while len(self._waiting) >= _WAIT:
+                self._sketch(next(iter(self._waiting)))
+            self._waiting[where] = into, scales, {}
+        held = self._waiting[where][2]
         for name, gradient in zip(self.leaves, found, strict=True):
             if gradient is not None:
                 values = gradient.detach()
                 values = values.to_dense() if values.is_sparse else values
-                self.put(name, values, into[0])
-                if scales is not None and len(into) > 1:
-                    self.put(name, values * scales[name], into[1])
+                held[name] = held[name].add_(values) if name in held else values.clone()
 
-    def put(self, name: str, values: Tensor, into: Tensor) -> None:
-        """Add what belongs to one parameter to a sum, (length,)."""
+    def flush(self) -> None:
+        """Let sums hold all that was added."""
+        for where in list(self._waiting):
+            self._sketch(where)
+
+    def _sketch(self, where: int) -> None:
+        into, scales, held = self._waiting.pop(where)
+        for name, values in held.items():
+            self._put(name, values, into[0])
+            if scales is not None and len(into) > 1:
+                self._put(name, values * scales[name], into[1])
+
+    def _put(self, name: str, values: Tensor, into: Tensor) -> None:
         if self._exact:
             start = self._place(name)
             into[start : start + values.numel()] += values.flatten()
@@ -111,6 +130,7 @@ class LossGradients(Part):
         >>> def work(sketches):
         ...     into = sketches.zeros(1)
         ...     sketches.add(model(torch.tensor([[1.0, 2.0]])).sum(), into)
+        ...     sketches.flush()
         ...     print(into.tolist())
         >>> part.run(None, work)
         [[1.0, 2.0]]
@@ -152,7 +172,12 @@ class LossGradients(Part):
                 offsets[name] = start
                 start += parameter.numel()
             sketches = Sketches(leaves, offsets, self.buckets, self._seed)
-            with_tensors(model, copies, lambda: work(sketches))
+
+            def whole() -> None:
+                work(sketches)
+                sketches.flush()
+
+            with_tensors(model, copies, whole)
 
 
 @contextmanager

@@ -61,9 +61,7 @@ class TrainingExamples(Part):
         self.own = None if data is None else OwnData(data, forward)
         self.forward = checked_forward(forward)
 
-    def batches(
-        self, reading: Reading, count: Callable[[Any], int], look: Callable[[Any, Selection], None] | None = None
-    ) -> Iterator[Seen]:
+    def batches(self, reading: Reading, count: Callable[[Any], int]) -> Iterator[Seen]:
         """This rank's batches, on the model's device; positions are places in the data set.
 
         The last does not count where it is there only because another rank has one more. To be iterated where random
@@ -72,24 +70,51 @@ class TrainingExamples(Part):
         Args:
             reading: The reading.
             count: The number of samples in a batch.
-            look: Shown every batch of all ranks before the first is given, with the samples that are read. A sample of
-                the training data is then held in memory.
 
         """
         if self.own is not None:
-            own, places, sizes = self.own, None, None
+            return self._dealt(reading, self.own, count, None, None)
+        items = self._drawn(reading)
+        return self._dealt(reading, OwnData(items), count, items.places, items.sizes)
+
+    def grouped(
+        self,
+        reading: Reading,
+        count: Callable[[Any], int],
+        group: Callable[[Any], Tensor],
+        look: Callable[[Any, Selection], None],
+    ) -> Iterator[Seen]:
+        """The same, all of them in memory; those of the training data are made anew, each of examples of one group.
+
+        Args:
+            reading: The reading.
+            count: The number of samples in a batch.
+            group: Gives the group of each sample of a batch, integers (B,).
+            look: Shown every batch of all ranks before the first is given, with the samples that are read.
+
+        """
+        if self.own is not None:
+            own, places, sizes = OwnData(list(self.own.value)), None, None
         else:
-            items = self._drawn(reading)
-            own, places, sizes = OwnData(items if look is None else [*items]), items.places, items.sizes
-        most = self.max_examples if places is None else None
-        if look is not None:
-            positions, number = own.positions(most), _counting(count, sizes)
-            for batch in own.value:
-                selection = positions.select(number(batch))
-                if len(selection):
-                    look(batch, _placed(selection, places))
-        number = _counting(count, sizes)
-        found = own.batches(reading.model, own.positions(most), number, reading.group, reading.trainer)
+            batches, places, sizes = self._drawn(reading).by_group(group)
+            own = OwnData(batches)
+        positions, number = own.positions(self.max_examples if places is None else None), _counting(count, sizes)
+        for batch in own.value:
+            selection = positions.select(number(batch))
+            if len(selection):
+                look(batch, _placed(selection, places))
+        return self._dealt(reading, own, count, places, sizes)
+
+    def _dealt(
+        self,
+        reading: Reading,
+        own: OwnData,
+        count: Callable[[Any], int],
+        places: Tensor | None,
+        sizes: Sequence[int] | None,
+    ) -> Iterator[Seen]:
+        positions, number = own.positions(self.max_examples if places is None else None), _counting(count, sizes)
+        found = own.batches(reading.model, positions, number, reading.group, reading.trainer)
         for index, (batch, selection, counts) in enumerate(found):
             yield Seen(batch, index, 0, _placed(selection, places), counted=counts)
 
