@@ -4,8 +4,8 @@
     python benchmarks/influence_live.py --readings 9 --layers 8
 
 A GPT-2 of four layers × 128 with four heads, texts of 32 tokens, batches of 16, 256 validation texts and as many
-training texts read. A row is a training with one callback: the median over ``--readings`` of the time of a reading, as a
-ratio to the median training step and to the median validation run less its reading, of the same training, with the
+training texts read. A row is a training with one callback: the median over ``--readings`` of the time of a reading, as
+a ratio to the median training step and to the median validation run less its reading, of the same training, with the
 smallest and the largest in brackets. For training batches every other one is read, and the median step of those is
 compared with that of the others. On a machine that others use, numbers a fifth apart are the same.
 """

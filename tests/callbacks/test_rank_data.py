@@ -31,7 +31,7 @@ from lightning_interp import (
 )
 from lightning_interp.metrics import SpectralGeometry
 from lightning_interp.sites import CaptureError
-from tests.callbacks.recipes import everything
+from tests.callbacks.recipes import everything, self_influence, source_influence
 from tests.callbacks.test_every_callback import Busy
 from tests.toy import Norm, Sequences, Tagger, loader, trainer
 
@@ -231,6 +231,11 @@ def probes() -> list[ValidationAnalysis]:
     ]
 
 
+def influences() -> list[ValidationAnalysis]:
+    """What reads training examples at the last layer."""
+    return [self_influence(draw_figures=False)]
+
+
 def sharded(number: int, make: Callable[[], list[ValidationAnalysis]]) -> tuple[list[dict[str, float]], int]:
     chosen = make()
     if number > 1:
@@ -238,7 +243,7 @@ def sharded(number: int, make: Callable[[], list[ValidationAnalysis]]) -> tuple[
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run = trainer(folder, chosen, strategy=strategy if number > 1 else "auto", devices=number, max_epochs=1)
-        run.fit(Sharded(lr=0.0), loader(12), padded())
+        run.fit(Sharded(lr=1e-12), loader(12), padded())
     # Ranks make fewer steps of the same data, and a step of acquisition is one of these.
     readings = [
         {k: v for k, v in one.reading.items() if "seconds" not in k and "class_acquired" not in k} for one in chosen
@@ -246,12 +251,26 @@ def sharded(number: int, make: Callable[[], list[ValidationAnalysis]]) -> tuple[
     return readings, run.global_step
 
 
-@pytest.mark.parametrize("make", [analyses, probes])
+@pytest.mark.parametrize("make", [analyses, probes, influences])
 def test_sharded_weights_read_as_whole_ones(make: Any, two_ranks: Any) -> None:
     alone, _ = sharded(1, make)
     assert all(len(found) > 4 for found in alone)
     for found, _ in two_ranks.run(sharded, 2, make):
         close(found, alone)
+
+
+def refused(number: int) -> str:
+    strategy: Any = ModelParallelStrategy(data_parallel_size=number, tensor_parallel_size=1)
+    with tempfile.TemporaryDirectory() as folder:
+        run = trainer(folder, [source_influence(draw_figures=False)], strategy=strategy, devices=number, max_epochs=1)
+        with pytest.raises(ValueError, match="gradients of losses") as caught:
+            run.fit(Sharded(), loader(12), padded())
+    return str(caught.value)
+
+
+def test_gradients_of_sharded_weights_are_refused_by_name(two_ranks: Any) -> None:
+    for said in two_ranks.run(refused, 2):
+        assert "'encoder.0.weight' is sharded over ranks" in said
 
 
 class TensorParallel(Tagger):
