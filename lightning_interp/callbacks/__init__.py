@@ -11,6 +11,7 @@ from lightning_interp.callbacks.faithfulness import Faithfulness
 from lightning_interp.callbacks.induction_heads import InductionHeads
 from lightning_interp.callbacks.input_ablation import InputAblation
 from lightning_interp.callbacks.label_anchors import LabelAnchors
+from lightning_interp.callbacks.layer_lens import LayerLens
 from lightning_interp.callbacks.layer_probe import LayerProbe
 from lightning_interp.callbacks.minimal_pairs import MinimalPairs
 from lightning_interp.callbacks.noise_robustness import NoiseRobustness
@@ -41,6 +42,7 @@ __all__ = [
     "ClozeFacts",
     "AcquisitionByClass",
     "LayerProbe",
+    "LayerLens",
     "StructuralProbe",
     "CoordinateProbe",
     "TruthProbe",

@@ -104,6 +104,7 @@ from lightning_interp.functional.label_anchors import (
 )
 from lightning_interp.functional.last_layer import error_norm, last_layer_norm, last_layer_products, output_errors
 from lightning_interp.functional.layers import best_layer, centre_of_gravity
+from lightning_interp.functional.lens import LensRows, agreement_by_chance, constant_loss, lens_rows
 from lightning_interp.functional.linear_probe import LinearMap, ProbeMoments, held_out_probes
 from lightning_interp.functional.linear_rule import LinearRule
 from lightning_interp.functional.logistic import logistic
@@ -160,6 +161,10 @@ __all__ = [
     "multinomial_logistic",
     "online_codelength",
     "Codelength",
+    "lens_rows",
+    "LensRows",
+    "agreement_by_chance",
+    "constant_loss",
     "best_layer",
     "centre_of_gravity",
     "binned_entropy",

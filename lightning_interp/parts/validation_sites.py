@@ -67,7 +67,7 @@ class ValidationSites(Part):
 
     """
 
-    attached = ("model", "now", "_recorder")
+    attached: tuple[str, ...] = ("model", "now", "_recorder")
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ from lightning_interp import (
     InputAblation,
     LabelAnchors,
     LanguageModel,
+    LayerLens,
     LayerProbe,
     MinimalPairs,
     NoiseRobustness,
@@ -223,6 +224,9 @@ MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
     ],
     "LayerProbe": lambda draw: [
         LayerProbe(SITE, ["tags"], {"letter": "input_ids"}, min_count=2, codelength=True, draw_figures=draw)
+    ],
+    "LayerLens": lambda draw: [
+        LayerLens(sites={"emb": "embedding", "enc": "encoder"}, head="head", target="tags", tile=9, draw_figures=draw)
     ],
     "StructuralProbe": lambda draw: [
         StructuralProbe(SITE, treebank, tokenizer=letter_words, max_steps=20, draw_figures=draw)

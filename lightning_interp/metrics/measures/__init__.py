@@ -12,6 +12,7 @@ from lightning_interp.metrics.measures.classes import CLASSES
 from lightning_interp.metrics.measures.costs import COSTS
 from lightning_interp.metrics.measures.geometry import GEOMETRY
 from lightning_interp.metrics.measures.influence import INFLUENCE
+from lightning_interp.metrics.measures.lens import LENS
 from lightning_interp.metrics.measures.noise import NOISE
 from lightning_interp.metrics.measures.phases import PHASES
 from lightning_interp.metrics.measures.probes import PROBES
@@ -24,6 +25,7 @@ __all__ = ["MEASURES"]
 _FAMILIES = (
     *(STRUCTURE, GEOMETRY, NOISE, PROBES, TASKS, CLASSES, SIMILARITY, CALIBRATION, ELICITED, ATTENTION, ABLATION),
     *(INFLUENCE, COSTS, PHASES),
+    *(STRUCTURE, GEOMETRY, NOISE, PROBES, TASKS, CLASSES, SIMILARITY, CALIBRATION, ELICITED, ATTENTION, ABLATION, LENS),
 )
 
 MEASURES: Mapping[str, Measure] = {one.name: one for family in _FAMILIES for one in family}
