@@ -17,6 +17,7 @@ from lightning_interp import (
     ClozeFacts,
     ConfidenceCalibration,
     CoordinateProbe,
+    DirectionTracker,
     Faithfulness,
     InductionHeads,
     InputAblation,
@@ -58,6 +59,9 @@ CALLBACKS: dict[str, Any] = {
     "StructuralProbe": lambda: StructuralProbe({"encoder": "encoder"}, max_sentences=40),
     "CoordinateProbe": lambda: CoordinateProbe(planted_places(60), {"encoder": "encoder"}),
     "TruthProbe": lambda: TruthProbe(fact_statements(planted_facts()), {"encoder": "encoder"}),
+    "DirectionTracker": lambda: DirectionTracker(
+        {"a": (["x", "y"], ["z", "w"])}, {"encoder": "encoder"}, ["v"], tokenizer="grammar"
+    ),
     "AttentionStructure": lambda: AttentionStructure({"encoder": "encoder"}),
     "InductionHeads": lambda: InductionHeads(sites={"encoder": "encoder"}),
     "AttentionBudget": lambda: AttentionBudget(sites={"encoder": "encoder"}),

@@ -6,6 +6,7 @@ from lightning_interp.callbacks.attention_structure import AttentionStructure
 from lightning_interp.callbacks.cloze_facts import ClozeFacts
 from lightning_interp.callbacks.confidence_calibration import ConfidenceCalibration
 from lightning_interp.callbacks.coordinate_probe import CoordinateProbe
+from lightning_interp.callbacks.direction_tracker import DirectionTracker
 from lightning_interp.callbacks.elicited_confidence import ElicitedConfidence
 from lightning_interp.callbacks.faithfulness import Faithfulness
 from lightning_interp.callbacks.induction_heads import InductionHeads
@@ -46,6 +47,7 @@ __all__ = [
     "StructuralProbe",
     "CoordinateProbe",
     "TruthProbe",
+    "DirectionTracker",
     "RepresentationDrift",
     "AttentionStructure",
     "InductionHeads",

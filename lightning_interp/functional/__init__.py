@@ -45,6 +45,7 @@ from lightning_interp.functional.codelength import Codelength, multinomial_logis
 from lightning_interp.functional.counter_noise import counter_normal, counter_uniform
 from lightning_interp.functional.damped_solve import damped_solve
 from lightning_interp.functional.design_effect import design_effect, effective_count, sample_sums
+from lightning_interp.functional.directions import covariance_directions, mean_direction, projections
 from lightning_interp.functional.divergence import js_divergence
 from lightning_interp.functional.drawn_labels import drawn_labels
 from lightning_interp.functional.ekfac import (
@@ -161,6 +162,9 @@ __all__ = [
     "multinomial_logistic",
     "online_codelength",
     "Codelength",
+    "mean_direction",
+    "projections",
+    "covariance_directions",
     "lens_rows",
     "LensRows",
     "agreement_by_chance",

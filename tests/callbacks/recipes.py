@@ -18,6 +18,7 @@ from lightning_interp import (
     ClozeFacts,
     ConfidenceCalibration,
     CoordinateProbe,
+    DirectionTracker,
     ElicitedConfidence,
     Faithfulness,
     InductionHeads,
@@ -251,6 +252,18 @@ MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
             draw_figures=draw,
         )
     ],
+    "DirectionTracker": lambda draw: [
+        DirectionTracker(
+            {"early": (["a b c", "b c a", "c b"], ["i j k", "k j", "j h i", "h k"]), "first": torch.eye(8)[0]},
+            SITE,
+            ["a k", "b j", "d e f"],
+            tokenizer=letter_words,
+            pooling="mean",
+            forward=as_language_model,
+            batch_tokens=12,
+            draw_figures=draw,
+        )
+    ],
     "AttentionStructure": lambda draw: [
         AttentionStructure({"att": "embedding.attention"}, track={"att": [0]}, draw_figures=draw)
     ],
@@ -379,6 +392,10 @@ PARTICULAR: dict[str, Particular] = {
     "ConfidenceCalibration": Particular(counts_omitted="nonfinite/head"),
     "CoordinateProbe": Particular(counts_omitted="nonfinite/enc/entities"),
     "TruthProbe": Particular(counts_omitted="nonfinite/enc/statements"),
+    "DirectionTracker": Particular(
+        counts_omitted="nonfinite/enc/prompts",
+        refused={f"width {n}": f"'first' as a vector of 8, and site 'enc' has {n} dimensions" for n in (1, 2)},
+    ),
     "AttentionStructure": Particular(counts_omitted=None),
     "InductionHeads": Particular(counts_omitted=None),
     "AttentionBudget": Particular(counts_omitted=None),
