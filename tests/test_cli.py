@@ -107,6 +107,7 @@ def test_print_config_round_trips_and_trains(tmp_path: Path) -> None:
     [
         "TaskSpace",
         "MinimalPairs",
+        "CausalTrace",
         "ClozeFacts",
         "StructuralProbe",
         "CoordinateProbe",

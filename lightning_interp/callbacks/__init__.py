@@ -3,6 +3,7 @@
 from lightning_interp.callbacks.acquisition_by_class import AcquisitionByClass
 from lightning_interp.callbacks.attention_budget import AttentionBudget
 from lightning_interp.callbacks.attention_structure import AttentionStructure
+from lightning_interp.callbacks.causal_trace import CausalTrace
 from lightning_interp.callbacks.cloze_facts import ClozeFacts
 from lightning_interp.callbacks.confidence_calibration import ConfidenceCalibration
 from lightning_interp.callbacks.coordinate_probe import CoordinateProbe
@@ -53,6 +54,7 @@ __all__ = [
     "InductionHeads",
     "AttentionBudget",
     "LabelAnchors",
+    "CausalTrace",
     "InputAblation",
     "PatchAblation",
     "Faithfulness",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -39,13 +39,11 @@ from lightning_interp.reading.argument_names import refuse_unknown_arguments
 from lightning_interp.reading.arguments import AnalysisArgs
 from lightning_interp.reading.reading import Reading
 from lightning_interp.tasks.cloze import encode_cloze, mask_cloze
-from lightning_interp.tasks.facts import Fact, draw_facts, frequency_share, majority_share, read_facts, with_candidates
-from lightning_interp.tasks.loading import all_of_kind, loaded
+from lightning_interp.tasks.facts import Fact, draw_facts, frequency_share, majority_share, with_candidates
+from lightning_interp.tasks.load_facts import Facts, load_facts
 
 __all__ = ["ClozeFacts"]
 
-# Text first: jsonargparse takes the first kind that fits. With a Path among them it leaves the file to us.
-Facts = str | Path | Sequence[Fact] | Callable[[], Sequence[Fact]]
 _RESERVED = ("mean", "se")
 _MEASURES = ("accuracy", "mrr", "margin")
 
@@ -163,7 +161,7 @@ class ClozeFacts(ValidationAnalysis):
         self.threshold = threshold
         self.standard_errors = standard_errors
         self.seed = seed
-        found = with_candidates(_loaded(facts), candidates, seed)
+        found = with_candidates(load_facts(facts, reserved=_RESERVED), candidates, seed)
         self.facts = draw_facts(found, max_facts, seed)
         """The facts that are read, with their candidates, relation by relation."""
         self._of: dict[str, list[Fact]] = {}
@@ -289,16 +287,3 @@ class ClozeFacts(ValidationAnalysis):
     def figures(self) -> Mapping[str, Draw]:
         """P@1 as a heat map, and when each relation was acquired."""
         return self.acquisition.figures(self)
-
-
-def _loaded(facts: Facts) -> list[Fact]:
-    found = all_of_kind("facts", loaded("facts", facts, read_facts), Fact)
-    if not found:
-        raise ValueError("`facts` must hold Fact objects, at least one, got none.")
-    for fact in found:
-        if "/" in fact.relation or fact.relation in _RESERVED:
-            raise ValueError(
-                f"`facts` has the relation {fact.relation!r}, which becomes part of a key: it can have no '/' and not "
-                f"be one of {list(_RESERVED)}; rename it."
-            )
-    return found

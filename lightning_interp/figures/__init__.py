@@ -17,6 +17,7 @@ from lightning_interp.figures.selective_accuracy_curve import selective_accuracy
 from lightning_interp.figures.site_heatmap import site_heatmap
 from lightning_interp.figures.task_heatmap import task_heatmap
 from lightning_interp.figures.task_map import task_map
+from lightning_interp.figures.trace_maps import trace_maps
 from lightning_interp.figures.training_phases import training_phases
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "patch_maps",
     "retention_curves",
     "site_heatmap",
+    "trace_maps",
     "training_phases",
     "interval_curves",
     "task_heatmap",

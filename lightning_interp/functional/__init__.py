@@ -40,6 +40,7 @@ from lightning_interp.functional.calibration import (
     permuted_calibration_error,
     selective_accuracy,
 )
+from lightning_interp.functional.causal_trace import noise_scale, normalised_effect, state_window, token_classes
 from lightning_interp.functional.cka import debiased_cka, linear_cka, unbiased_hsic
 from lightning_interp.functional.codelength import Codelength, multinomial_logistic, online_codelength
 from lightning_interp.functional.counter_noise import counter_normal, counter_uniform
@@ -355,4 +356,8 @@ __all__ = [
     "top_mass_chance",
     "adam_scale",
     "first_order_change",
+    "noise_scale",
+    "normalised_effect",
+    "state_window",
+    "token_classes",
 ]

@@ -24,7 +24,9 @@ def best_layer(scores: Sequence[float]) -> float:
     return float(-max(known)[1]) if known else math.nan
 
 
-def centre_of_gravity(scores: Sequence[float], levels: Sequence[float]) -> float:
+def centre_of_gravity(
+    scores: Sequence[float], levels: Sequence[float], numbers: Sequence[float] | None = None
+) -> float:
     r"""Mean number of the layers, weighted by what their scores are above a level.
 
     .. math:: \frac{\sum_\ell \ell\, g_\ell}{\sum_\ell g_\ell}, \quad g_\ell = \max(s_\ell - b_\ell, 0)
@@ -35,9 +37,10 @@ def centre_of_gravity(scores: Sequence[float], levels: Sequence[float]) -> float
     Args:
         scores: One for each layer; NaN where there is none.
         levels: What would be reached anyway, one for each layer.
+        numbers: The layers that they are of, where these are not all; by default 0, 1, 2 …
 
     Returns:
-        From 0 to the number of layers − 1; NaN where no score is above its level.
+        From the first of the layers to the last; NaN where no score is above its level.
 
     Raises:
         ValueError: If the lengths differ.
@@ -47,8 +50,11 @@ def centre_of_gravity(scores: Sequence[float], levels: Sequence[float]) -> float
         1.6666666666666667
 
     """
+    numbers = range(len(scores)) if numbers is None else numbers
     if len(scores) != len(levels):
         raise ValueError(f"`levels` must have one entry for each of {len(scores)} scores, got {len(levels)}.")
+    if len(scores) != len(numbers):
+        raise ValueError(f"`numbers` must have one entry for each of {len(scores)} scores, got {len(numbers)}.")
     gains = [score - level if score > level + _ROUNDING else 0.0 for score, level in zip(scores, levels, strict=True)]
     total = sum(gains)
-    return sum(place * gain for place, gain in enumerate(gains)) / total if total > 0 else math.nan
+    return sum(at * gain for at, gain in zip(numbers, gains, strict=True)) / total if total > 0 else math.nan

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_interp.language.encoding import Tokenizer, encode_sentences, raw_ids, start_id, started
 
-__all__ = ["Continuations", "encode_continuations"]
+__all__ = ["Continuations", "encode_continuations", "shared_start"]
 
 
 class Continuations(NamedTuple):
@@ -67,7 +67,7 @@ def encode_continuations(
                 f"the tokenizer gives the same ids to {other!r} and {texts[place]!r}: it does not know the words that "
                 "differ."
             )
-    first = min(_shared(row, stem) for row in rows)
+    first = min(shared_start(row, stem) for row in rows)
     if first < 1:
         raise ValueError(
             f"{texts[0]!r} begins with the token that is to be predicted, which has no probability without a start "
@@ -79,7 +79,13 @@ def encode_continuations(
     return Continuations(encoded, first)
 
 
-def _shared(one: list[int], other: list[int]) -> int:
-    """How many tokens both begin with."""
+def shared_start(one: list[int], other: list[int]) -> int:
+    """How many tokens both begin with.
+
+    Example:
+        >>> shared_start([1, 2, 3], [1, 2])
+        2
+
+    """
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, pair in pairs if pair[0] != pair[1]), min(len(one), len(other)))

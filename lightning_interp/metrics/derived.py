@@ -122,9 +122,7 @@ BASELINE = Derived("random weights", "Its value with random weights.", _COMPARED
 RANDOM_ORDER = Derived(
     "random order", "Its value for words in a random order.", _COMPARED, suffix="_random", compared=True
 )
-CONTROL = Derived(
-    "control", "Its value for labels dealt to others at random.", _COMPARED, suffix="_control", compared=True
-)
+CONTROL = Derived("control", "Its value for {chance}.", _COMPARED, suffix="_control", compared=True)
 SPREAD = Derived(
     "spread of chance",
     "Standard deviation of its value above chance, where labels tell nothing.",

@@ -23,6 +23,7 @@ from lightning_interp.parts.cues import are_ids, checked_cues
 from lightning_interp.parts.id_sequences import IdSequences, gathered_texts
 from lightning_interp.reading.reading import Reading
 from lightning_interp.sites.edit import SiteEdit
+from lightning_interp.sites.embeddings import input_embedding
 
 __all__ = [
     "SITE",
@@ -179,7 +180,7 @@ class AblatedTexts(IdSequences):
                 "`forward`, a function of (model, input_ids, attention_mask), or leave words out in another way."
             )
         if self.embeds:
-            name = self.embedding if self.embedding is not None else _embeds(self.model)
+            name = self.embedding if self.embedding is not None else input_embedding(self.model)
             self._edit = SiteEdit(self.model, {SITE: name}, what="a mean embedding")
             self._edit.attach()
 
@@ -414,21 +415,6 @@ def _like(ids: Tensor, given: Any, name: str, what: str) -> Tensor:
         told = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
         raise ValueError(f"`{name}` must lead to {what}, whole numbers (B, T) = {tuple(ids.shape)}, got {told}.")
     return given
-
-
-def _embeds(model: nn.Module) -> str:
-    """The name of what embeds: what ``get_input_embeddings`` gives, else the largest embedding."""
-    own: Any
-    try:
-        own = model.get_input_embeddings()  # type: ignore[operator]
-    except Exception:  # there is none, or the class leaves it out
-        own = None
-    sizes = {name: one.num_embeddings for name, one in model.named_modules() if isinstance(one, nn.Embedding)}
-    named: list[str] = [name for name, one in model.named_modules() if one is own]
-    named += sorted(sizes, key=lambda one: -sizes[one])
-    if not named:
-        raise ValueError(f"`embedding`: {type(model).__name__} has no nn.Embedding; name the module that embeds.")
-    return named[0]
 
 
 def outputs(output: Any) -> Sequence[Any]:

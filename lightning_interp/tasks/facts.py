@@ -6,7 +6,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,9 +27,11 @@ class Fact:
         answer: The right filling.
         candidates: Fillings to choose from; the answer is one of them, whether it is listed or not. Without any, they
             are the answers of the relation (:func:`with_candidates`).
+        subject: Who or what the fact is about, as it stands in the prompt, before the blank for what reads causal
+            models; ``""`` where that is not said.
 
     Raises:
-        ValueError: If a text is empty, or the prompt has no blank or several.
+        ValueError: If a text is empty, the prompt has no blank or several, or the subject is not in it.
 
     Example:
         >>> fact = Fact("capital", "the capital of france is ___ .", "paris", ("paris", "rome"))
@@ -42,6 +44,7 @@ class Fact:
     prompt: str
     answer: str
     candidates: tuple[str, ...] = ()
+    subject: str = ""
 
     def __post_init__(self) -> None:
         texts = {"relation": self.relation, "prompt": self.prompt, "answer": self.answer}
@@ -51,6 +54,8 @@ class Fact:
                 raise ValueError(f"`{name}` is {value!r} in the fact {self.prompt!r} of {self.relation!r}.")
         if self.prompt.count(BLANK) != 1:
             raise ValueError(f"`prompt` must have one blank {BLANK!r}, got {self.prompt!r}.")
+        if self.subject not in self.prompt or (self.subject and not self.subject.strip()):
+            raise ValueError(f"`subject` must stand in the prompt {self.prompt!r}, got {self.subject!r}.")
         if self.candidates:
             # The only way to set a field of a frozen dataclass.
             object.__setattr__(self, "candidates", tuple(dict.fromkeys((self.answer, *self.candidates))))
@@ -98,7 +103,7 @@ def with_candidates(facts: Sequence[Fact], number: int | None = None, seed: int 
                 )
             if number is not None and len(others) >= number:
                 others = random.Random(f"{seed} {fact.relation} {fact.prompt}").sample(others, number - 1)
-            fact = Fact(fact.relation, fact.prompt, fact.answer, (fact.answer, *others))
+            fact = replace(fact, candidates=(fact.answer, *others))
         elif len(fact.candidates) < 2:
             raise ValueError(f"the fact {fact.prompt!r} of {fact.relation!r} has no candidate besides its answer.")
         found.append(fact)
@@ -188,6 +193,7 @@ def read_facts(
     blank: str = BLANK,
     separator: str = "|",
     delimiter: str | None = None,
+    subject: str = "subject",
 ) -> list[Fact]:
     r"""The facts of a table: one in each row of a CSV or TSV file with a header, or in each line of a JSON-lines file.
 
@@ -202,21 +208,23 @@ def read_facts(
         blank: How the file writes the blank, such as ``"[MASK]"`` or ``"[Y]"``.
         separator: Between candidates.
         delimiter: What separates columns, if not what the file's name says.
+        subject: The column of subjects, which may be missing and may have empty cells.
 
     Raises:
-        ValueError: If a column is missing, a text is empty, a prompt has not one blank, or there are no rows. It names
-            file and line.
+        ValueError: If a column is missing, a text is empty, a prompt has not one blank or not its subject, or there are
+            no rows. It names file and line.
 
     Example:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "capital.tsv"
         >>> _ = file.write_text("prompt\tanswer\nThe capital of France is [Y].\tParis\n")
         >>> read_facts(file, blank="[Y]")
-        [Fact(relation='capital', prompt='The capital of France is ___.', answer='Paris', candidates=())]
+        [Fact(relation='capital', prompt='The capital of France is ___.', answer='Paris', candidates=(), subject='')]
 
     """
     path = Path(path)
     names = {"relation": relation, "prompt": prompt, "answer": answer, "candidates": candidates}
+    names["subject"] = subject
     facts = []
     json = path.suffix == ".jsonl"
     rows = json_rows(path, names, ("prompt", "answer")) if json else _table_rows(path, names, delimiter)
@@ -228,7 +236,8 @@ def read_facts(
                 if text.count(blank) != 1:
                     raise ValueError(f"`prompt` must have one blank {blank!r}, got {text!r}.")
                 text = text.replace(blank, BLANK)
-            facts.append(Fact(row.get("relation", path.stem), text, row["answer"], tuple(given)))
+            about = row.get("subject") or ""
+            facts.append(Fact(row.get("relation", path.stem), text, row["answer"], tuple(given), about))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}, line {line}: {error}") from error
     if not facts:
@@ -240,7 +249,7 @@ def _table_rows(path: Path, names: Mapping[str, str], delimiter: str | None) -> 
     # A relation may be missing for the whole file, but not for a row of it.
     missing = names["relation"] not in table_header(path, delimiter)
     columns = {column: name for column, name in names.items() if column != "relation" or not missing}
-    yield from read_columns(path, columns, delimiter, optional=("candidates",))
+    yield from read_columns(path, columns, delimiter, optional=("candidates", "subject"))
 
 
 # ------------------------------------------------- a made-up world
@@ -330,7 +339,7 @@ def fact_world(
         fillings = all_fillings[:answers]
         for name in names:
             (answer,) = draw.choices(fillings, weights)
-            asked = [Fact(relation, wording.format(name), answer, fillings) for wording in wordings]
+            asked = [Fact(relation, wording.format(name), answer, fillings, name) for wording in wordings]
             sentences += [fact.filled(answer) for fact in asked]
             facts.append(asked[0])
     draw.shuffle(sentences)

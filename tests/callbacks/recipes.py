@@ -15,6 +15,7 @@ from lightning_interp import (
     AcquisitionByClass,
     AttentionBudget,
     AttentionStructure,
+    CausalTrace,
     ClozeFacts,
     ConfidenceCalibration,
     CoordinateProbe,
@@ -149,6 +150,9 @@ def loss_of_tags(model: nn.Module, batch: Any) -> tuple[torch.Tensor, torch.Tens
 
 
 FACTS = [Fact("next", f"{start}b___", "cd"[place % 2], ("c", "d", "e")) for place, start in enumerate("abfgh")]
+
+
+ABOUT = [Fact(one.relation, one.prompt, one.answer, one.candidates, one.prompt[:2]) for one in FACTS]
 
 
 QUESTIONS = [Question(f"{start}b", "cd"[place % 2], ("c", "d", "ee")) for place, start in enumerate("abfgh")]
@@ -302,6 +306,17 @@ MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
             draw_figures=draw,
         )
     ],
+    "CausalTrace": lambda draw: [
+        CausalTrace(
+            ABOUT,
+            letters,
+            sites=SITE,
+            target="answer",
+            copies=2,
+            forward=as_language_model,
+            draw_figures=draw,
+        )
+    ],
     "InputAblation": lambda draw: [
         InputAblation(
             cues={"low": [1, 2, 3], "tagged": "tags"},
@@ -400,6 +415,7 @@ PARTICULAR: dict[str, Particular] = {
     "InductionHeads": Particular(counts_omitted=None),
     "AttentionBudget": Particular(counts_omitted=None),
     "LabelAnchors": Particular(counts_omitted=None),
+    "CausalTrace": Particular(counts_omitted=None),
     "InputAblation": Particular(counts_omitted=None),
     "PatchAblation": Particular(counts_omitted=None, refused={"length 1": "`units` of 1 makes 1 of an input (1, 12)"}),
     "Faithfulness": Particular(counts_omitted=None),

@@ -13,6 +13,7 @@ import lightning_interp
 from lightning_interp import (
     AcquisitionByClass,
     AttentionStructure,
+    CausalTrace,
     Faithfulness,
     InductionHeads,
     LayerProbe,
@@ -39,6 +40,8 @@ FULLEST: dict[str, Callable[[], ValidationAnalysis]] = {
     # Without heads to watch, whose values are of another level.
     "AttentionStructure": lambda: AttentionStructure(SITE),
     "InductionHeads": lambda: InductionHeads(sites=SITE),
+    # Of facts that the model knows, which there may be none of.
+    "CausalTrace": lambda: CausalTrace(recipes.ABOUT, recipes.letters, windows={"mlp": "mlp"}),
     "Faithfulness": lambda: Faithfulness(
         "explanation", explain=lambda model, words: (None, None), decode=str, target="label"
     ),

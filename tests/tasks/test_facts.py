@@ -214,3 +214,18 @@ def test_what_cannot_be_told_apart_is_said() -> None:
         mask_cloze(tokenizer, [Fact("r", "the ___", "emu", ("yak",))])
     with pytest.raises(ValueError, match="WordTokenizer has no `mask_token_id`"):
         mask_cloze(words, [Fact("r", "the ___", "dog", ("cat",))])
+
+
+def test_subjects_come_with_a_table_and_stay(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("prompt\tanswer\twho\nada ash lives in ___\tulm\tada ash\nrome is ___\tbig\t\n")
+    (tmp_path / "a.jsonl").write_text('{"prompt": "ada lives in ___", "answer": "ulm", "who": "ada"}\n')
+    found = read_facts(tmp_path / "a.tsv", subject="who")
+    assert [one.subject for one in found] == ["ada ash", ""]
+    assert [one.subject for one in with_candidates(found)] == ["ada ash", ""]
+    assert read_facts(tmp_path / "a.jsonl", subject="who")[0].subject == "ada"
+    assert all(one.prompt.startswith(one.subject) for one in fact_world(people=3, relations=["pet"]).facts)
+    with pytest.raises(ValueError, match="`subject` must stand in the prompt 'a ___', got 'b'"):
+        Fact("r", "a ___", "c", subject="b")
+    (tmp_path / "b.tsv").write_text("prompt\tanswer\tsubject\nada lives in ___\tulm\tbo\n")
+    with pytest.raises(ValueError, match=r"b\.tsv, line 2: `subject` must stand in the prompt"):
+        read_facts(tmp_path / "b.tsv")

@@ -11,6 +11,7 @@ from lightning_interp.metrics.measures.calibration import CALIBRATION, ELICITED
 from lightning_interp.metrics.measures.classes import CLASSES
 from lightning_interp.metrics.measures.costs import COSTS
 from lightning_interp.metrics.measures.directions import DIRECTIONS
+from lightning_interp.metrics.measures.facts import FACTS
 from lightning_interp.metrics.measures.geometry import GEOMETRY
 from lightning_interp.metrics.measures.influence import INFLUENCE
 from lightning_interp.metrics.measures.lens import LENS
@@ -25,7 +26,7 @@ __all__ = ["MEASURES"]
 
 _FAMILIES = (
     *(STRUCTURE, GEOMETRY, NOISE, PROBES, TASKS, CLASSES, SIMILARITY, CALIBRATION, ELICITED, ATTENTION, ABLATION),
-    *(INFLUENCE, LENS, DIRECTIONS, COSTS, PHASES),
+    *(INFLUENCE, LENS, DIRECTIONS, FACTS, COSTS, PHASES),
 )
 
 MEASURES: Mapping[str, Measure] = {one.name: one for family in _FAMILIES for one in family}
