@@ -17,8 +17,21 @@ import yaml
 from pytorch_lightning.cli import LightningCLI
 
 import lightning_interp
-from lightning_interp import AttentionBudget, AttentionStructure, CoordinateProbe, InductionHeads, LanguageModel
+from lightning_interp import (
+    AttentionBudget,
+    AttentionStructure,
+    CoordinateProbe,
+    ElicitedConfidence,
+    Faithfulness,
+    InductionHeads,
+    InputAblation,
+    LanguageModel,
+    PatchAblation,
+    SelfInfluence,
+    SourceInfluence,
+)
 from lightning_interp.reading.argument_names import argument_names
+from tests.callbacks.recipes import CALLBACKS
 from tests.toy import Tagger, loader
 
 CONFIG = """
@@ -102,23 +115,7 @@ def test_print_config_round_trips_and_trains(tmp_path: Path) -> None:
     assert (stop.patience_steps, stop.min_delta, stop.delta) == (100, 1.0, "se")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "TaskSpace",
-        "MinimalPairs",
-        "CausalTrace",
-        "ClozeFacts",
-        "StructuralProbe",
-        "CoordinateProbe",
-        "TruthProbe",
-        "AcquisitionByClass",
-        "AttentionStructure",
-        "InductionHeads",
-        "AttentionBudget",
-        "LabelAnchors",
-    ],
-)
+@pytest.mark.parametrize("name", CALLBACKS)
 def test_every_argument_of_a_callback_is_known_to_a_yaml_file_also_those_that_it_hands_on(name: str) -> None:
     kind = getattr(lightning_interp, name)
     parser = jsonargparse.ArgumentParser()
@@ -156,6 +153,47 @@ def test_what_reads_attention_is_configured() -> None:
     assert made.structure.track == made.induction.track == {"enc": [0]}
     assert (tuple(made.induction.places), made.induction.repeated.ids) == ((5, 20), [1, 2, 3, 4])
     assert made.budget.policies == {"top": [8], "recent_first": [4, 8]}
+
+
+ASKED = """
+elicited:
+  questions: QUESTIONS
+  methods: [options_sum, p_true]
+  p_true_words: [["yes", "Yes"], ["no"]]
+  tokenizer: tok
+  every_n_validations: 2
+needs:
+  ablation: {without: replace, mask_token_id: 3, cues: {name: [4, 5], marked: is_cue}}
+  patches: {units: [4, 4], cues: {tag: [0]}, without: zero}
+  faithful: {rank: gradient, without: hide, orders: 2}
+  influence: {head: head, target: tags, flags: bad}
+  sources: {source: corpus, sources: [web, books]}
+"""
+
+
+def test_what_asks_and_what_takes_away_is_configured(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"question": "q", "answer": "a", "options": ["a", "b"]}\n')
+    parser, given = jsonargparse.ArgumentParser(), yaml.safe_load(ASKED.replace("QUESTIONS", str(tmp_path / "q.jsonl")))
+    kinds = {
+        "elicited": ElicitedConfidence,
+        "ablation": InputAblation,
+        "patches": PatchAblation,
+        "faithful": Faithfulness,
+        "influence": SelfInfluence,
+        "sources": SourceInfluence,
+    }
+    for name, kind in kinds.items():
+        parser.add_class_arguments(kind, name)
+    made = parser.instantiate_classes(parser.parse_object({"elicited": given["elicited"], **given["needs"]}))
+    assert (made.elicited.methods, made.elicited.every_n_validations) == (["options_sum", "p_true"], 2)
+    assert [list(one) for one in made.elicited.options.words] == [["yes", "Yes"], ["no"]]
+    assert made.ablation.texts.cues == {"name": [4, 5], "marked": "is_cue"}
+    assert list(made.patches.read_inputs.cues) == ["tag"]
+    assert (made.faithful.ranking, made.influence.head, list(made.sources.sources)) == (
+        "gradient",
+        "head",
+        ["web", "books"],
+    )
 
 
 def run(argv: list[str]) -> LightningCLI:

@@ -257,7 +257,7 @@ class ElicitedConfidence(ValidationAnalysis):
         # Whether there is an answer and a confidence, whether it is right, and the confidence.
         rows = torch.zeros(len(self.questions), 1 + len(self.methods), 3, dtype=torch.float64)
         for part in (self.options, self.said):
-            for place, found in () if part is None else part.read(reading.group):
+            for place, found in part.read(reading.group).items() if part is not None else ():
                 for name, chosen in found.items():
                     rows[place, self._column(name)] = self._row(place, chosen)
         # Each rank has its own questions, and zeros elsewhere.

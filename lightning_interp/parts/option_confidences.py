@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -124,18 +124,19 @@ class OptionConfidences(Part):
 
     # ------------------------------------------------- reading
 
-    def read(self, group: Any = None) -> Iterator[tuple[int, dict[str, Chosen]]]:
-        """Of each question of this rank its place and what each method says; under ``""`` without the question."""
+    def read(self, group: Any = None) -> dict[int, dict[str, Chosen]]:
+        """Of each question of this rank, by its place, what each method says; under ``""`` without the question."""
         assert self._model is not None
         assert self._encoded is not None
         sizes = [len(one.options.ids) * max(map(len, one.options.ids)) for one in self._encoded]
         batches = length_batches(sizes, self.lm.batch_tokens)
         own = dealt(batches, (rank_in(group), world_size(group)))
-        if not own:
-            return
-        with eval_mode(self._model):
-            for batch in own:
-                yield from zip(batch, self._read(batch), strict=True)
+        found: dict[int, dict[str, Chosen]] = {}
+        if own:
+            with eval_mode(self._model):
+                for batch in own:
+                    found |= dict(zip(batch, self._read(batch), strict=True))
+        return found
 
     def _read(self, batch: Sequence[int]) -> list[dict[str, Chosen]]:
         assert self._encoded is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -119,18 +119,19 @@ class SpokenAnswers(Part):
 
     # ------------------------------------------------- reading
 
-    def read(self, group: Any = None) -> Iterator[tuple[int, dict[str, Chosen]]]:
-        """Of each question of this rank its place and what each method says; option 0 is right of an open question."""
+    def read(self, group: Any = None) -> dict[int, dict[str, Chosen]]:
+        """Of each question of this rank, by its place, what each method says; option 0 is right of an open question."""
         assert self._model is not None
         places = list(range(len(self.questions)))
         batches = [places[at : at + self.batch] for at in range(0, len(places), self.batch)]
         own = dealt(batches, (rank_in(group), world_size(group)))
-        if not own:
-            return
-        with eval_mode(self._model):
-            for batch in own:
-                for place, said in zip(batch, self._ask(batch), strict=True):
-                    yield place, self._confidences(said)
+        found: dict[int, dict[str, Chosen]] = {}
+        if own:
+            with eval_mode(self._model):
+                for batch in own:
+                    said = zip(batch, self._ask(batch), strict=True)
+                    found |= {place: self._confidences(one) for place, one in said}
+        return found
 
     def _ask(self, batch: Sequence[int]) -> list[_Said]:
         some = [self.questions[place] for place in batch]
