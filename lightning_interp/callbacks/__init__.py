@@ -9,6 +9,7 @@ from lightning_interp.callbacks.confidence_calibration import ConfidenceCalibrat
 from lightning_interp.callbacks.coordinate_probe import CoordinateProbe
 from lightning_interp.callbacks.direction_tracker import DirectionTracker
 from lightning_interp.callbacks.elicited_confidence import ElicitedConfidence
+from lightning_interp.callbacks.fact_tracker import FactTracker
 from lightning_interp.callbacks.faithfulness import Faithfulness
 from lightning_interp.callbacks.induction_heads import InductionHeads
 from lightning_interp.callbacks.input_ablation import InputAblation
@@ -55,6 +56,7 @@ __all__ = [
     "AttentionBudget",
     "LabelAnchors",
     "CausalTrace",
+    "FactTracker",
     "InputAblation",
     "PatchAblation",
     "Faithfulness",

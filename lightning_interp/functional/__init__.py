@@ -71,6 +71,7 @@ from lightning_interp.functional.example_gradients import (
     gradient_products,
     squared_gradient_sum,
 )
+from lightning_interp.functional.fact_tracking import add_decay, kl_divergence, retainability, retention_decay
 from lightning_interp.functional.faithfulness import (
     comprehensiveness,
     decision_flip,
@@ -356,6 +357,10 @@ __all__ = [
     "top_mass_chance",
     "adam_scale",
     "first_order_change",
+    "add_decay",
+    "kl_divergence",
+    "retainability",
+    "retention_decay",
     "noise_scale",
     "normalised_effect",
     "state_window",

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lightning_interp.functional._numerics import as_float
 from lightning_interp.language.batching import Share, dealt, length_batches, pad_right
-from lightning_interp.language.likelihood import Forward, eval_mode, model_device, sentence_log_probs
+from lightning_interp.language.likelihood import Forward, eval_mode, model_device, model_logits, sentence_log_probs
 
-__all__ = ["encoded_log_probs", "perplexity", "perplexity_from"]
+__all__ = ["encoded_log_probs", "last_log_probs", "perplexity", "perplexity_from"]
 
 
 def perplexity(
@@ -74,3 +75,24 @@ def encoded_log_probs(
         since = None if first is None else first[batch].to(ids.device)
         scores[batch] = sentence_log_probs(model, ids, mask, forward, since).to("cpu", torch.float64)
     return scores
+
+
+def last_log_probs(
+    model: nn.Module,
+    encoded: Sequence[Tensor],
+    batch_tokens: int,
+    forward: Forward | None,
+    pad_token_id: int,
+    share: Share = (0, 1),
+) -> dict[int, Tensor]:
+    """Log-probabilities of the token behind each text, by its place, float32 (V,) on the CPU.
+
+    Within :func:`eval_mode`. Of a share (r, n) those of every n-th batch, from batch r on.
+    """
+    found: dict[int, Tensor] = {}
+    for batch in dealt(length_batches([len(ids) for ids in encoded], batch_tokens), share):
+        ids, mask = pad_right([encoded[item] for item in batch], pad_token_id, model_device(model))
+        logits = model_logits(model, ids, mask, forward)
+        last = logits[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
+        found |= dict(zip(batch, as_float(last).log_softmax(-1).float().cpu().unbind(), strict=True))
+    return found

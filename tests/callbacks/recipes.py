@@ -21,6 +21,7 @@ from lightning_interp import (
     CoordinateProbe,
     DirectionTracker,
     ElicitedConfidence,
+    FactTracker,
     Faithfulness,
     InductionHeads,
     InputAblation,
@@ -317,6 +318,19 @@ MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
             draw_figures=draw,
         )
     ],
+    "FactTracker": lambda draw: [
+        FactTracker(
+            FACTS[:2],
+            paraphrases=[Fact("next", f"h{one.prompt}", one.answer, one.candidates) for one in FACTS[:2]],
+            implied=FACTS[2:3],
+            neighbours=FACTS[3:],
+            never_shown=FACTS[2:4],
+            texts=["abc", "hgfe"],
+            tokenizer=letters,
+            forward=as_language_model,
+            draw_figures=draw,
+        )
+    ],
     "InputAblation": lambda draw: [
         InputAblation(
             cues={"low": [1, 2, 3], "tagged": "tags"},
@@ -381,6 +395,8 @@ class Particular:
     """Made so for ``analyze``."""
     counts_omitted: str | None = "nonfinite/enc"
     """The key of what is left out where representations are not finite; ``None`` where none are read."""
+    since_first: tuple[str, ...] = ()
+    """Measures that compare with the first reading of a fit, so that another fit has others."""
     refused: dict[str, str] = field(default_factory=dict)
     """States that leave nothing to read, and what is said then."""
     adds_up: bool = False
@@ -416,6 +432,10 @@ PARTICULAR: dict[str, Particular] = {
     "AttentionBudget": Particular(counts_omitted=None),
     "LabelAnchors": Particular(counts_omitted=None),
     "CausalTrace": Particular(counts_omitted=None),
+    "FactTracker": Particular(
+        counts_omitted=None,
+        since_first=("fact_locality", "fact_success_local", "fact_kl_to_start", "fact_effectivity"),
+    ),
     "InputAblation": Particular(counts_omitted=None),
     "PatchAblation": Particular(counts_omitted=None, refused={"length 1": "`units` of 1 makes 1 of an input (1, 12)"}),
     "Faithfulness": Particular(counts_omitted=None),
