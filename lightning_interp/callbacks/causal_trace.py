@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Unpack
@@ -29,7 +30,7 @@ from lightning_interp.metrics.measures.facts import (
     TRACE_SKIPPED,
     TRACE_TOTAL,
 )
-from lightning_interp.parts.causal_traces import EARLY, LATE, CausalTraces, Target, Tokens, Traces
+from lightning_interp.parts.causal_traces import BLOCKS, EARLY, LATE, CausalTraces, Target, Tokens, Traces
 from lightning_interp.parts.kept import Kept
 from lightning_interp.parts.language_model import LanguageModel, one_language_model
 from lightning_interp.reading.analysis import Draw, ValidationAnalysis
@@ -65,7 +66,8 @@ class CausalTrace(ValidationAnalysis):
     ====================================  =======  ===================================================================
     ``trace_early/<group>``               summary  largest effect over layers, at the last token of the subject
                                                    (conditional)
-    ``trace_late/<group>``                summary  … at the last token of the prompt (conditional)
+    ``trace_late/<group>``                summary  … at the last token of the prompt, over all blocks but the last
+                                                   (conditional)
     ``trace_depth/<group>/early``         summary  mean layer at the last token of the subject, weighted by effects
                                                    above 0 (conditional); ``trace_depth/<group>/late`` too
     ``trace_total/<group>``               summary  the total, in probability (conditional, but not with
@@ -84,7 +86,9 @@ class CausalTrace(ValidationAnalysis):
     Effects are undefined where no fact of the group is known, and where the total is below .01: there is nothing to
     bring back. Look at the total first: an effect of 1 of a total of .05 says little. A subject of one token is
     restored all but wholly by its state in the first layer, by construction: take subjects of two tokens or more, or
-    read ``windows``. That a state restores an answer does not say that the fact can be changed there.
+    read ``windows``. What the last block returns at the last token is all that the prediction is read from, so that its
+    effect is 1 whatever the model knows: ``trace_late`` leaves it out, pictures show it. That a state restores an
+    answer does not say that the fact can be changed there.
 
     Args:
         facts: Facts that say their subject, before the blank; the path of a table (:func:`read_facts`); or a function
@@ -217,9 +221,16 @@ class CausalTrace(ValidationAnalysis):
             values[TRACE_DEPTH.at(GROUP, end=name).key(relation)] = depth
             for place, kind in enumerate(self.traces.kinds):
                 key = measure.at(GROUP, end=kind)
-                values[key.key(relation)] = float(effects[place, token].max())
-                values[CONTROL.of(key).key(relation)] = float(control[place, end].max())
+                read = self._telling(kind, token)
+                values[key.key(relation)] = _largest(effects[place, token][read])
+                values[CONTROL.of(key).key(relation)] = _largest(control[place, end][read])
         return values
+
+    def _telling(self, kind: str, token: int) -> Tensor:
+        """Which of the layers could fail to restore the answer, bool: the prediction is read from the last state."""
+        depths = torch.tensor(self.traces.depths)
+        last = depths == self.traces.number - 1
+        return ~last if kind == BLOCKS and token == LATE else torch.ones_like(last)
 
     # ------------------------------------------------- pictures
 
@@ -232,7 +243,17 @@ class CausalTrace(ValidationAnalysis):
     def _map(self, place: int) -> Figure:
         kind = self.traces.kinds[place]
         read = [(step, one["effects"][place]) for step, one in self.kept.readings]
-        shown = [row for row in range(len(TOKEN_CLASSES)) if row in (EARLY, LATE) or self.traces.tokens == "all"]
+        shown = [
+            row for row in range(len(TOKEN_CLASSES)) if row in (EARLY, LATE) or _any_known(one[row] for _, one in read)
+        ]
         maps = [(step, {TOKEN_CLASSES[row]: one[row].tolist() for row in shown}) for step, one in read]
         title = f"restored by the states of {kind or 'blocks'}"
         return trace_maps(maps, self.kept.values[0]["depths"].tolist(), title, "share of what noise takes")
+
+
+def _any_known(rows: Iterable[Tensor]) -> bool:
+    return any(bool(row.isfinite().any()) for row in rows)
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.max()) if len(values) else math.nan

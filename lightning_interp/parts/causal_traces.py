@@ -148,7 +148,8 @@ class CausalTraces(Part):
         self.noise, self.copies, self.embedding, self.seed = noise, copies, embedding, seed
         self.depths: list[int] = []
         """The numbers of the layers that are read, once the model is known."""
-        self._number = 0
+        self.number = 0
+        """How many layers there are."""
         self._model: nn.Module | None = None
         self._edit: SiteEdit | None = None
         self._noise: SiteEdit | None = None
@@ -166,8 +167,8 @@ class CausalTraces(Part):
         self._prompts = encode_trace_prompts(tokenizer, self.facts, self.lm.starts_with_bos(), self.lm.bos_token_id)
         check_ids(lm, [one.ids for one in self._prompts])
         named = self._blocks(model, lm)
-        self._number = len(named)
-        self.depths = evenly_spread(self._number, self.layers or self._number)
+        self.number = len(named)
+        self.depths = evenly_spread(self.number, self.layers or self.number)
         sites = {
             _site(kind, layer): f"{block}.{self.windows[kind]}" if kind else block
             for kind in self.kinds
@@ -273,7 +274,7 @@ class CausalTraces(Part):
         found: list[tuple[_Cell, _State]] = []
         for kind, name in enumerate(self.kinds):
             for row, depth in enumerate(self.depths):
-                layers = state_window(depth, self._number, self.window) if name else [depth]
+                layers = state_window(depth, self.number, self.window) if name else [depth]
                 sites = [_site(name, layer) for layer in layers]
                 for which, token in pairs:
                     alike = sum(one == which for one, _ in pairs)

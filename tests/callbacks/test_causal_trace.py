@@ -160,6 +160,22 @@ def test_a_loop_gives_the_same(tokens: Any, batch_tokens: int) -> None:
                 assert float(found.effects[place, 0, 0, layer]) == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_last_state_of_all_is_no_finding() -> None:
+    found = CausalTraces(FACTS, LM, None, target="answer")
+    found.attach(Reader(Small()))
+    traces = over_ranks(found.read())
+    assert torch.allclose(traces.effects[:, 0, LATE, -1], traces.totals, atol=1e-7)
+    late = Planted()
+    late.blocks = late.blocks[:2].extend([late.blocks[3], late.blocks[2]])  # what moves the answer is the last block
+    values, _ = read(late)
+    assert values["trace_early/home"] == pytest.approx(1, abs=1e-9)
+    assert values["trace_late/home"] == pytest.approx(0, abs=1e-9)
+    assert values["trace_depth/home/late"] == pytest.approx(3, abs=1e-9)
+    alone, _ = read(late, sites=["lm.blocks.3"])
+    assert "trace_early/home" in alone
+    assert "trace_late/home" not in alone
+
+
 def test_layers_are_spread_over_the_depth() -> None:
     found = CausalTraces(FACTS, LM, layers=3)
     found.attach(Reader(Small(layers=9)))
@@ -197,6 +213,8 @@ def test_training_is_left_alone_and_pictures_show_before_and_after(tmp_path: Pat
     assert set(pictures) == {"trace/blocks", "trace/mlp"}
     panels = [one.get_title() for one in pictures["trace/blocks"]().axes]
     assert panels[:2] == ["step 2", "step 6"]
+    rows = [one.get_text() for one in pictures["trace/blocks"]().axes[0].get_yticklabels()]
+    assert rows == ["last subject token", "last token"]
     assert trace().figures() == {}
 
 
