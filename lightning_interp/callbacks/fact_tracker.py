@@ -89,9 +89,12 @@ class FactTracker(ValidationAnalysis):
     ==================================  =======  =====================================================================
 
     The control is ``never_shown``: facts of the same kind that are in no training text. What rises there, too, is no
-    knowledge of the facts. ``fact_success_local`` is made to be gated on: with ``EarlyStopping("fact_success_local",
-    mode="max")`` training stops once success no longer rises or neighbours have changed, and a checkpoint of its
-    maximum is the best that left them alone. A model that stands still has locality 1, divergence 0, effectivity 0.
+    knowledge of the facts: a model learns what kind of word answers, and the most of many readings lies above the first
+    one even where ℓ only wanders. Chang et al. count from the batch that shows a fact, which is not known here.
+
+    ``fact_success_local`` is made to be gated on: with ``EarlyStopping("fact_success_local", mode="max")`` training
+    stops once success no longer rises or neighbours have changed, and a checkpoint of its maximum is the best that left
+    them alone. A model that stands still has locality 1, divergence 0, effectivity 0.
 
     Args:
         facts: Facts that training shows; the path of a table (:func:`read_facts`); or a function that returns facts, or
