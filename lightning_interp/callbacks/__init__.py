@@ -17,6 +17,7 @@ from lightning_interp.callbacks.label_anchors import LabelAnchors
 from lightning_interp.callbacks.layer_lens import LayerLens
 from lightning_interp.callbacks.layer_probe import LayerProbe
 from lightning_interp.callbacks.minimal_pairs import MinimalPairs
+from lightning_interp.callbacks.neuron_table import NeuronTable
 from lightning_interp.callbacks.noise_robustness import NoiseRobustness
 from lightning_interp.callbacks.patch_ablation import PatchAblation
 from lightning_interp.callbacks.phase_early_stopping import PhaseEarlyStopping
@@ -57,6 +58,7 @@ __all__ = [
     "LabelAnchors",
     "CausalTrace",
     "FactTracker",
+    "NeuronTable",
     "InputAblation",
     "PatchAblation",
     "Faithfulness",

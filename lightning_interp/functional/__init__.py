@@ -114,6 +114,14 @@ from lightning_interp.functional.logistic import logistic
 from lightning_interp.functional.mantel import MantelTest, mantel, partial_mantel
 from lightning_interp.functional.mass_mean import mass_mean
 from lightning_interp.functional.mds import Alignment, TaskMap, classical_mds, cosine_distance, procrustes
+from lightning_interp.functional.neurons import (
+    LookUp,
+    context_churn,
+    lookup_scores,
+    lookup_sums,
+    pearson,
+    top_contexts,
+)
 from lightning_interp.functional.ngrams import next_token_labels, ngram_labels
 from lightning_interp.functional.optimizer_step import adam_scale, first_order_change
 from lightning_interp.functional.overlap import OverlapAboveNull, overlap_above_null, overlap_matrix
@@ -164,6 +172,12 @@ __all__ = [
     "multinomial_logistic",
     "online_codelength",
     "Codelength",
+    "LookUp",
+    "lookup_sums",
+    "lookup_scores",
+    "pearson",
+    "top_contexts",
+    "context_churn",
     "mean_direction",
     "projections",
     "covariance_directions",

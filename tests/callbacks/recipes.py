@@ -30,6 +30,7 @@ from lightning_interp import (
     LayerLens,
     LayerProbe,
     MinimalPairs,
+    NeuronTable,
     NoiseRobustness,
     PatchAblation,
     PhaseEarlyStopping,
@@ -331,6 +332,9 @@ MAKE: dict[str, Callable[[bool], list[pl.Callback]]] = {
             draw_figures=draw,
         )
     ],
+    "NeuronTable": lambda draw: [
+        NeuronTable({"enc": "head"}, neurons=6, track={"enc": [0]}, forward=as_language_model, draw_figures=draw)
+    ],
     "InputAblation": lambda draw: [
         InputAblation(
             cues={"low": [1, 2, 3], "tagged": "tags"},
@@ -436,6 +440,7 @@ PARTICULAR: dict[str, Particular] = {
         counts_omitted=None,
         since_first=("fact_locality", "fact_success_local", "fact_kl_to_start", "fact_effectivity"),
     ),
+    "NeuronTable": Particular(counts_omitted=None),
     "InputAblation": Particular(counts_omitted=None),
     "PatchAblation": Particular(counts_omitted=None, refused={"length 1": "`units` of 1 makes 1 of an input (1, 12)"}),
     "Faithfulness": Particular(counts_omitted=None),

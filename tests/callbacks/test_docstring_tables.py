@@ -18,6 +18,7 @@ from lightning_interp import (
     InductionHeads,
     LayerProbe,
     MinimalPairs,
+    NeuronTable,
     RepresentationStructure,
     TaskSpace,
     TrainingPhases,
@@ -45,6 +46,7 @@ FULLEST: dict[str, Callable[[], ValidationAnalysis]] = {
     "Faithfulness": lambda: Faithfulness(
         "explanation", explain=lambda model, words: (None, None), decode=str, target="label"
     ),
+    "NeuronTable": lambda: NeuronTable(SITE, track={"enc": [0]}, explain=str, simulate=lambda text, tokens: ()),
     "AcquisitionByClass": lambda: AcquisitionByClass("head", target="tags", names=["zero", "one"]),
 }
 """With every option that adds keys, where the recipe has not."""

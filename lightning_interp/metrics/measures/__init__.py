@@ -15,6 +15,7 @@ from lightning_interp.metrics.measures.facts import FACTS
 from lightning_interp.metrics.measures.geometry import GEOMETRY
 from lightning_interp.metrics.measures.influence import INFLUENCE
 from lightning_interp.metrics.measures.lens import LENS
+from lightning_interp.metrics.measures.neurons import NEURONS
 from lightning_interp.metrics.measures.noise import NOISE
 from lightning_interp.metrics.measures.phases import PHASES
 from lightning_interp.metrics.measures.probes import PROBES
@@ -26,7 +27,7 @@ __all__ = ["MEASURES"]
 
 _FAMILIES = (
     *(STRUCTURE, GEOMETRY, NOISE, PROBES, TASKS, CLASSES, SIMILARITY, CALIBRATION, ELICITED, ATTENTION, ABLATION),
-    *(INFLUENCE, LENS, DIRECTIONS, FACTS, COSTS, PHASES),
+    *(INFLUENCE, LENS, DIRECTIONS, FACTS, NEURONS, COSTS, PHASES),
 )
 
 MEASURES: Mapping[str, Measure] = {one.name: one for family in _FAMILIES for one in family}

@@ -20,7 +20,7 @@ LENS_LOSS = Measure(
 LENS_AGREEMENT = Measure(
     "lens_agreement",
     "agreement of the logit lens",
-    "Share of positions where the top token read at a layer, through final norm and head, is the one of the model.",
+    "Share of positions where a layer's residual, read through the final norm and head, has the model's own top token.",
     unit="share",
     none="1 at the last layer; what layers would agree by chance stands beside it.",
     chance="top tokens dealt to other positions",
