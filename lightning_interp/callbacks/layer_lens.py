@@ -28,7 +28,7 @@ from lightning_interp.reading.arguments import LoaderArgs
 from lightning_interp.reading.grids import site_grid
 from lightning_interp.reading.reading import Reading
 from lightning_interp.reporting.titles import measure_title
-from lightning_interp.sites import Layout, OutputKey
+from lightning_interp.sites import Call, Layout, OutputKey
 from lightning_interp.sites.unembedding import Unembed
 
 __all__ = ["LayerLens"]
@@ -83,6 +83,7 @@ class LayerLens(ValidationAnalysis):
         max_examples: Samples to read; ``None`` for all.
         baseline: Random weights; see :class:`~lightning_interp.callbacks.LayerProbe`.
         forward: What the baseline runs in place of ``validation_step``.
+        call: Where the model is called several times in a step, as where that generates: ``"first"`` or ``"last"``.
         tokens, mask, padding_idx, ignore_tokens, skip_positions, layout, output: See
             :class:`~lightning_interp.callbacks.RepresentationMetrics`.
         seed: Of random weights.
@@ -123,6 +124,7 @@ class LayerLens(ValidationAnalysis):
         ignore_tokens: Sequence[int] = (),
         skip_positions: int = 0,
         layout: Layout | Mapping[str, Layout] | None = None,
+        call: Call = "only",
         output: OutputKey | Mapping[str, OutputKey] | None = None,
         seed: int = 0,
         **kwargs: Unpack[LoaderArgs],
@@ -137,6 +139,7 @@ class LayerLens(ValidationAnalysis):
             ignore_tokens=ignore_tokens,
             skip_positions=skip_positions,
             layout=layout,
+            call=call,
             output=output,
             forward=forward,
             batch_size=self.batch_size,

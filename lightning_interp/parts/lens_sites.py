@@ -20,7 +20,7 @@ from lightning_interp.isolation.seen import Seen
 from lightning_interp.language.likelihood import logits_in
 from lightning_interp.parts.validation_sites import ValidationSites
 from lightning_interp.reporting.plain_values import Settings
-from lightning_interp.sites import Layout, OutputKey, blocks, resolve_sites
+from lightning_interp.sites import Call, Layout, OutputKey, blocks, resolve_sites
 from lightning_interp.sites.eager_stance import EagerStance
 from lightning_interp.sites.names import clean_name, modules_by_name
 from lightning_interp.sites.recorder import CaptureError
@@ -76,6 +76,7 @@ class LensSites(ValidationSites):
             the token that comes next.
         shift: How many positions behind the one that predicts it a label stands.
         tile: Positions whose logits are there at a time.
+        call: Where the model is called several times in a step, which call is read.
         kwargs: Of :class:`~lightning_interp.parts.validation_sites.ValidationSites`.
 
     Raises:
@@ -96,6 +97,7 @@ class LensSites(ValidationSites):
         shift: int = 0,
         tile: int = 1024,
         *,
+        call: Call = "only",
         tokens: Key | None = None,
         layout: Layout | Mapping[str, Layout] | None = None,
         output: OutputKey | Mapping[str, OutputKey] | None = None,
@@ -105,6 +107,8 @@ class LensSites(ValidationSites):
             raise ValueError(f"`tile` must be at least 1, got {tile}.")
         if shift < 0 or (shift and target is None):
             raise ValueError(f"`shift` is how far behind labels of `target` stand, at least 0; got {shift}.")
+        if call not in ("only", "first", "last"):
+            raise ValueError(f"`call` must be 'only', 'first' or 'last', got {call!r}.")
         self.language_model, self.asked, self.norm, self.head = model, sites, norm, head
         self.target, self.shift, self.tile = target, shift, tile
         labels = [_NEXT] if target is None else {_TARGET: target}
@@ -121,7 +125,7 @@ class LensSites(ValidationSites):
         self._vocabulary = 0
         self._error: Exception | None = None
         given = {} if sites is None else sites
-        super().__init__(given, labels, tokens, layout=layout, output=output, **kwargs)
+        super().__init__(given, labels, tokens, layout=layout, call=call, output=output, **kwargs)
 
     def short_names(self, model: nn.Module | None = None) -> list[str]:
         """What keys call the layers; ``<site>`` where that cannot be known without the model."""
@@ -183,9 +187,9 @@ class LensSites(ValidationSites):
         self._stance.begin()
 
     def _take(self, labels: Tensor, seen: Seen, output: Any) -> None:
-        """What the model itself predicts, at the first call of a step."""
+        """What the model itself predicts, at the first call of a step or at each."""
         self._runs += 1
-        if self._runs > 1:
+        if self._runs > 1 and self.call != "last":
             return
         try:
             labels = labels.squeeze(-1) if labels.ndim == 3 else labels

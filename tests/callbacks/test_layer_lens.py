@@ -197,6 +197,24 @@ def test_what_is_missing_is_told() -> None:
         analyze(Letters(), labelled, lens(target="next", model="lm.transformer", head=lambda lm, z: z))
 
 
+def test_of_several_calls_one_is_read() -> None:
+    def twice(model: CausalLM, batch: dict[str, Tensor]) -> None:
+        for ids in (batch["input_ids"], batch["input_ids"].flip(1)):
+            model.lm(ids)
+
+    def found(call: str, forward: Any) -> dict[str, float]:
+        batches = [{"input_ids": torch.arange(24).view(2, 12)} | {"attention_mask": torch.ones(2, 12)}]
+        return analyze(deep(), batches, lens(call=call, baseline=False), forward=forward)
+
+    once = found("only", lambda model, batch: model.lm(batch["input_ids"]))
+    assert found("first", twice) == once
+    turned = found("only", lambda model, batch: model.lm(batch["input_ids"].flip(1)))
+    assert found("last", twice) == turned
+    assert turned["lens_loss/1"] != once["lens_loss/1"]
+    with pytest.raises(CaptureError, match="ran 2 times while capturing"):
+        found("only", twice)
+
+
 def test_a_model_that_is_not_called_is_told() -> None:
     class Aside(Wrapped):
         def forward(self, input_ids: Tensor) -> Tensor:
@@ -213,6 +231,7 @@ def test_a_model_that_is_not_called_is_told() -> None:
     [
         ({"tile": 0}, "`tile` must be at least 1, got 0"),
         ({"shift": -1, "target": "labels"}, "`shift` is how far behind labels of `target` stand, at least 0; got -1"),
+        ({"call": "all"}, "`call` must be 'only', 'first' or 'last', got 'all'"),
         ({"shift": 1}, "`shift` is how far behind labels of `target` stand, at least 0; got 1"),
     ],
 )
