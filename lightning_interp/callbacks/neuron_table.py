@@ -75,7 +75,8 @@ class NeuronTable(ValidationAnalysis):
                                                normal distribution (conditional)
     ``activation_share/<site>``       full     share of tokens on which a neuron is above 0, mean over neurons; without
                                                meaning where gates have both signs
-    ``neuron_churn/<site>``           summary  mean over neurons (conditional: not at the first reading)
+    ``neuron_churn/<site>``           summary  mean over neurons (conditional: not at the first reading of a fit, nor
+                                               outside of one)
     ``massive_activation/<site>``     summary  largest entry of the residual behind the layer over the median of their
                                                sizes, all tokens (conditional: of sites in blocks)
     ``<measure>_baseline/<site>``     full     with random weights, of ``lookup_score``, ``lookup_share`` and
@@ -238,7 +239,7 @@ class NeuronTable(ValidationAnalysis):
                 CONTROL.of(LOOKUP_SCORE).key(site): _mean(means.permuted),
                 DEAD_NEURONS.key(site): _mean(means.dead),
                 ACTIVATION_SHARE.key(site): _mean(means.fires),
-                NEURON_CHURN.key(site): self._churn(site, now["texts"], means.contexts),
+                NEURON_CHURN.key(site): self._churn(site, now["texts"], means.contexts) if reading.counts else math.nan,
                 MASSIVE_ACTIVATION.key(site): ratios[site],
             }
             values |= self._tracked(site, means, tokens)
