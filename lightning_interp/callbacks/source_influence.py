@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack
@@ -16,17 +17,27 @@ from lightning_interp.batches.example_losses import DealtTargets, Loss, SummedLo
 from lightning_interp.batches.forward import Forward, module_forward
 from lightning_interp.batches.own_data import OwnData
 from lightning_interp.batches.predictions import Predictions
+from lightning_interp.compat import pl
 from lightning_interp.distributed import Collective
 from lightning_interp.distributed.positions import Selection
 from lightning_interp.figures import site_heatmap
+from lightning_interp.functional._numerics import wide_dtype
 from lightning_interp.isolation.seen import Seen
 from lightning_interp.metrics.derived import CONTROL
 from lightning_interp.metrics.measure import Measure
 from lightning_interp.metrics.measures.geometry import NONFINITE
-from lightning_interp.metrics.measures.influence import QUERY, SOURCE, SOURCE_EFFECT, SOURCE_INFLUENCE
+from lightning_interp.metrics.measures.influence import (
+    QUERY,
+    SOURCE,
+    SOURCE_EFFECT,
+    SOURCE_INFLUENCE,
+    STEP_EFFECT,
+    STEP_EFFECT_MEASURED,
+)
 from lightning_interp.parts.gradient_sums import GradientSums
 from lightning_interp.parts.loss_gradients import LossGradients, Sketches, ordinary
 from lightning_interp.parts.replayed import Replayed
+from lightning_interp.parts.taken_step import TakenStep
 from lightning_interp.parts.training_examples import TrainingExamples
 from lightning_interp.reading.analysis import Draw, ValidationAnalysis
 from lightning_interp.reading.argument_names import refuse_unknown_arguments
@@ -66,6 +77,9 @@ class SourceInfluence(ValidationAnalysis):
                                                              nor before an adaptive optimizer's first step, nor where
                                                              no optimizer has the weights)
     ``source_effect_control/<source>/<query>``      full     … with labels dealt (conditional)
+    ``step_effect/<query>``                         summary  with ``step_effect``: change of the query's loss, to first
+                                                             order, by the step after the reading before (conditional)
+    ``step_effect_measured/<query>``                summary  … as it was measured (conditional)
     ``nonfinite/gradients``                         full     gradients that are not finite, whose keys are left out
     ==============================================  =======  ===========================================================
 
@@ -76,6 +90,12 @@ class SourceInfluence(ValidationAnalysis):
     second moments as they stand; others are refused. Gradients are of the model in evaluation mode, in float32 and not
     scaled. Those of a model with more parameters than ``buckets`` are kept as sketches, whose cosines are off by about
     1/√buckets.
+
+    With ``step_effect`` the query's gradient also meets the step that is really taken: of the first optimizer step
+    after a reading, :math:`g_q \cdot (\theta_{t+1} - \theta_t)` stands beside what the query's loss changed by. Where
+    they part, the step is too long for first-order views. Both are known when that step is over and belong to the next
+    reading, so the first one has none; nor has one after a restart from a checkpoint of between the reading and that
+    step, or where training goes on from other weights than were validated, as under weight averaging.
 
     Args:
         source: Where a batch of training data has the source of each example, integers (B,): a key, an index or a
@@ -95,6 +115,7 @@ class SourceInfluence(ValidationAnalysis):
         forward: How a batch goes through the module, ``forward(model, batch)``; by default the module's own forward
             gets what it takes of a dict by name, or the first entry of a tuple.
         effect: Whether effects are read; ``False`` for another optimizer.
+        step_effect: Whether the step after each reading is read too, with any optimizer.
         buckets: Length of a sketch.
         dataloader_idx: The validation loader of queries.
         seed: Of the sample, of deals and sketches.
@@ -109,7 +130,9 @@ class SourceInfluence(ValidationAnalysis):
         over the queries; 7 ns a parameter for each sketch, four of a source and one of a query. Batches of one's own
         that hold several sources take two backward passes and four sketches for each of them. In memory two gradients,
         the examples read, and 16 · buckets bytes for each source twice and each query, which ranks exchange. Beside a
-        training step and a validation run: ``benchmarks/influence_live.py``.
+        training step and a validation run: ``benchmarks/influence_live.py``. With ``step_effect`` a second forward and
+        backward pass over the queries and a third forward pass, and in main memory 8 bytes a parameter for the weights
+        and each query, and the validation examples, until the step is over.
 
     Example:
         >>> callback = SourceInfluence("corpus", ["web", "books"])
@@ -137,6 +160,7 @@ class SourceInfluence(ValidationAnalysis):
         class_dim: int = -1,
         forward: Forward | None = None,
         effect: bool = True,
+        step_effect: bool = False,
         buckets: int = 65_536,
         dataloader_idx: int = 0,
         seed: int = 0,
@@ -157,8 +181,10 @@ class SourceInfluence(ValidationAnalysis):
         self.predictions = Predictions(None, *how, scores="logits")
         self.examples = TrainingExamples(data, max_examples, seed, forward)
         self.gradients = LossGradients(buckets, seed)
+        self.step_effect = step_effect
         self.queries = list(given)
         """Their names."""
+        self.taken = TakenStep(self.queries) if step_effect else None
         self._losses: dict[str, Loss | None] = {}
         self._own: dict[str, OwnData] = {}
         for name, query in given.items():
@@ -176,7 +202,8 @@ class SourceInfluence(ValidationAnalysis):
         """Cosines and effects of each source on each query, beside those with labels dealt."""
         kinds = [SOURCE_INFLUENCE, *([SOURCE_EFFECT] if self.effect else [])]
         dealt = [] if self.loss is not None else [CONTROL.of(one) for one in kinds]
-        return [*kinds, *dealt, _LEFT_OUT]
+        step = [STEP_EFFECT, STEP_EFFECT_MEASURED] if self.taken is not None else []
+        return [*kinds, *dealt, *step, _LEFT_OUT]
 
     def axes(self, model: nn.Module | None = None) -> dict[str, Sequence[str]]:
         """The names of sources and queries."""
@@ -191,6 +218,10 @@ class SourceInfluence(ValidationAnalysis):
         if self.effect and reading.step is not None:
             scales = step_scales(reading.trainer, self.gradients.parameters(), "effect=False")
         self.gradients.run(reading.trainer, lambda sketches: self._read(reading, sketches, scales))
+        if self.taken is not None and reading.step is not None:
+            # Without what other callbacks share in this reading.
+            later = Reading(reading.model, reading.step, group=reading.group, trainer=reading.trainer)
+            self.taken.read(later, partial(self._query_losses, later, self._kept_batches()))
 
     def _read(self, reading: Reading, sketches: Sketches, scales: Scales | None) -> None:
         found = self._found = GradientSums.zeros(sketches, len(self.sources), len(self.queries), scales is not None)
@@ -198,13 +229,21 @@ class SourceInfluence(ValidationAnalysis):
         for seen in self.examples.grouped(reading, self.count, self._group, partial(self._look, dealt)):
             if seen.counted:
                 self._add_sources(reading.model, sketches, seen, dealt, found, scales)
+        for place, loss, count in self._query_losses(reading, self._kept_batches()):
+            found.query_counts[place] += count
+            if count:
+                sketches.add(loss, found.queries[place])
+
+    def _query_losses(self, reading: Reading, kept: Sequence[Seen]) -> Iterator[tuple[int, Tensor, float]]:
+        """Of each batch of each query its place, its summed loss with a graph, and how many losses were summed."""
         for place, name in enumerate(self.queries):
-            for seen in self._batches(name, reading):
+            for seen in self._batches(name, reading, kept):
                 losses = self._of_query(name, reading, ordinary(seen.batch), len(seen.selection.batch))
                 sums, counts = (seen.selection.of(one) for one in losses)
-                found.query_counts[place] += float(counts.sum())
-                if float(counts.sum()):
-                    sketches.add(sums.sum(), found.queries[place])
+                yield place, sums.sum(dtype=wide_dtype(sums.device)), float(counts.sum())
+
+    def _kept_batches(self) -> list[Seen]:
+        return [] if self.kept is None else self.kept.batches
 
     def _look(self, dealt: DealtTargets, batch: Any, selection: Selection) -> None:
         """Take in the targets of a batch, wherever it is run."""
@@ -256,10 +295,10 @@ class SourceInfluence(ValidationAnalysis):
             )
         return found.long()
 
-    def _batches(self, name: str, reading: Reading) -> Iterable[Seen]:
+    def _batches(self, name: str, reading: Reading, kept: Sequence[Seen]) -> Iterable[Seen]:
         own = self._own.get(name)
         if own is None:
-            return map(_usable, [] if self.kept is None else self.kept.batches)
+            return map(_usable, kept)
         found = own.batches(reading.model, own.positions(), self.count, reading.group, reading.trainer)
         return (Seen(batch, at, 0, selection) for at, (batch, selection, counted) in enumerate(found) if counted)
 
@@ -293,7 +332,43 @@ class SourceInfluence(ValidationAnalysis):
                     values[cosine.key(source, query)] = sums.cosine(place, kind, at)
                     if self.effect:
                         values[effect.key(source, query)] = sums.effect(place, kind, at)
+        if self.taken is not None and reading.step is not None:
+            for query, change in self.taken.found.items():
+                values[STEP_EFFECT.key(query)] = change.first_order
+                values[STEP_EFFECT_MEASURED.key(query)] = change.measured
+            yield from self.taken.merged()
         return values
+
+    # ------------------------------------------------- the step that is taken
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the reading down, and wait for the next step."""
+        reading = self.now
+        # Not in `commit`, which may fail on one rank alone.
+        if self.taken is not None and reading is not None and reading.counts and reading.values is not None:
+            self.taken.wait(reading)
+        super().on_validation_end(trainer, pl_module)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """See where a step starts from that is read."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if self.taken is not None and self.taken.waits:
+            self._of_step(self.taken.starts)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """See what the first step after a reading did."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self.taken is not None and self.taken.waits:
+            self._of_step(partial(self.taken.ends, trainer.global_step))
+
+    def _of_step(self, work: Callable[[], None]) -> None:
+        started = time.perf_counter()
+        self._afterwards("read the step that was taken", work)
+        self._spent += time.perf_counter() - started
 
     # ------------------------------------------------- pictures
 

@@ -51,6 +51,13 @@ class Sketches:
         """Sums to add to, (…, length), wide."""
         return torch.zeros(*rows, self.length, dtype=wide_dtype(self.device), device=self.device)
 
+    def weights(self) -> Tensor:
+        """A sketch of the weights themselves, (length,); those of two moments can be subtracted."""
+        into = self.zeros()
+        for name, values in self.leaves.items():
+            self._put(name, values.detach(), into)
+        return into
+
     def add(self, loss: Tensor, into: Tensor, scales: Scales | None = None, retain: bool = False) -> None:
         """Add the gradient of a loss to sums, which hold all of it after :meth:`flush`.
 

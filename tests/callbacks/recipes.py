@@ -133,6 +133,7 @@ def source_influence(**kwargs: Any) -> SourceInfluence:
         mask="attention_mask",
         max_queries=16,
         forward=tagged,
+        step_effect=True,
         **kwargs,
     )
 

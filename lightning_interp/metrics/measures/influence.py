@@ -12,6 +12,8 @@ __all__ = [
     "SOURCE",
     "SOURCE_EFFECT",
     "SOURCE_INFLUENCE",
+    "STEP_EFFECT",
+    "STEP_EFFECT_MEASURED",
     "QUERY",
 ]
 
@@ -83,8 +85,26 @@ SOURCE_EFFECT = Measure(
     detail_of="source_influence",
     form="effect of {first} on {rest}",
 )
+STEP_EFFECT = Measure(
+    "step_effect",
+    "effect of the step taken",
+    "Change of a loss that is watched, to first order, by the optimizer step after the reading before.",
+    (QUERY,),
+    none="0 for a step that does nothing to it; below 0 the loss falls.",
+    instead="",
+    form="effect of the step taken on {all}",
+)
+STEP_EFFECT_MEASURED = Measure(
+    "step_effect_measured",
+    "measured effect of the step taken",
+    "Change of a loss that is watched by the optimizer step after the reading before, as it was measured.",
+    (QUERY,),
+    none="0 for a step that does nothing to it; below 0 the loss falls.",
+    instead="",
+    form="measured effect of the step taken on {all}",
+)
 
 INFLUENCE = (
     *(SELF_INFLUENCE_TOP, SELF_INFLUENCE_STABILITY, SELF_INFLUENCE_EXAMPLES, FLAG_AUROC),
-    *(SOURCE_INFLUENCE, SOURCE_EFFECT),
+    *(SOURCE_INFLUENCE, SOURCE_EFFECT, STEP_EFFECT, STEP_EFFECT_MEASURED),
 )
