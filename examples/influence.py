@@ -1,13 +1,10 @@
 """Which training data help, and which are wrong: three sources and flipped labels, read while a small network learns.
 
 Handwritten digits from three sources: one that is clean but for a tenth of its labels, which are flipped; one whose
-labels are dealt out at random; one whose pictures are shifted by two pixels. The loss on clean validation digits is
-watched. While it falls, ``SourceInfluence`` says at each reading whether a step on a source's data alone would lower
-it: clean data help all along; random labels help by a little at first and harm as they come to be learned by heart;
-shifted pictures do next to nothing. The clean pictures with their labels dealt to one another harm as random ones do.
-
-``SelfInfluence`` sums over readings how far each example moves its own loss at the last layer, and finds the wrong
-labels. So does the sum of the losses, just as well, which stands beside it.
+labels are dealt out at random; one whose pictures are shifted by two pixels. While the loss on clean validation digits
+falls, ``SourceInfluence`` says at each reading if a step on a source's data alone would lower it. ``SelfInfluence``
+sums how far each example moves its own loss at the last layer, which finds the wrong labels, as the sum of the losses
+does too. At the end ``influence`` says which training digits helped and hurt one that is misread.
 
     python examples/influence.py
     python examples/influence.py --optimizer AdamW --rate 0.002
@@ -28,18 +25,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from lightning_interp import Readings, SelfInfluence, SourceInfluence, ValidationSchedule
+from lightning_interp import Readings, SelfInfluence, SourceInfluence, ValidationSchedule, influence
 from lightning_interp.decisions import log_spaced_steps
 from lightning_interp.figures import training_phases
 
 SOURCES = ("clean", "random", "shifted")
 SIZES, FLIPPED, SHIFT = (800, 300, 300), 0.1, 2
+QUIET = ("enable_checkpointing", "enable_model_summary", "enable_progress_bar")
 COLUMNS = {
     "loss": "val_loss",
     **{one: f"source_influence/{one}/validation" for one in SOURCES},
+    "clean, dealt": "source_influence_control/clean/validation",
     "wrong found": "flag_auroc/self_influence",
     "by loss": "flag_auroc/loss",
     "dealt": "flag_auroc_control/self_influence",
+}
+PANELS = {
+    "validation loss": {"": "val_loss"},
+    "influence on it": {**{one: COLUMNS[one] for one in SOURCES}, "labels dealt": COLUMNS["clean, dealt"]},
+    "wrong labels found (ROC area)": {one: f"flag_auroc/{one}" for one in ("self_influence", "loss", "error_norm")},
 }
 
 
@@ -92,8 +96,23 @@ def digits(seed: int) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]
     return training, rows[number:]
 
 
+def misread(model: Net, training: list[dict[str, Tensor]], validation: list[dict[str, Tensor]], folder: Path) -> str:
+    """Draw what helped and hurt the first validation digit that is misread, and say where it is from."""
+    read = model.eval()(torch.stack([one["picture"] for one in validation])).argmax(1)
+    at = next((at for at, one in enumerate(validation) if read[at] != one["label"]), 0)
+    found = influence(model, DataLoader(training, 64), DataLoader([validation[at]]), target="label", progress=False)
+    shown = [[one["picture"].view(8, 8) for one in several] for several in (training, [validation[at]])]
+    found.plot(0, *shown).savefig(folder / "misread.png", dpi=110)
+    said = f"validation digit {at}, label {validation[at]['label']}, is read as {read[at]}"
+    for kind, several in found.top(0)._asdict().items():
+        rows = [training[one.example] for one in several]
+        words = [f"{row['label']} {SOURCES[row['source']]}{' (wrong)' * bool(row['wrong'])}" for row in rows]
+        said += f"\n{kind}: {', '.join(words)}"
+    return said
+
+
 def main(argv: Sequence[str] | None = None) -> tuple[Readings, str]:
-    """Train once, with both that watch."""
+    """Train once, with both that watch, and look at one digit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of data and weights; default: %(default)s")
     parser.add_argument("--steps", type=int, default=400, help="optimizer steps; default: %(default)s")
@@ -101,48 +120,29 @@ def main(argv: Sequence[str] | None = None) -> tuple[Readings, str]:
     parser.add_argument("--rate", type=float, default=0.15, help="learning rate; default: %(default)s")
     parser.add_argument("--logdir", type=Path, default=Path("logs/influence"), help="default: %(default)s")
     args = parser.parse_args(argv)
-    for name in (".*does not have many workers.*", ".*smaller than the logging interval.*"):
-        warnings.filterwarnings("ignore", name)
+    warnings.filterwarnings("ignore", ".*(does not have many workers|smaller than the logging interval).*")
     torch.set_num_threads(1)  # a model this small gains nothing from a second thread
     pl.seed_everything(args.seed, verbose=False)
     training, validation = digits(args.seed)
-    examples = SelfInfluence(
-        "head", flags="wrong", max_examples=None, show=lambda at: f"{SOURCES[int(training[at]['source'])]} source"
-    )
+    names = [SOURCES[one["source"]] for one in training]
+    examples = SelfInfluence("head", flags="wrong", max_examples=None, show=names.__getitem__)
     watching = [SourceInfluence("source", SOURCES, max_examples=None, max_queries=None), examples]
     trainer = pl.Trainer(
         max_steps=args.steps,
         callbacks=[ValidationSchedule(steps=list(log_spaced_steps(10, start=2, stop=args.steps))), *watching],
         logger=TensorBoardLogger(args.logdir, name=f"seed_{args.seed}", default_hp_metric=False),
-        accelerator="cpu",
-        devices=1,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
         log_every_n_steps=10,
+        **{"accelerator": "cpu", "devices": 1, **dict.fromkeys(QUIET, False)},
     )
     model = Net(args.optimizer, args.rate)
     trainer.fit(model, DataLoader(training, 64, shuffle=True), DataLoader(validation, 400))
     rows, top = Readings.of(*watching), examples.most()
-    share = sum(bool(one["wrong"]) for one in training) / len(training)
-    said = (
-        f"of the {len(top)} examples with most self-influence {sum(bool(one['flag']) for one in top)} have a wrong "
-        f"label, by chance {share * len(top):.1f}"
-    )
-    print(f"{rows.table(COLUMNS, digits=2)}\n{said}")
-    panels = {
-        "validation loss": {"": "val_loss"},
-        "influence on it": {
-            **{one: f"source_influence/{one}/validation" for one in SOURCES},
-            "clean, labels dealt": "source_influence_control/clean/validation",
-        },
-        "wrong labels found (ROC area)": {
-            name: f"flag_auroc/{name.replace(' ', '_')}" for name in ("self influence", "loss", "error norm")
-        },
-    }
-    figure = training_phases(rows.panels(panels), title="Sources of training data, and wrong labels", note=said)
+    found, chance = sum(bool(one["flag"]) for one in top), len(top) * sum(one["wrong"] for one in training) / sum(SIZES)
+    said = f"of the {len(top)} examples with most self-influence {found} have a wrong label, by chance {chance:.1f}"
+    print(f"{rows.table(COLUMNS, digits=2)}\n{said}\n{misread(model, training, validation, args.logdir)}")
+    figure = training_phases(rows.panels(PANELS), title="Sources of training data, and wrong labels", note=said)
     figure.savefig(args.logdir / "influence.png", dpi=110)
-    print(f"picture: {args.logdir / 'influence.png'}; curves: tensorboard --logdir {args.logdir}")
+    print(f"pictures: {args.logdir}/influence.png and misread.png; curves: tensorboard --logdir {args.logdir}")
     return rows, said
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,15 @@ def test_what_it_prints_and_leaves(tmp_path: Path, capsys: pytest.CaptureFixture
     rows, said = load("influence").main(["--steps", "6", "--logdir", str(tmp_path)])
     assert rows.steps() == [2, 3, 4, 5, 6]
     assert said.startswith("of the 20 examples with most self-influence ")
-    last = capsys.readouterr().out.split("\n     6")[1].split("\n")[0]
+    out = capsys.readouterr().out
+    last = out.split("\n     6")[1].split("\n")[0]
     for key in ("val_loss", "source_influence/clean/validation", "flag_auroc/self_influence", "flag_auroc/loss"):
         assert f"{rows.last(key):.2f}" in last, key
-    assert {path.name for path in tmp_path.rglob("*.png")} >= {"influence.png"}
+    assert {path.name for path in tmp_path.rglob("*.png")} >= {"influence.png", "misread.png"}
+    for kind in ("proponents", "opponents"):
+        (line,) = re.findall(rf"^{kind}: (.*)$", out, re.MULTILINE)
+        assert all(re.fullmatch(r"\d (clean|random|shifted)( \(wrong\))?", one) for one in line.split(", ")), line
+        assert line.count(", ") == 4
     assert (tmp_path / "seed_0" / "version_0" / "readings.csv").is_file()
 
 
