@@ -52,7 +52,7 @@ class InputAblation(ValidationAnalysis):
     ``…_baseline``                full     with random weights, which are not at 0
     ``…_above_baseline``          summary  what training adds
     ``ablation_stability``        summary  Spearman of w with that of the reading before, mean over texts (conditional:
-                                           not at the first reading)
+                                           not at the first reading of a fit, nor outside one)
     ``cue_share/<cue>``           summary  share of the weight that the cue has, mean over texts that have it
                                            (conditional: there may be none)
     ``cue_share_chance/<cue>``    full     share of words that are the cue, \|S\| / n (conditional)

@@ -71,7 +71,9 @@ def ablation_measured(
     values[ABLATION_TEXTS.key()] = float(len(read))
     for place, cue in enumerate(cues):
         values |= _of_cue(cue, weights, [one.cues[place] for one in read])
-    values[ABLATION_STABILITY.key()] = kept.take(read, weights, anew=reading.changed is not None)
+    # Outside a fit there is no reading before.
+    anew = reading.changed is not None or reading.step is None
+    values[ABLATION_STABILITY.key()] = kept.take(read, weights, anew)
     if not reading.counts:
         baseline.values = {}
     return values

@@ -43,7 +43,7 @@ class WordWeights(Kept):
         Args:
             texts: The texts.
             weights: Of each the weights of its words.
-            anew: Whether texts are others than before.
+            anew: Whether texts are others than before, or there is no reading before.
 
         Returns:
             Spearman's correlation, mean over texts; NaN where there was no reading of the same words.

@@ -289,7 +289,7 @@ def test_curves_over_a_fit_and_pictures(tmp_path: Path) -> None:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), lr=20)
 
-    callback = elicited(draw_figures=True, answer=drawn)
+    callback = elicited(answer=drawn)
     run = trainer(tmp_path, [callback], max_epochs=8)
     run.fit(Trained(SURE), text(), text())
     steps, accuracies = callback.history.series("accuracy/options_sum")
