@@ -106,12 +106,8 @@ def main(argv: Sequence[str] | None = None) -> tuple[Readings, str]:
     parser.add_argument("--min-locality", type=float, default=0.9, help="that has to stay; default: %(default)s")
     parser.add_argument("--logdir", type=Path, default=Path("logs/facts"), help="default: %(default)s")
     args = parser.parse_args(argv)
-    for name in (
-        ".*does not have many workers.*",
-        ".*smaller than the logging interval.*",
-        ".*have no `val_dataloader`.*",
-    ):
-        warnings.filterwarnings("ignore", name)
+    for name in ("does not have many workers", "smaller than the logging interval", "have no `val_dataloader`"):
+        warnings.filterwarnings("ignore", f".*{name}.*")
     torch.set_num_threads(1)  # a model this small gains nothing from a second thread
     pl.seed_everything(args.seed, verbose=False)
     draw = random.Random(args.seed)
