@@ -23,6 +23,7 @@ def top_mass(values: Tensor, share: float = 0.01) -> float:
         ValueError: If the shape or the share is another, or a value is negative or NaN.
 
     Example:
+        >>> import torch
         >>> top_mass(torch.tensor([6.0, 1.0, 1.0, 2.0]), share=0.25)
         0.6
 
