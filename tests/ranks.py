@@ -101,6 +101,8 @@ class Pool:
 
     def outcomes(self, size: int, function: Callable[..., Any], args: tuple[Any, ...], timeout: float) -> list[Any]:
         """See :meth:`RankGroup.outcomes`."""
+        if not all(process.is_alive() for process, _ in self._workers):
+            self._kill()  # one died since the last call
         if not self._workers:
             self._start()
         if self._world != size:
