@@ -27,9 +27,9 @@ from lightning_interp.metrics.measures.calibration import (
 )
 from lightning_interp.parts.confidence_pictures import ConfidencePictures
 from lightning_interp.parts.language_model import LanguageModel, one_language_model
-from lightning_interp.parts.option_confidences import OPTION_METHODS, Chosen, OptionConfidences
+from lightning_interp.parts.option_confidences import OPTION_METHODS, Chosen, OptionConfidences, OptionMethod
 from lightning_interp.parts.site_metrics import site_key
-from lightning_interp.parts.spoken_answers import SPOKEN_METHODS, Answer, SpokenAnswers
+from lightning_interp.parts.spoken_answers import SPOKEN_METHODS, Answer, SpokenAnswers, SpokenMethod
 from lightning_interp.reading.analysis import Draw, ValidationAnalysis
 from lightning_interp.reading.argument_names import refuse_unknown_arguments
 from lightning_interp.reading.arguments import AnalysisArgs
@@ -41,16 +41,7 @@ __all__ = ["ConfidenceMethod", "ElicitedConfidence"]
 
 # Text first: jsonargparse takes the first kind that fits. With a Path among them it leaves the file to us.
 Questions = str | Path | Sequence[Question] | Callable[[], Sequence[Question]]
-ConfidenceMethod = Literal[
-    "options_sum",
-    "options_mean",
-    "options_contrast",
-    "sequence",
-    "p_true",
-    "spoken",
-    "consistency",
-    "average_confidence",
-]
+ConfidenceMethod = Literal[OptionMethod, SpokenMethod]
 """Ways of reading a confidence."""
 _PANELS = {
     "calibration error": "ece",

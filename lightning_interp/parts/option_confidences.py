@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from lightning_interp.functional.elicited import option_probabilities, p_true
 from lightning_interp.language.batching import dealt, length_batches
 from lightning_interp.language.context_length import context_length
 from lightning_interp.language.continuations import Continuations, encode_continuations
+from lightning_interp.language.encoding import Tokenizer
 from lightning_interp.language.id_range import check_ids
 from lightning_interp.language.likelihood import eval_mode
 from lightning_interp.language.scores import encoded_log_probs
@@ -23,10 +24,11 @@ from lightning_interp.parts.language_model import LanguageModel
 from lightning_interp.reading.part import Part
 from lightning_interp.tasks.questions import Question
 
-__all__ = ["OPTION_METHODS", "Chosen", "OptionConfidences"]
+__all__ = ["OPTION_METHODS", "Chosen", "OptionConfidences", "OptionMethod"]
 
-OPTION_METHODS = ("options_sum", "options_mean", "options_contrast", "sequence", "p_true")
+OptionMethod = Literal["options_sum", "options_mean", "options_contrast", "sequence", "p_true"]
 """Ways of reading a confidence from the log-probabilities of options."""
+OPTION_METHODS = get_args(OptionMethod)
 
 
 class Chosen(NamedTuple):
@@ -42,6 +44,8 @@ class _Encoded(NamedTuple):
     options: Continuations
     alone: Continuations
     """The options without the question."""
+    asked: Sequence[Continuations]
+    """Of each option whether it is right, in all spellings; empty where that is not asked."""
 
 
 class OptionConfidences(Part):
@@ -66,7 +70,7 @@ class OptionConfidences(Part):
 
     """
 
-    attached = ("_model", "_tokenizer", "_encoded", "_padding")
+    attached = ("_model", "_encoded", "_padding")
 
     def __init__(
         self,
@@ -85,7 +89,6 @@ class OptionConfidences(Part):
         check_places("p_true_template", asks, ["question", "option"], "word")
         self.add_bos = lm.starts_with_bos(add_bos)
         self._model: nn.Module | None = None
-        self._tokenizer: Any = None
         self._encoded: Sequence[_Encoded] | None = None
         self._padding: int | None = None
 
@@ -95,21 +98,11 @@ class OptionConfidences(Part):
 
     def attach(self, model: nn.Module) -> None:
         """Find the language model and its tokenizer, and turn questions into ids."""
-        lm, self._tokenizer, self._padding = self.lm.find(model)
+        lm, tokenizer, self._padding = self.lm.find(model)
         refuse_sharded(lm, "questions")
         self._model = lm
-        self._encoded = [
-            _Encoded(self._options(one.text, one.options), self._options("", one.options)) for one in self.questions
-        ]
-        ids = [ids for one in self._encoded for ids in (*one.options.ids, *one.alone.ids)]
-        if "p_true" in self.methods:
-            # Said at once, not at the first question that comes to this rank.
-            ids += [
-                ids
-                for one in self.questions
-                for option in range(len(one.options))
-                for ids in self._asked(one, option).ids
-            ]
+        self._encoded = [self._encode(tokenizer, one) for one in self.questions]
+        ids = [ids for one in self._encoded for each in (one.options, one.alone, *one.asked) for ids in each.ids]
         check_ids(lm, ids)
         most, longest = max(map(len, ids)), context_length(lm)
         if longest is not None and most > longest:
@@ -120,7 +113,7 @@ class OptionConfidences(Part):
 
     def detach(self) -> None:
         """Let go of the model."""
-        self._model = self._tokenizer = self._encoded = self._padding = None
+        self._model = self._encoded = self._padding = None
 
     # ------------------------------------------------- reading
 
@@ -155,7 +148,7 @@ class OptionConfidences(Part):
             found.append({name: self._chosen(place, p) for name, p in of.items() if not name or name in self.methods})
         if "p_true" in self.methods:
             best = [self._chosen(place, given).option for place, given in zip(batch, said, strict=True)]
-            asked = [self._asked(self.questions[place], one) for place, one in zip(batch, best, strict=True)]
+            asked = [own.asked[option] for own, option in zip(encoded, best, strict=True)]
             number = len(self.words[0])
             for own_found, option, words in zip(found, best, self._log_probs(asked), strict=True):
                 yes, no = (one.logsumexp(0) for one in (words[:number], words[number:]))
@@ -181,20 +174,24 @@ class OptionConfidences(Part):
 
     # ------------------------------------------------- text
 
-    def _options(self, question: str, options: Sequence[str]) -> Continuations:
-        before = filled_template(self.template.partition("{option}")[0], question=question)
-        return self._continued(
-            before, [filled_template(self.template, question=question, option=one) for one in options]
-        )
+    def _encode(self, tokenizer: Tokenizer, question: Question) -> _Encoded:
+        options = question.options
+        asked = [self._asked(tokenizer, question, one) for one in options] if "p_true" in self.methods else []
+        return _Encoded(self._options(tokenizer, question.text, options), self._options(tokenizer, "", options), asked)
 
-    def _asked(self, question: Question, option: int) -> Continuations:
+    def _options(self, tokenizer: Tokenizer, question: str, options: Sequence[str]) -> Continuations:
+        before = filled_template(self.template.partition("{option}")[0], question=question)
+        whole = [filled_template(self.template, question=question, option=one) for one in options]
+        return self._continued(tokenizer, before, whole)
+
+    def _asked(self, tokenizer: Tokenizer, question: Question, option: str) -> Continuations:
         """Both answers in all spellings, "yes" before "no"."""
-        parts = {"question": question.text, "option": question.options[option]}
+        parts = {"question": question.text, "option": option}
         before = filled_template(self.asks.partition("{word}")[0], **parts)
         words = [word for some in self.words for word in some]
-        return self._continued(before, [filled_template(self.asks, **parts, word=word) for word in words])
+        return self._continued(tokenizer, before, [filled_template(self.asks, **parts, word=word) for word in words])
 
-    def _continued(self, before: str, texts: Sequence[str]) -> Continuations:
+    def _continued(self, tokenizer: Tokenizer, before: str, texts: Sequence[str]) -> Continuations:
         # Where the question is taken away, what is left may begin with the space behind it.
         whole = [one.strip() for one in texts]
-        return encode_continuations(self._tokenizer, before.lstrip(), whole, self.add_bos, self.lm.bos_token_id)
+        return encode_continuations(tokenizer, before.lstrip(), whole, self.add_bos, self.lm.bos_token_id)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lightning_interp.distributed import Collective
 from lightning_interp.functional.ablation import prediction_scores
 from lightning_interp.functional.attention import rollout
-from lightning_interp.functional.counter_noise import counter_hash
 from lightning_interp.functional.elicited import distinct_levels
 from lightning_interp.functional.faithfulness import (
     comprehensiveness,
@@ -26,7 +25,7 @@ from lightning_interp.functional.faithfulness import (
     removal_orders,
     sufficiency,
 )
-from lightning_interp.isolation.guards import seed_all
+from lightning_interp.isolation.guards import seed_at
 from lightning_interp.language.likelihood import eval_mode, model_device
 from lightning_interp.parts.ablated_texts import SITE, AblatedText, AblatedTexts, Around, Without
 from lightning_interp.parts.ablation_measures import summed
@@ -232,7 +231,7 @@ class RankedTexts(AblatedTexts):
         assert self.decode is not None
         words = [self.decode(text.ids[word].tolist()).strip() for word in text.words]
         # The same at every reading and on any number of ranks.
-        seed_all(int(counter_hash(torch.tensor(place), self.seed)) & (2**63 - 1))
+        seed_at(place, self.seed)
         with torch.no_grad():
             given: Any = self.explain(self.model, words)
         if not isinstance(given, tuple) or len(given) != 2:

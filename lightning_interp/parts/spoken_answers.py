@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from lightning_interp.distributed import rank_in, world_size
 from lightning_interp.distributed.sharding import refuse_sharded
-from lightning_interp.functional.counter_noise import counter_hash
 from lightning_interp.functional.elicited import average_confidence, consistency, consistency_of_chance
-from lightning_interp.isolation.guards import seed_all
+from lightning_interp.isolation.guards import seed_at
 from lightning_interp.language.batching import dealt
 from lightning_interp.language.likelihood import eval_mode
 from lightning_interp.language.templates import check_places, filled_template
@@ -23,12 +22,13 @@ from lightning_interp.reading.part import Part
 from lightning_interp.tasks.loading import find_language_model
 from lightning_interp.tasks.questions import Question
 
-__all__ = ["SPOKEN_METHODS", "Answer", "SpokenAnswers"]
+__all__ = ["SPOKEN_METHODS", "Answer", "SpokenAnswers", "SpokenMethod"]
 
 Answer = Callable[[nn.Module, list[str]], Sequence[tuple[Any, Any]]]
 """(model, prompts) → for each prompt an answer and a confidence in it, each ``None`` where it could not be read."""
-SPOKEN_METHODS = ("spoken", "consistency", "average_confidence")
+SpokenMethod = Literal["spoken", "consistency", "average_confidence"]
 """Ways of reading a confidence from what a model says."""
+SPOKEN_METHODS = get_args(SpokenMethod)
 
 
 class _Said(NamedTuple):
@@ -142,7 +142,7 @@ class SpokenAnswers(Part):
         for sample in range(self.samples):
             template = self.prompts[sample % len(self.prompts)]
             prompts = [filled_template(template, question=one.text, options=", ".join(one.options)) for one in some]
-            seed_all(int(counter_hash(torch.tensor((batch[0] << 32) + sample), self.seed)) & (2**63 - 1))
+            seed_at((batch[0] << 32) + sample, self.seed)
             for row, (said, sure) in enumerate(self._called(prompts)):
                 answers[row, sample] = _number(said, some[row], known[row])
                 confidences[row, sample] = _confidence(sure)
